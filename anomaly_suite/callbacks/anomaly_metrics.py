@@ -1,0 +1,256 @@
+"""Metrics of validation and test, logged under ``<stage>/<level>_<metric>``; every test writes ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from anomaly_suite import metrics
+from anomaly_suite.callbacks.files import output_folder, replacing
+from anomaly_suite.contract import Prediction, as_batch
+from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+Level = Literal["image", "pixel", "frame"]
+POOLED = ""  # the key of all categories together
+RANKING = ("AUROC", "AP", "F1Max", "FPR95", "EER", "IoUMax", "DiceMax", "AUPRO")
+THRESHOLDED = ("Accuracy", "Sensitivity", "Specificity", "IoU", "Dice")
+
+
+class AnomalyMetrics(Callback):
+    """Image, pixel and frame metrics of every validation and test epoch.
+
+    Logged as ``val/image_AUROC``, ``test/pixel_AUPRO`` and so on, and ``val/normal_score``, the mean raw score of normal
+    images, which needs no anomalies: monitor it to choose an epoch from normals alone. Several categories are also
+    logged one by one (``test/bottle/image_AUROC``) and averaged (``test/mean/image_AUROC``).
+
+    A metric without a value, such as an AUROC on one label, is left out of the log, explained once, and listed under
+    ``undefined`` in ``metrics.json``; it never becomes NaN or 0.
+
+    Args:
+        image: Metrics of whole images; those at the calibrated threshold need ``Calibrate``.
+        pixel: Metrics of pixels, where predictions have a map and batches a mask. Their memory does not grow.
+        frame: Metrics of video frames.
+        pixel_in_validation: Also compute the pixel metrics in validation.
+        exact: Keep every pixel instead of a bounded-memory sketch; for checking the sketch.
+        filename: Name of the result file in the run folder.
+
+    Raises:
+        ConfigError: an unknown metric.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: Sequence[str] = ("AUROC", "AP", "F1Max", "Accuracy", "Sensitivity", "Specificity"),
+        pixel: Sequence[str] = ("AUROC", "AP", "F1Max", "FPR95", "AUPRO", "IoU", "Dice", "IoUMax", "DiceMax"),
+        frame: Sequence[str] = ("AUROC", "AP", "EER"),
+        pixel_in_validation: bool = False,
+        exact: bool = False,
+        filename: str = "metrics.json",
+    ) -> None:
+        known = (*RANKING, *THRESHOLDED)
+        for name in (*image, *pixel, *frame):
+            if name not in known:
+                raise ConfigError(f"no metric {name!r}; known are {', '.join(known)}.{did_you_mean(name, known)}")
+        self.names: dict[str, Sequence[str]] = {"image": image, "pixel": pixel, "frame": frame}
+        self.pixel_in_validation = pixel_in_validation
+        self.exact = exact
+        self.filename = filename
+        self._reset()
+
+    def _reset(self) -> None:
+        self._collections: dict[tuple[str, str], MetricCollection] = {}  # (category, level)
+        self._counts = torch.zeros(2, dtype=torch.long)  # normal and anomalous images
+        self._normal_sum = torch.zeros((), dtype=torch.float64)
+
+    # The two epochs that are scored ------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch."""
+        self._reset()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch."""
+        self._reset()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Update; the sanity check's outputs are not scored."""
+        if not trainer.sanity_checking:
+            self._update(outputs, batch, with_pixels=self.pixel_in_validation)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Update."""
+        self._update(outputs, batch, with_pixels=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        if not trainer.sanity_checking:
+            self._log(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log and write the result file."""
+        values, undefined = self._log(trainer, pl_module, "test")
+        self._write(trainer, pl_module, values, undefined)
+
+    # Update ------------------------------------------------------------------------------------------------------
+
+    def _update(self, outputs: Prediction | None, raw: Any, *, with_pixels: bool) -> None:
+        if outputs is None:
+            return
+        batch = as_batch(raw)
+        if "frame_score" in outputs and "frame_label" in batch:
+            self._add(POOLED, "frame", outputs["frame_score"], batch["frame_label"], None)
+        if "label" not in batch or "anomaly_score" not in outputs:
+            return
+        score, label = outputs["anomaly_score"].detach(), batch["label"]
+        self._counts += torch.bincount(label.cpu(), minlength=2)
+        self._normal_sum += score[label == 0].double().sum().cpu()
+        categories = batch.get("category")
+        groups: list[tuple[str, Tensor | slice]] = [(POOLED, slice(None))]
+        if categories is not None and len(set(categories)) > 0:
+            for category in sorted(set(categories)):
+                rows = torch.tensor([item == category for item in categories], device=score.device)
+                groups.append((category, rows))
+        for category, rows in groups:
+            decided = outputs["pred_label"][rows] if "pred_label" in outputs else None
+            self._add(category, "image", score[rows], label[rows], decided)
+            if with_pixels and "anomaly_map" in outputs and "mask" in batch:
+                region = outputs["pred_mask"][rows] if "pred_mask" in outputs else None
+                self._add(category, "pixel", outputs["anomaly_map"].detach()[rows], batch["mask"][rows], region)
+
+    def _add(self, category: str, level: Level, score: Tensor, truth: Tensor, decided: Tensor | None) -> None:
+        for suffix, values in (("", score), ("@", decided)):
+            if values is None:
+                continue
+            key = (category, level + suffix)
+            if key not in self._collections:
+                self._collections[key] = self._build(level, ranking=not suffix).to(score.device)
+            self._collections[key].update(values, truth)
+
+    def _build(self, level: Level, *, ranking: bool) -> MetricCollection:
+        names = [name for name in self.names[level] if (name in RANKING) == ranking]
+        members: dict[str, Metric | MetricCollection] = {}
+        for name in names:
+            exact = {"exact": self.exact or level != "pixel"} if ranking else {}
+            members[name] = getattr(metrics, name)(**exact)
+        return MetricCollection(members, compute_groups=[names] if ranking and names else False)
+
+    # Compute -----------------------------------------------------------------------------------------------------
+
+    def _log(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        self._share_keys(pl_module)
+        values: dict[str, float] = {}
+        undefined: dict[str, str] = {}
+        for (category, level), collection in sorted(self._collections.items()):
+            prefix = f"{category}/" if category else ""
+            for name, metric in collection.items(keep_base=True, copy_state=False):
+                key = f"{prefix}{level.rstrip('@')}_{name}"
+                try:
+                    values[key] = float(metric.compute())
+                except MetricUndefinedError as error:
+                    undefined[key] = str(error)
+        values.update(_category_means(values))
+        counts = pl_module.trainer.strategy.reduce(
+            torch.cat([self._counts.double(), self._normal_sum[None]]).to(pl_module.device), reduce_op="sum"
+        ).cpu()
+        self._counts = counts[:2].long()
+        if stage == "val" and counts[0] > 0:
+            values["normal_score"] = float(counts[2] / counts[0])
+        for reason in sorted(set(undefined.values())):
+            names = ", ".join(name for name, why in undefined.items() if why == reason)
+            log.warning("%s: %s (%s)", stage, reason, names)
+        for name, value in values.items():
+            pl_module.log(f"{stage}/{name}", value, sync_dist=False, rank_zero_only=False)
+        return values, undefined
+
+    def _share_keys(self, pl_module: LightningModule) -> None:
+        """Give every process the same collections, so that all take part in every gathering."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        keys: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(keys, sorted(self._collections))
+        for category, level in sorted({key for part in keys for key in part} - set(self._collections)):
+            built = self._build(level.rstrip("@"), ranking=not level.endswith("@"))
+            self._collections[category, level] = built.to(pl_module.device)
+
+    def _write(
+        self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float], undefined: dict[str, str]
+    ) -> None:
+        folder = output_folder(trainer, None)  # every process takes part in finding it
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        members = {name: item for (_, level), c in self._collections.items() for name, item in c.items(copy_state=False)}
+        result = {
+            "metrics": values,
+            "undefined": undefined,
+            "error_bound": self._error_bounds(),
+            "definitions": {name: _first_line(metric) for name, metric in members.items()},
+            "method": type(pl_module).__name__,
+            "dataset": type(data).__name__ if data is not None else "unknown",
+            "data": {"normal": int(self._counts[0]), "anomalous": int(self._counts[1])},
+            "validation": getattr(data, "validation", "unknown"),
+            "calibration": getattr(getattr(pl_module, "calibration", None), "record", {}),
+            "seed": torch.initial_seed(),
+            "checkpoint": trainer.ckpt_path,
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "versions": _versions(),
+        }
+        with replacing(folder / self.filename) as file:
+            file.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+
+    def _error_bounds(self) -> dict[str, float]:
+        """Certified error of the bounded-memory values, for pooled pixels."""
+        collection = self._collections.get((POOLED, "pixel"))
+        if collection is None or self.exact:
+            return {}
+        bounds = {}
+        for name, metric in collection.items(keep_base=True, copy_state=False):
+            try:
+                bounds[f"pixel_{name}"] = float(metric.error_bound())  # type: ignore[operator]
+            except MetricUndefinedError:
+                continue
+        return bounds
+
+
+def _category_means(values: dict[str, float]) -> dict[str, float]:
+    """Mean over categories of every metric, under ``mean/``; nothing for a single category."""
+    grouped: dict[str, list[float]] = {}
+    for key, value in values.items():
+        category, slash, name = key.rpartition("/")
+        if slash:
+            grouped.setdefault(name, []).append(value)
+    return {f"mean/{name}": sum(items) / len(items) for name, items in grouped.items() if len(items) > 1}
+
+
+def _first_line(metric: Metric) -> str:
+    return (type(metric).__doc__ or "").strip().partition("\n")[0]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("anomaly-suite", "torch", "lightning", "torchmetrics", "timm", "albumentations", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,92 @@
+"""The checks of the method's description, numbered as there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels
+
+
+def labels(count: int, *, continuous: bool = True) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return draw_labels(count, 0.3, 0.7, continuous=continuous, generator=generator, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 249_281),
+        ({"in_channels": 3}, 249_857),
+        ({"kernel_size": 5, "widths": (32, 48, 64, 64)}, 223_249),
+    ],
+)
+def test_1_parameter_counts(options: dict[str, object], count: int) -> None:
+    model = ADACL(**options)  # type: ignore[arg-type]
+    assert sum(p.numel() for p in model.parameters()) == count
+    score, anomaly_map = model(torch.rand(5, options.get("in_channels", 1), 28, 28))  # type: ignore[arg-type]
+    assert score.shape == (5,)
+    assert anomaly_map is None
+
+
+def test_1_output_is_not_squashed() -> None:
+    model = ADACL()
+    last = model.net[-2]
+    torch.nn.init.constant_(last.bias, 3.0)  # type: ignore[union-attr]
+    score, _ = model.eval()(torch.rand(4, 1, 28, 28))
+    assert (score > 1).all()
+
+
+def test_2_labels_lie_in_their_intervals() -> None:
+    drawn = labels(100_000)
+    normal, anomalous = drawn.chunk(2)
+    assert 0 <= normal.min() <= normal.max() <= 0.3
+    assert 0.7 <= anomalous.min() <= anomalous.max() <= 1
+    assert normal.mean() == pytest.approx(0.15, abs=0.002)
+    assert anomalous.mean() == pytest.approx(0.85, abs=0.002)
+
+
+def test_3_and_4_expected_losses() -> None:
+    model, drawn = ADACL(), labels(100_000)
+    assert model.loss(torch.full_like(drawn, 0.5), drawn) == pytest.approx(0.13, abs=1e-3)
+    assert model.loss(torch.full_like(drawn, 0.5), labels(100_000, continuous=False)) == pytest.approx(0.25)
+    midpoints = torch.cat([torch.full((100_000,), 0.15), torch.full((100_000,), 0.85)])
+    assert model.loss(midpoints, drawn) == pytest.approx(0.0075, abs=1e-4)
+
+
+@pytest.mark.parametrize(("clip", "zero"), [(True, True), (False, False)])
+def test_7_clipping_in_the_loss_stops_all_learning_below_zero(clip: bool, zero: bool) -> None:
+    model = ADACL(clip_in_loss=clip)
+    torch.nn.init.constant_(model.net[-2].bias, -5.0)  # type: ignore[union-attr]
+    output = model.net(torch.rand(8, 1, 28, 28))
+    assert output.max() < 0
+    model.loss(output, labels(4)).backward()
+    gradients = [p.grad.abs().max().item() for p in model.parameters() if p.grad is not None]
+    assert (max(gradients) == 0) is zero
+
+
+def test_bce_is_the_one_on_logits() -> None:
+    output, target = torch.tensor([0.3, -1.2]), torch.tensor([0.2, 0.9])
+    p = torch.sigmoid(output)
+    by_hand = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+    assert ADACL(loss="bce").loss(output, target) == pytest.approx(by_hand.item())
+
+
+def test_learning_rate_is_a_triangle() -> None:
+    from lightning.pytorch import Trainer
+    from torch.utils.data import DataLoader, TensorDataset
+
+    rates: list[float] = []
+
+    class Recorder(ADACL):
+        def on_train_batch_start(self, *args: object) -> None:
+            rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    loader = DataLoader(TensorDataset(torch.rand(20, 1, 12, 12)), batch_size=4)  # 5 steps an epoch
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Recorder(widths=(4, 4, 4, 4), lr_min=0.1, lr_max=0.3, half_period=1.0), loader)
+    expected = [0.1 + 0.2 * (1 - abs((step % 10) - 5) / 5) for step in range(20)]
+    assert rates == pytest.approx(expected)  # the rate in force when a step was taken

@@ -1,0 +1,248 @@
+"""What every method must do, present and future: methods are found by walking the package.
+
+A new method needs one file here, ``tests/configs/<Name>.yaml``: a tiny model, its data and how many epochs teach it to
+tell planted anomalies from normal images.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import anomaly_suite.data
+import anomaly_suite.methods
+from anomaly_suite.catalog import catalog
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Prediction
+from anomaly_suite.errors import CheckpointError, NotFittedError
+
+METHODS = [entry.name for entry in catalog("methods")]
+SEED = 0
+
+
+def config(name: str) -> dict[str, Any]:
+    file = Path(__file__).parent / "configs" / f"{name}.yaml"
+    assert file.is_file(), f"a new method needs its tiny configuration: write {file.name} in tests/configs"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def make_model(name: str) -> AnomalyModule:
+    seed_everything(SEED, verbose=False)
+    return getattr(anomaly_suite.methods, name)(**config(name)["model"])
+
+
+def make_data(name: str, **changes: Any) -> AnomalyDataModule:
+    options = {**config(name)["data"], **changes}
+    return getattr(anomaly_suite.data, options.pop("class"))(**options)
+
+
+def make_trainer(**options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**{**defaults, **options})
+
+
+@lru_cache
+def fitted(name: str) -> tuple[AnomalyModule, dict[str, Any]]:
+    """A fitted model and its checkpoint, made once."""
+    model, data = make_model(name), make_data(name)
+    trainer = make_trainer(max_epochs=config(name)["epochs"])
+    trainer.fit(model, datamodule=data)
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return model.eval(), copy.deepcopy(checkpoint)
+
+
+@lru_cache
+def all_test_images(name: str) -> dict[str, Any]:
+    """All test images in one batch."""
+    data = make_data(name)
+    data.setup("test")
+    parts = list(data.test_dataloader())
+    return {key: torch.cat([part[key] for part in parts]) for key in ("image", "label", "mask") if key in parts[0]}
+
+
+@torch.no_grad()
+def predict(model: AnomalyModule, batch: dict[str, Any], rows: slice = slice(None)) -> Prediction:
+    return model.predict({key: value[rows] for key, value in batch.items()})  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestEveryMethod:
+    def test_scores_are_finite_and_rank_anomalies_higher(self, name: str) -> None:
+        model, _ = fitted(name)
+        batch = all_test_images(name)
+        prediction = predict(model, batch)
+        score, label = prediction["anomaly_score"], batch["label"]
+        assert score.shape == label.shape
+        assert score.isfinite().all()
+        assert score.dtype == torch.float32
+        if "anomaly_map" in prediction:
+            anomaly_map = prediction["anomaly_map"]
+            assert anomaly_map.shape == (len(score), 1, *batch["image"].shape[2:])
+            assert anomaly_map.isfinite().all()
+        higher = (score[label == 1].unsqueeze(1) > score[label == 0]).float().mean()
+        assert higher > 0.8, "anomalous images should outrank normal ones"
+
+    def test_checkpoint_restores_the_scores_without_network(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, checkpoint = fitted(name)
+        file = tmp_path / "model.ckpt"
+        torch.save(checkpoint, file)
+        monkeypatch.setattr("socket.socket.connect", _no_network)
+        restored = type(model).load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
+        first, second = predict(model, all_test_images(name)), predict(restored, all_test_images(name))
+        assert torch.equal(first["anomaly_score"], second["anomaly_score"])
+
+    def test_checkpoint_of_another_class_is_refused(self, name: str) -> None:
+        _, checkpoint = fitted(name)
+        foreign = {**checkpoint, "anomaly_suite": {"class": "SomethingElse", "seed": 0}}
+        with pytest.raises(CheckpointError, match="cannot load a checkpoint of SomethingElse"):
+            make_model(name).on_load_checkpoint(foreign)
+
+    def test_batch_size_does_not_matter(self, name: str) -> None:
+        model, _ = fitted(name)
+        batch = all_test_images(name)
+        together = predict(model, batch, slice(0, 8))
+        for row in range(8):
+            alone = predict(model, batch, slice(row, row + 1))
+            for key, value in alone.items():
+                assert torch.allclose(value, together[key][row : row + 1], rtol=1e-4, atol=1e-5)  # type: ignore[literal-required]
+
+    @pytest.mark.parametrize("sanity", [0, 2], ids=["no_sanity_check", "sanity_check"])
+    @pytest.mark.parametrize("kind", ["own", "mapping", "pair", "triple"])
+    def test_plain_trainer_with_any_loader(
+        self, name: str, kind: str, sanity: int, trainer_in: Callable[..., Trainer]
+    ) -> None:
+        model, data = make_model(name), make_data(name)
+        used = data if kind == "own" else ForeignData(data, kind)
+        trainer = trainer_in(num_sanity_val_steps=sanity, limit_train_batches=3, limit_val_batches=2, limit_test_batches=2)
+        trainer.fit(model, datamodule=used)
+        trainer.test(model, datamodule=used, verbose=False)
+        predictions = trainer.predict(model, datamodule=used)
+        assert predictions
+        assert all(part["anomaly_score"].isfinite().all() for part in predictions)  # type: ignore[call-overload]
+
+    def test_bf16_mixed(self, name: str, trainer_in: Callable[..., Trainer]) -> None:
+        model, data = make_model(name), make_data(name)
+        trainer = trainer_in(precision="bf16-mixed", limit_train_batches=3, limit_test_batches=2)
+        trainer.fit(model, datamodule=data)
+        predictions = trainer.predict(model, dataloaders=data.test_dataloader())
+        assert predictions
+        score = torch.cat([part["anomaly_score"] for part in predictions])  # type: ignore[call-overload]
+        assert score.dtype == torch.float32
+        assert score.isfinite().all()
+
+    def test_resumed_training_ends_with_the_same_weights(
+        self, name: str, tmp_path: Path, trainer_in: Callable[..., Trainer]
+    ) -> None:
+        def train(epochs: int, ckpt_path: Path | None, keep: Path | None) -> dict[str, Tensor]:
+            model = make_model(name)
+            saver = ModelCheckpoint(dirpath=keep, filename="half", save_on_train_epoch_end=True) if keep else None
+            trainer = trainer_in(
+                # A single-pass method stops after its epoch unless told to go on.
+                max_epochs=epochs, min_epochs=epochs, limit_train_batches=3, limit_val_batches=1,
+                enable_checkpointing=saver is not None, callbacks=[saver] if saver else [],
+            )  # fmt: skip
+            trainer.fit(model, datamodule=make_data(name), ckpt_path=ckpt_path, weights_only=True)
+            return {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+        epochs = max(4, config(name).get("resume_epochs", 4))
+        whole = train(epochs, None, None)
+        train(epochs // 2, None, tmp_path)
+        seed_everything(SEED + 1, verbose=False)
+        resumed = train(epochs, tmp_path / "half.ckpt", None)
+        assert whole.keys() == resumed.keys()
+        for key, value in whole.items():
+            assert torch.allclose(value.nan_to_num(), resumed[key].nan_to_num(), rtol=1e-5, atol=1e-6), key
+
+    def test_unfitted_predicts_or_says_so(self, name: str) -> None:
+        model = make_model(name).eval()
+        batch = {key: value[:2] for key, value in all_test_images(name).items()}
+        if model.is_fitted:
+            assert model.test_step(batch, 0)["anomaly_score"].shape == (2,)  # type: ignore[index]
+        else:
+            with pytest.raises(NotFittedError, match="Run fit first"):
+                model.test_step(batch, 0)
+
+    @pytest.mark.slow
+    def test_two_processes(self, name: str, tmp_path: Path) -> None:
+        model = make_model(name)
+        trainer = make_trainer(
+            devices=2, strategy="ddp_spawn", max_epochs=1, limit_train_batches=3, default_root_dir=tmp_path
+        )
+        trainer.fit(model, datamodule=make_data(name))  # the weights of rank zero come back
+        prediction = predict(model.eval(), all_test_images(name))
+        assert prediction["anomaly_score"].isfinite().all()
+
+
+def _no_network(*args: object) -> None:
+    raise AssertionError("rebuilding from a checkpoint must not open a connection")
+
+
+class ForeignData(LightningDataModule):
+    """Somebody else's data module: plain tensors without file paths, as mappings, pairs or triples."""
+
+    def __init__(self, data: AnomalyDataModule, kind: str) -> None:
+        super().__init__()
+        self.data, self.kind = data, kind
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.data.train_dataloader(), self.data.train_batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.data.test_dataloader(), 8)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.data.test_dataloader(), 8)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.test_dataloader()
+
+    def _loader(self, source: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
+        items: list[Any] = []
+        for batch in source:
+            height, width = batch["image"].shape[2:]
+            masks = batch.get("mask", torch.zeros(len(batch["image"]), 1, height, width, dtype=torch.uint8))
+            for image, label, mask in zip(batch["image"], batch["label"], masks, strict=True):
+                if self.kind == "mapping":
+                    items.append({"image": image, "label": int(label), "extra": "kept"})
+                else:
+                    items.append((image, int(label), mask.float())[: 2 if self.kind == "pair" else 3])
+            if len(items) > 4 * batch_size:
+                break
+        return DataLoader(Items(items), batch_size=batch_size)
+
+
+class Items(Dataset[Any]):
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+def test_every_method_is_documented_and_listed() -> None:
+    assert len(METHODS) == len(set(METHODS))
+    for entry in catalog("methods"):
+        assert entry.summary.endswith("."), f"{entry.name} needs a one-sentence summary"
