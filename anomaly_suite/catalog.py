@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ _ROOT = Path(__file__).parent
 
 
 class Entry(NamedTuple):
-    """One public class: its name, dotted path, family (folder) and the first line of its docstring."""
+    """One public class: its name, dotted path, family (folder) and the first sentence of its docstring."""
 
     name: str
     path: str
@@ -38,7 +39,7 @@ def catalog(kind: Kind) -> tuple[Entry, ...]:
         family = file.parent.name if file.parent.name != kind else file.stem
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name in public:
-                summary = (ast.get_docstring(node) or "").partition("\n")[0]
+                summary = re.split(r"(?<=\.)\s", ast.get_docstring(node) or "", maxsplit=1)[0]
                 found.append(Entry(node.name, f"{dotted}.{node.name}", family, summary))
     return tuple(sorted(found, key=lambda entry: (entry.family, entry.name)))
 

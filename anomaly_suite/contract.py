@@ -144,37 +144,22 @@ def _as_label(label: Tensor, batch_size: int) -> Tensor:
 
 
 class Calibration(nn.Module):
-    """Thresholds and score ranges, saved in the checkpoint as buffers and applied by every evaluation step.
+    """Thresholds and score ranges, saved in the checkpoint and applied by every evaluation step.
 
-    Unfitted it adds nothing. ``record`` says how it was fitted (``rule``, ``split``, counts), as plain strings and numbers.
+    Unfitted it adds nothing. ``record`` says, for each level that is fitted, ``threshold``, ``low`` and ``high`` and how they
+    were chosen. They are plain numbers in the module's extra state, not buffers: weight averaging would average buffers.
     """
-
-    image_threshold: Tensor
-    image_min: Tensor
-    image_max: Tensor
-    pixel_threshold: Tensor
-    pixel_min: Tensor
-    pixel_max: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for level in ("image", "pixel"):
-            for name in ("threshold", "min", "max"):
-                self.register_buffer(f"{level}_{name}", torch.tensor(float("nan")))
-        self.record: dict[str, dict[str, str | int | float]] = {}
+        self.record: dict[str, dict[str, Any]] = {}
 
     def is_fitted(self, level: Literal["image", "pixel"]) -> bool:
         """Whether a threshold for this level has been set."""
         return level in self.record
 
     def set(
-        self,
-        level: Literal["image", "pixel"],
-        *,
-        threshold: float,
-        low: float,
-        high: float,
-        record: Mapping[str, str | int | float],
+        self, level: Literal["image", "pixel"], *, threshold: float, low: float, high: float, **how: str | int | float
     ) -> None:
         """Set threshold and score range of one level.
 
@@ -183,46 +168,47 @@ class Calibration(nn.Module):
             threshold: Scores at or above it are anomalous.
             low: Smallest score seen; maps to 0 in ``normalized_score``.
             high: Largest score seen; maps to 1.
-            record: How the threshold was chosen.
+            how: How the threshold was chosen, for the record.
         """
-        getattr(self, f"{level}_threshold").fill_(threshold)
-        getattr(self, f"{level}_min").fill_(min(low, threshold))
-        getattr(self, f"{level}_max").fill_(max(high, threshold))
-        self.record[level] = dict(record)
+        self.record[level] = {"threshold": threshold, "low": low, "high": high, **how}
+
+    def threshold(self, level: Literal["image", "pixel"]) -> float:
+        """Scores of this level at or above it are anomalous.
+
+        Raises:
+            NotFittedError: nothing has been set.
+        """
+        if level not in self.record:
+            raise NotFittedError(f"no {level} threshold has been calibrated. Validate with the Calibrate callback first.")
+        return float(self.record[level]["threshold"])
 
     def forward(self, prediction: Prediction) -> Prediction:
         """Add ``pred_label``, ``normalized_score`` and ``pred_mask`` where calibrated; raw scores stay as they are."""
         out = prediction.copy()
         if self.is_fitted("image") and "anomaly_score" in prediction:
-            score = prediction["anomaly_score"]
-            out["pred_label"] = score >= self.image_threshold
-            out["normalized_score"] = self.normalize(score)
+            out["pred_label"] = prediction["anomaly_score"] >= self.threshold("image")
+            out["normalized_score"] = self.normalize(prediction["anomaly_score"])
         if self.is_fitted("pixel") and "anomaly_map" in prediction:
-            out["pred_mask"] = prediction["anomaly_map"] >= self.pixel_threshold
+            out["pred_mask"] = prediction["anomaly_map"] >= self.threshold("pixel")
         return out
 
-    def normalize(self, score: Tensor) -> Tensor:
-        """Map image scores of any shape to [0, 1]: 0 at the smallest, 0.5 at the threshold, 1 at the largest seen."""
-        return _piecewise(score, self.image_min, self.image_threshold, self.image_max)
+    def normalize(self, score: Tensor, level: Literal["image", "pixel"] = "image") -> Tensor:
+        """Map raw scores of any shape to [0, 1]: 0 at the smallest, 0.5 at the threshold, 1 at the largest seen."""
+        middle = self.threshold(level)
+        below = max(middle - self.record[level]["low"], _TINY)  # a range of width zero must not divide by zero
+        above = max(self.record[level]["high"] - middle, _TINY)
+        return (0.5 + 0.5 * (score - middle) / torch.where(score < middle, below, above)).clamp(0, 1)
 
-    def normalize_map(self, anomaly_map: Tensor) -> Tensor:
-        """The same for pixel scores."""
-        return _piecewise(anomaly_map, self.pixel_min, self.pixel_threshold, self.pixel_max)
-
-    def get_extra_state(self) -> dict[str, dict[str, str | int | float]]:
+    def get_extra_state(self) -> dict[str, dict[str, Any]]:
         """The record; part of ``state_dict``."""
         return self.record
 
-    def set_extra_state(self, state: dict[str, dict[str, str | int | float]]) -> None:
+    def set_extra_state(self, state: dict[str, dict[str, Any]]) -> None:
         """Restore the record."""
         self.record = dict(state)
 
 
-def _piecewise(value: Tensor, low: Tensor, middle: Tensor, high: Tensor) -> Tensor:
-    tiny = torch.finfo(torch.float32).tiny  # a range of width zero must not divide by zero
-    below = 0.5 * (value - low) / (middle - low).clamp_min(tiny)
-    above = 0.5 + 0.5 * (value - middle) / (high - middle).clamp_min(tiny)
-    return torch.where(value < middle, below, above).clamp(0, 1)
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class AnomalyModule(LightningModule):
@@ -352,6 +338,8 @@ class AnomalyModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record class and seed."""
         checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed}
+        # Under weight averaging the state is that of a copy, which no callback has calibrated.
+        checkpoint["state_dict"]["calibration._extra_state"] = self.calibration.get_extra_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another class.

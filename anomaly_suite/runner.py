@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib
+import inspect
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from jsonargparse import Namespace
@@ -22,7 +24,7 @@ import anomaly_suite.methods
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, HeatmapExport, ScorePlots, ScoreTable
 from anomaly_suite.cli import check_class_name, find_run
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
-from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
+from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError, did_you_mean
 
 LAYER = {
     "calibrate": Calibrate,
@@ -60,13 +62,15 @@ def run(verb: str, words: list[str]) -> None:
         )
     except MisconfigurationException as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        raise _own_error(error) or error from None
     if verb == "calibrate":
         _save_calibration(cli)
 
 
 def _expand_run(words: list[str]) -> list[str]:
     """Replace ``--run DIR`` by the run's configuration, its checkpoint and its folder for the results."""
-    for position, word in enumerate(words):
+    for position, word in enumerate(words):  # noqa: B007 - both are read after the loop
         option, equals, value = word.partition("=")
         if option == "--run":
             break
@@ -101,24 +105,54 @@ def find_checkpoint(folder: Path) -> Path:
 class SuiteParser(LightningArgumentParser):
     """The parser of LightningCLI, with errors that name the nearest option or class."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        """Raise ConfigError instead of printing the usage of several hundred options."""
-        raise ConfigError(explain(message, self)) from ex
+    known: ClassVar[set[str]] = set()  # every option, for the nearest name
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise one sentence instead of printing the usage of several hundred options."""
+        raise (_own_error(ex) if ex else None) or ConfigError(explain(message, self)) from ex
 
 
-def explain(message: str, parser: LightningArgumentParser) -> str:
-    """Shorten a parser's message and add the nearest name where an option or a class is unknown."""
+def explain(message: str, parser: SuiteParser) -> str:
+    """Shorten a parser's message to what is wrong, and add the nearest name where a class or an option is unknown.
+
+    Args:
+        message: What jsonargparse says, several lines long for a wrong model or data option.
+        parser: The parser that says it; its options are the known ones.
+
+    Raises:
+        ConfigError: at once, for an unknown class.
+    """
     text = " ".join(message.split())
-    wrong_class = re.search(r'class_path "?(\w+)"?', text) or re.search(r"Given value: '?(\w+)'?$", text)
-    for kind, option in (("methods", "model"), ("data", "data")):
-        if wrong_class and f'"{option}"' in text:
-            with contextlib.suppress(KeyError):
-                check_class_name(wrong_class.group(1), kind)  # type: ignore[arg-type]
-    return text
+    inner = re.search(r'key "(\w+)": .*? Errors: - (.*?) - Expected a <class \'NoneType\'>', text)
+    part, reason = inner.groups() if inner else ("", text)
+    if wrong_class := re.search(r"Expected a dot import path string: (\w+)", reason):
+        check_class_name(wrong_class[1], "methods" if part == "model" else "data")
+    if wrong := re.search(r"(?:Option|option|arguments:) '?-*([\w.]+)", reason):
+        known = {option for option in parser.known if option.count(".") == wrong[1].count(".")}
+        return f"no option {wrong[1]!r}.{did_you_mean(wrong[1], known | {option.split('.')[0] for option in known})}"
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}" if part else reason)
+
+
+def _option_names(package: ModuleType) -> set[str]:
+    """Options of all public classes of a package."""
+    classes = {base for name in package.__all__ for base in getattr(package, name).__mro__}
+    return {name for cls in classes for name in inspect.signature(cls.__init__).parameters} - {"self", "args", "kwargs"}
+
+
+def _own_error(error: BaseException) -> AnomalySuiteError | None:
+    """The error of this package behind a parser's error, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, AnomalySuiteError):
+        cause = cause.__cause__
+    return cause
 
 
 class SuiteCLI(LightningCLI):
     """LightningCLI with the default callback layer, its switches and effective values in the saved configuration."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words given; LightningCLI would warn that they are also in ``sys.argv``."""
+        self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback layer and the checkpoint that ``--run`` finds again."""
@@ -126,7 +160,9 @@ class SuiteCLI(LightningCLI):
             parser.add_lightning_class_args(callback, name)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.filename": "model", "checkpoint.enable_version_counter": False})
-        parser.add_argument("--disable", type=list[str], default=[], help=f"Callbacks to leave out: {', '.join(LAYER)}.")
+        parser.add_argument(
+            "--disable", type=list[str], default=[], help=f"Callbacks to leave out: {', '.join(LAYER)}."
+        )
 
     def before_instantiate_classes(self) -> None:
         """Apply ``disable`` and make ``max_epochs`` say what will happen."""
@@ -138,11 +174,15 @@ class SuiteCLI(LightningCLI):
         parser.callback_keys = [key for key in parser.callback_keys if key not in config.disable]
         if self.subcommand == "fit" and _is_single_pass(config.model.class_path) and config.trainer.max_epochs != 1:
             if config.trainer.max_epochs is not None:
-                print(f"{config.model.class_path} is fitted in one pass: max_epochs is 1, not {config.trainer.max_epochs}.")
+                print(
+                    f"{config.model.class_path} is fitted in one pass: max_epochs is 1, not {config.trainer.max_epochs}."
+                )
             config.trainer.max_epochs = 1
 
     def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        SuiteParser.known |= {action.dest for action in parser._actions}
+        SuiteParser.known |= _option_names(anomaly_suite.methods) | _option_names(anomaly_suite.data)
         parser.set_defaults({"weights_only": True})  # never unpickle a stranger's checkpoint
         if subcommand == "predict":  # results go to files; keeping every map would fill the memory
             parser.set_defaults({"return_predictions": False})
@@ -150,9 +190,8 @@ class SuiteCLI(LightningCLI):
 
 
 def _is_single_pass(class_path: str) -> bool:
-    from jsonargparse import import_object
-
-    found = import_object(class_path)
+    module, _, name = class_path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
     return isinstance(found, type) and issubclass(found, AnomalyModule) and found.single_pass
 
 
@@ -163,7 +202,9 @@ class RunConfig(SaveConfigCallback):
         """Replace what was left to the trainer by what it chose, then save."""
         self.config = Namespace(**vars(self.config)) if not isinstance(self.config, Namespace) else self.config.clone()
         settings = self.config.trainer
-        settings.accelerator = trainer.accelerator.name() if hasattr(trainer.accelerator, "name") else settings.accelerator
+        settings.accelerator = (
+            trainer.accelerator.name() if hasattr(trainer.accelerator, "name") else settings.accelerator
+        )
         settings.devices = trainer.num_devices
         settings.max_epochs = trainer.max_epochs
         settings.precision = trainer.precision

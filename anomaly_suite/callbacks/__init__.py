@@ -1,0 +1,9 @@
+"""What happens with predictions: thresholds, metrics, pictures, plots and tables; for any Lightning trainer."""
+
+from anomaly_suite.callbacks.anomaly_metrics import AnomalyMetrics
+from anomaly_suite.callbacks.calibrate import Calibrate
+from anomaly_suite.callbacks.heatmaps import HeatmapExport
+from anomaly_suite.callbacks.plots import ScorePlots
+from anomaly_suite.callbacks.table import ScoreTable
+
+__all__ = ["AnomalyMetrics", "Calibrate", "HeatmapExport", "ScorePlots", "ScoreTable"]

@@ -91,7 +91,8 @@ class AnomalyMetrics(Callback):
     ) -> None:
         """Update; the sanity check's outputs are not scored."""
         if not trainer.sanity_checking:
-            self._update(outputs, batch, with_pixels=self.pixel_in_validation)
+            # Decisions are left out: the thresholds are about to be fitted on these very images.
+            self._update(_raw(outputs), batch, with_pixels=self.pixel_in_validation)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -146,6 +147,7 @@ class AnomalyMetrics(Callback):
 
     def _build(self, level: Level, *, ranking: bool) -> MetricCollection:
         names = [name for name in self.names[level] if (name in RANKING) == ranking]
+        names.sort(key=lambda name: name != "AUPRO")  # the first of the group keeps the state, and AUPRO needs more
         members: dict[str, Metric | MetricCollection] = {}
         for name in names:
             exact = {"exact": self.exact or level != "pixel"} if ranking else {}
@@ -154,9 +156,7 @@ class AnomalyMetrics(Callback):
 
     # Compute -----------------------------------------------------------------------------------------------------
 
-    def _log(
-        self, trainer: Trainer, pl_module: LightningModule, stage: str
-    ) -> tuple[dict[str, float], dict[str, str]]:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> tuple[dict[str, float], dict[str, str]]:
         self._share_keys(pl_module)
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
@@ -195,15 +195,17 @@ class AnomalyMetrics(Callback):
     def _write(
         self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float], undefined: dict[str, str]
     ) -> None:
-        folder = output_folder(trainer, None)  # every process takes part in finding it
+        folder, bounds = output_folder(trainer, None), self._error_bounds()  # every process takes part in both
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        members = {name: item for (_, level), c in self._collections.items() for name, item in c.items(copy_state=False)}
+        members = {
+            name: item for (_, level), c in self._collections.items() for name, item in c.items(copy_state=False)
+        }
         result = {
             "metrics": values,
             "undefined": undefined,
-            "error_bound": self._error_bounds(),
+            "error_bound": bounds,
             "definitions": {name: _first_line(metric) for name, metric in members.items()},
             "method": type(pl_module).__name__,
             "dataset": type(data).__name__ if data is not None else "unknown",
@@ -232,11 +234,16 @@ class AnomalyMetrics(Callback):
         return bounds
 
 
+def _raw(outputs: Any) -> Any:
+    decisions = ("pred_label", "pred_mask")
+    return outputs and {key: value for key, value in outputs.items() if key not in decisions}
+
+
 def _category_means(values: dict[str, float]) -> dict[str, float]:
     """Mean over categories of every metric, under ``mean/``; nothing for a single category."""
     grouped: dict[str, list[float]] = {}
     for key, value in values.items():
-        category, slash, name = key.rpartition("/")
+        _category, slash, name = key.rpartition("/")
         if slash:
             grouped.setdefault(name, []).append(value)
     return {f"mean/{name}": sum(items) / len(items) for name, items in grouped.items() if len(items) > 1}

@@ -68,9 +68,7 @@ class StageCallback(Callback):
         """Collect."""
         if isinstance(outputs, Mapping):
             prediction = cast(Prediction, outputs)
-            self.collect(
-                trainer, pl_module, prediction, as_batch(batch), stage="test", dataloader_idx=dataloader_idx
-            )
+            self.collect(trainer, pl_module, prediction, as_batch(batch), stage="test", dataloader_idx=dataloader_idx)
 
     def on_predict_batch_end(
         self,
@@ -97,9 +95,9 @@ class StageCallback(Callback):
         self.finish(trainer, pl_module, "predict")
 
 
-def output_path(trainer: Trainer, given: str | None, default: str) -> Path:
-    """The path asked for, else ``default`` in the run's log folder or the trainer's root; to be called in every process."""
-    return Path(given) if given is not None else Path(trainer.log_dir or trainer.default_root_dir) / default
+def output_folder(trainer: Trainer, folder: str | None, name: str = "") -> Path:
+    """The folder asked for, else ``name`` in the run's log folder, else in the trainer's root; to be called in every process."""
+    return Path(folder) if folder is not None else Path(trainer.log_dir or trainer.default_root_dir) / name
 
 
 @contextmanager
@@ -197,3 +195,9 @@ def calibration_of(pl_module: LightningModule, level: Literal["image", "pixel"])
     """The module's calibration if it is fitted at this level."""
     calibration = getattr(pl_module, "calibration", None)
     return calibration if isinstance(calibration, Calibration) and calibration.is_fitted(level) else None
+
+
+def labels_of(batch: Batch) -> list[int] | None:
+    """Labels of images or videos as plain numbers; None where the batch has none."""
+    label = batch.get("label", batch.get("bag_label"))
+    return None if label is None else [int(value) for value in label.tolist()]

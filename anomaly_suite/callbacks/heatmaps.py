@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +13,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from anomaly_suite.callbacks.files import MirroredNames, Stage, StageCallback, calibration_of, output_path, replacing
+from anomaly_suite.callbacks.files import MirroredNames, Stage, StageCallback, calibration_of, output_folder, replacing
 from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError, did_you_mean
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3), blue first, as cv2 has it
 
+TINY = float(np.finfo(np.float32).tiny)  # a range of width zero must not divide by zero
 GAP = 4  # white pixels between and around the tiles
 MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -86,12 +88,12 @@ class HeatmapExport(StageCallback):
 
     def _restart(self) -> None:
         self._written = self._logged = 0
-        self._low, self._high = np.inf, -np.inf
+        self._low, self._high = math.inf, -math.inf
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
         """Start the numbering, the names and the range anew."""
         self._restart()
-        folder = output_path(trainer, self.folder, "heatmaps")
+        folder = output_folder(trainer, self.folder, "heatmaps")
         self._panel_folder, self._raw_folder = folder / stage, folder / f"{stage}_raw"
         self._names = MirroredNames(trainer)
 
@@ -187,13 +189,13 @@ class HeatmapExport(StageCallback):
         """Places on the colour scale, 0 to 255."""
         calibration = calibration_of(pl_module, "pixel")
         if calibration is not None:
-            level = calibration.normalize_map(anomaly_map.float())
+            level = calibration.normalize(anomaly_map.float(), "pixel")
         else:
             finite = anomaly_map[anomaly_map.isfinite()].float()
             if len(finite):
-                self._low = min(self._low, finite.min().item())
-                self._high = max(self._high, finite.max().item())
-            level = (anomaly_map.float() - self._low) / max(self._high - self._low, np.finfo(np.float32).tiny)
+                self._low = min(self._low, float(finite.min()))
+                self._high = max(self._high, float(finite.max()))
+            level = (anomaly_map.float() - self._low) / max(self._high - self._low, TINY)
         return (level.nan_to_num(nan=1.0).clamp(0, 1) * 255).round().byte()
 
     def _tiles(
@@ -230,7 +232,7 @@ def _color_table(name: str) -> Picture:
 
 
 def _image_writers(trainer: Trainer) -> list[Any]:
-    experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+    experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
     return [experiment.add_image for experiment in experiments if callable(getattr(experiment, "add_image", None))]
 
 
@@ -249,7 +251,7 @@ def _displayed(image: npt.NDArray[Any]) -> Picture:
     image = np.nan_to_num(image[..., 2::-1] if image.shape[-1] >= 3 else image[..., :1].repeat(3, -1))
     low, high = image.min(), image.max()
     if low < 0 or high > 1:
-        image = (image - low) / max(high - low, np.finfo(np.float32).tiny)
+        image = (image - low) / max(high - low, TINY)
     return np.ascontiguousarray((image * 255).round().astype(np.uint8))
 
 
@@ -268,23 +270,19 @@ def _outlined(image: Picture, mask: npt.NDArray[Any]) -> Picture:
 def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
     words = []
     if "anomaly_score" in prediction:
-        words.append(f"score {prediction['anomaly_score'][index].item():.4g}")
+        words.append(f"score: {prediction['anomaly_score'][index].item():.5g}")
     if "label" in batch:
-        words.append("truth " + ("anomalous" if batch["label"][index] else "normal"))
+        words.append("truth: " + ("anomalous" if batch["label"][index] else "normal"))
     if "pred_label" in prediction:
-        words.append("predicted " + ("anomalous" if prediction["pred_label"][index] else "normal"))
-    return "   ".join(words)
+        words.append("predicted: " + ("anomalous" if prediction["pred_label"][index] else "normal"))
+    return "   |   ".join(words)
 
 
 def _side_by_side(tiles: dict[str, Picture], caption: str) -> Picture:
     size = max(0.45, 0.5 * tiles["image"].shape[1] / 256)
-    columns = [
-        cv2.copyMakeBorder(
-            np.vstack([_text(title, tile.shape[1], size), tile]), 0, 0, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-        )
-        for title, tile in tiles.items()
-    ]
-    row = cv2.copyMakeBorder(np.hstack(columns), 0, 0, GAP, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    columns = [np.vstack([_text(title, tile.shape[1], size), tile]) for title, tile in tiles.items()]
+    gap = np.full((len(columns[0]), GAP, 3), 255, np.uint8)
+    row = np.hstack([gap, *(part for column in columns for part in (column, gap))])
     return np.vstack([row, _text(caption, row.shape[1], size)])
 
 

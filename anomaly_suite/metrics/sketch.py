@@ -30,19 +30,19 @@ from torch import Tensor
 
 PREFIXES = 1 << 16
 CHUNK = 1 << 20  # pixels filed at a time; bounds the memory of an update and stays near the cache
-OVERDUE = 1 / 4096  # share of the data in bins twice as full as wanted that makes a refinement worth its time
+OVERFULL, OVERDUE = 4, 1 / 1024  # refine when this share of the data is in bins this many times as full as wanted
 
 
 class Rows(NamedTuple):
-    """Rows of a sketch, each tensor of shape ``(R,)``; a row with ``count`` 0 is empty.
+    """Rows of a sketch, each tensor of shape ``(R,)``; a row with ``total`` 0 is empty.
 
-    ``low`` and ``high`` are int32 keys, ``count`` and ``positive`` int64, ``weight`` the float64 sum of the region
-    weights of the anomalous pixels.
+    ``low`` and ``high`` are int32 keys, ``total`` and ``positive`` (anomalous) count pixels in int64, ``weight`` is the
+    float64 sum of the region weights of the anomalous pixels.
     """
 
     low: Tensor
     high: Tensor
-    count: Tensor
+    total: Tensor
     positive: Tensor
     weight: Tensor
 
@@ -53,14 +53,14 @@ class Rows(NamedTuple):
         return cls(
             low=torch.full((size,), limits.max, dtype=torch.int32, device=device),
             high=torch.full((size,), limits.min, dtype=torch.int32, device=device),
-            count=torch.zeros(size, dtype=torch.int64, device=device),
+            total=torch.zeros(size, dtype=torch.int64, device=device),
             positive=torch.zeros(size, dtype=torch.int64, device=device),
             weight=torch.zeros(size, dtype=torch.float64, device=device),
         )
 
     def occupied(self) -> Rows:
         """Return the rows that stand for at least one pixel."""
-        keep = self.count.nonzero().squeeze(1)
+        keep = self.total.nonzero().squeeze(1)
         return Rows(*(column.index_select(0, keep) for column in self))
 
     @property
@@ -97,20 +97,19 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
         bins: Bins wanted for all data together.
 
     Returns:
-        New depths, none smaller; ``depth`` itself when refining is not worth it. At most ``2 * bins + 65536`` bins
-        in all, unless ``depth`` already has more.
+        New depths; ``depth`` itself when refining is not worth it. At most ``2 * bins + 65536`` bins in all: when the
+        finer bins do not fit, prefixes that have become light give theirs back.
     """
-    total = mass.sum(dim=1, keepdim=True)
-    share = (mass / total.clamp(min=1)).sum(dim=0) / (total > 0).sum().clamp(min=1)
-    wanted_bins = share * (4 * total.sum()).clamp(max=bins)
-    if share[wanted_bins > 2 * torch.exp2(depth)].sum() <= OVERDUE:
+    seen = mass.sum(dim=1, keepdim=True)
+    share = (mass.double() / seen.clamp(min=1)).sum(dim=0) / (seen > 0).sum().clamp(min=1)
+    wanted_bins = share * (4 * seen.sum()).clamp(max=bins)
+    overfull = wanted_bins.clamp(max=PREFIXES) > OVERFULL * torch.exp2(depth)
+    room = 2 * bins + PREFIXES
+    if (share * overfull).sum() <= OVERDUE and torch.exp2(depth.double()).sum() <= room:
         return depth
     wanted = wanted_bins.clamp(min=1).log2().ceil().clamp(max=16).to(depth.dtype)
-    for less in range(17):
-        refined = torch.maximum(depth, wanted - less)
-        if torch.exp2(refined.double()).sum() <= 2 * bins + PREFIXES:
-            return refined
-    return depth
+    refined = torch.maximum(depth, wanted)
+    return refined if torch.exp2(refined.double()).sum() <= room else wanted
 
 
 def prefix_of(key: Tensor) -> Tensor:
@@ -138,7 +137,7 @@ def file_pixels(table: Rows, index: Tensor, key: Tensor, positive: Tensor, weigh
     """
     _widen(table, index, key, key)
     one = torch.ones(1, dtype=torch.int64, device=key.device)
-    table.count.index_add_(0, index, one.expand(len(index)))
+    table.total.index_add_(0, index, one.expand(len(index)))
     if len(positive):
         index = index.index_select(0, positive)
         table.positive.index_add_(0, index, one.expand(len(index)))
@@ -155,7 +154,7 @@ def file_rows(rows: Rows, depth: Tensor) -> Rows:
     rows = rows.occupied()
     index = bin_of(rows.middle, prefix_of(rows.middle), depth)
     _widen(table, index, rows.low, rows.high)
-    table.count.index_add_(0, index, rows.count)
+    table.total.index_add_(0, index, rows.total)
     table.positive.index_add_(0, index, rows.positive)
     table.weight.index_add_(0, index, rows.weight)
     return table
@@ -170,7 +169,10 @@ def _widen(table: Rows, index: Tensor, low: Tensor, high: Tensor) -> None:
 @contextmanager
 def _order_free() -> Iterator[None]:
     """Allow a scatter that PyTorch lists as non-deterministic: a minimum does not depend on the order."""
-    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(False)
     try:
         yield

@@ -1,0 +1,153 @@
+"""Thresholds and score ranges from validation data, stored in the module and so in its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anomaly_suite.contract import AnomalyModule, as_batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.metrics import F1Max
+from anomaly_suite.metrics.state import Curve
+
+log = logging.getLogger(__name__)
+
+Rule = Literal["auto", "max_f1", "youden", "quantile", "fixed"]
+
+
+def choose_threshold(curve: Curve, rule: Literal["max_f1", "youden", "quantile"], quantile: float) -> float:
+    """Threshold at and above which a score is called anomalous.
+
+    Args:
+        curve: Counts of anomalous and normal samples at every distinct score, from the highest down.
+        rule: ``max_f1`` and ``youden`` (TPR - FPR) take the highest best threshold; ``quantile`` the lowest one that
+            flags at most ``1 - quantile`` of the normal samples.
+        quantile: Share of normal samples to leave unflagged; read only by its rule.
+
+    Returns:
+        A score that occurs, or for ``quantile`` the next number above the highest, when no score flags few enough.
+    """
+    true, false, total, normal = curve.true, curve.false, curve.true[-1], curve.false[-1]
+    if rule == "max_f1":
+        return float(curve.threshold[(2 * true / (true + false + total)).argmax()])
+    if rule == "youden":
+        return float(curve.threshold[(true / total - false / normal).argmax()])
+    allowed = int((false <= (1 - quantile) * normal + 1e-9).sum())  # the sum 1 - quantile is not exact
+    if allowed:
+        return float(curve.threshold[allowed - 1])
+    return float(torch.nextafter(curve.threshold[0], curve.threshold.new_tensor(float("inf"))))
+
+
+class Calibrate(Callback):
+    """Fit the module's thresholds at the end of every validation epoch.
+
+    Pixels: with masks, all pixels; without, the pixels of normal images, which are known to be normal.
+
+    Args:
+        rule: ``auto`` takes ``max_f1`` where validation has both labels and ``quantile`` where it has normals only;
+            ``fixed`` takes the two thresholds below as they are.
+        quantile: Share of normal images that stay unflagged under ``quantile``, in (0, 1).
+        pixel_quantile: The same for pixels.
+        image_threshold: For ``fixed``; None leaves images uncalibrated.
+        pixel_threshold: For ``fixed``; None leaves pixels uncalibrated.
+
+    Raises:
+        ConfigError: a share outside (0, 1), ``fixed`` without a threshold or a threshold without ``fixed``; at the end
+            of validation, a rule that needs both labels where there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        rule: Rule = "auto",
+        quantile: float = 0.99,
+        pixel_quantile: float = 0.995,
+        image_threshold: float | None = None,
+        pixel_threshold: float | None = None,
+    ) -> None:
+        if not (0 < quantile < 1 and 0 < pixel_quantile < 1):
+            raise ConfigError(f"quantile and pixel_quantile must lie in (0, 1); got {quantile} and {pixel_quantile}.")
+        given = image_threshold is not None or pixel_threshold is not None
+        if given != (rule == "fixed"):
+            raise ConfigError(
+                "rule: fixed and a threshold belong together; "
+                f"got rule: {rule}, image_threshold: {image_threshold}, pixel_threshold: {pixel_threshold}."
+            )
+        self.rule = rule
+        self.quantiles = {"image": quantile, "pixel": pixel_quantile}
+        self.fixed = {"image": image_threshold, "pixel": pixel_threshold}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._scores = {"image": F1Max(), "pixel": F1Max(exact=False)}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch."""
+        self._reset()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Collect scores; nothing is collected in the sanity check."""
+        if trainer.sanity_checking or not isinstance(outputs, Mapping) or "anomaly_score" not in outputs:
+            return
+        checked = as_batch(batch)
+        if "label" not in checked:
+            return
+        label = checked["label"]
+        self._scores["image"].to(label.device).update(outputs["anomaly_score"], label)
+        if "anomaly_map" not in outputs:
+            return
+        anomaly_map = outputs["anomaly_map"]
+        if "mask" in checked:
+            self._scores["pixel"].to(label.device).update(anomaly_map, checked["mask"])
+        elif bool((label == 0).any()):
+            normal = anomaly_map[label == 0]
+            self._scores["pixel"].to(label.device).update(normal, torch.zeros_like(normal, dtype=torch.bool))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the module's calibration, the same in every process."""
+        if trainer.sanity_checking or not isinstance(pl_module, AnomalyModule):
+            return
+        split = getattr(trainer.datamodule, "validation", "unknown")  # type: ignore[attr-defined]
+        for level, metric in self._scores.items():
+            curve = metric.to(pl_module.device).curve()
+            if not len(curve.threshold):
+                continue
+            anomalous, normal = int(curve.true[-1]), int(curve.false[-1])
+            rule = self._rule_for(level, normal, anomalous)
+            if rule is None:
+                continue
+            quantile, fixed = self.quantiles[level], self.fixed[level]
+            threshold = choose_threshold(curve, rule, quantile) if rule != "fixed" else fixed
+            if threshold is None:
+                continue
+            low, high = float(curve.threshold[-1]), float(curve.threshold[0])
+            how: dict[str, str | int | float] = {"rule": rule, "split": split, "normal": normal, "anomalous": anomalous}
+            if rule == "quantile":
+                how["quantile"] = quantile
+            pl_module.calibration.set(level, threshold=threshold, low=low, high=high, **how)  # type: ignore[arg-type]
+
+    def _rule_for(
+        self, level: str, normal: int, anomalous: int
+    ) -> Literal["max_f1", "youden", "quantile", "fixed"] | None:
+        if self.rule == "fixed":
+            return "fixed"
+        unit = "images" if level == "image" else "pixels"
+        if self.rule == "auto":
+            if normal == 0:
+                log.warning("Validation has no normal %s, so no %s threshold is set; add normals.", unit, level)
+                return None
+            return "max_f1" if anomalous else "quantile"
+        if normal == 0 or (self.rule != "quantile" and anomalous == 0):
+            if level == "pixel":
+                return None  # masks may be missing where labels are not
+            raise ConfigError(
+                f"calibration rule {self.rule} cannot work on {normal} normal and {anomalous} anomalous validation {unit}. "
+                "Use rule: auto or quantile, or a validation set with both."
+            )
+        return self.rule

@@ -1,0 +1,174 @@
+"""ScorePlots: how well the scores part normal from anomalous, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from anomaly_suite.callbacks.files import (
+    Stage,
+    StageCallback,
+    calibration_of,
+    gather_rows,
+    labels_of,
+    output_folder,
+    replacing,
+)
+from anomaly_suite.contract import Batch, Prediction
+from anomaly_suite.errors import ShapeError
+from anomaly_suite.metrics import auroc, average_precision
+
+UNKNOWN = -1  # label of an image without truth
+GROUPS = {0: ("normal", "#3b76af"), 1: ("anomalous", "#c8553d"), UNKNOWN: ("unlabelled", "#777777")}
+
+Scores = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int8]
+
+
+class ScorePlots(StageCallback):
+    """Draw the histogram of scores and the ROC and precision-recall curves after ``test`` and after ``predict``.
+
+    The histogram has one colour a label and a line at the calibrated threshold. The curves are drawn where both labels are
+    there, and all scores finite; their titles have the exact area (AUROC) and step-wise sum (AP) of the scores shown. A
+    precision-recall curve is a staircase; a ROC curve is one too, save for a slope where equal scores have both labels.
+
+    Files: ``<stage>_histogram.png``, ``<stage>_roc.png``, ``<stage>_pr.png``. For videos the same for single frames, as
+    ``<stage>_frame_*.png``. Process zero draws for all.
+
+    Args:
+        folder: Where to write; ``plots`` in the run's log folder if None.
+
+    Raises:
+        ShapeError: ``frame_score`` and ``frame_label`` count different frames.
+    """
+
+    def __init__(self, *, folder: str | None = None) -> None:
+        super().__init__()
+        self.folder = folder
+        self._images: dict[int, list[tuple[float, int]]] = {}
+        self._videos: dict[int, list[tuple[Scores, Labels]]] = {}
+
+    def begin(self, trainer: Trainer, stage: Stage) -> None:
+        """Forget all scores."""
+        self._images, self._videos = {}, {}
+        self._target = output_folder(trainer, self.folder, "plots")
+
+    def collect(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Prediction,
+        batch: Batch,
+        *,
+        stage: Stage,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep scores and labels as plain numbers."""
+        if "anomaly_score" in prediction:
+            scores = prediction["anomaly_score"].tolist()
+            labels = labels_of(batch) or [UNKNOWN] * len(scores)
+            self._images.setdefault(dataloader_idx, []).extend(zip(scores, labels, strict=True))
+        if "frame_score" in prediction:
+            frame_score = prediction["frame_score"].double()
+            frame_label = batch.get("frame_label", torch.full_like(frame_score, UNKNOWN))
+            if frame_label.shape != frame_score.shape:
+                raise ShapeError(
+                    f"frame_score and frame_label must have one value a frame; got shapes {tuple(frame_score.shape)} and "
+                    f"{tuple(frame_label.shape)}. Check that features and annotation belong to the same video."
+                )
+            video = (frame_score.cpu().numpy(), frame_label.cpu().numpy().astype(np.int8))
+            self._videos.setdefault(dataloader_idx, []).append(video)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Gather the scores of all processes and draw them."""
+        images, videos = gather_rows(trainer, stage, self._images), gather_rows(trainer, stage, self._videos)
+        self._images, self._videos = {}, {}
+        if not trainer.is_global_zero:
+            return
+        if images:
+            calibration = calibration_of(pl_module, "image")
+            threshold = None if calibration is None else calibration.threshold("image")
+            score, label = (np.array(column) for column in zip(*images, strict=True))
+            _draw(self._target, stage, score, label, unit="samples", threshold=threshold)
+        if videos:
+            score, label = (np.concatenate(column) for column in zip(*videos, strict=True))
+            _draw(self._target, f"{stage}_frame", score, label, unit="frames", threshold=None)
+
+
+def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> None:
+    with _axes(folder / f"{prefix}_histogram.png") as axes:
+        _histogram(axes, score, label, unit, threshold)
+    known = label != UNKNOWN
+    score, label = score[known], label[known]
+    if len(np.unique(label)) == 2 and np.isfinite(score).all():
+        with _axes(folder / f"{prefix}_roc.png") as axes:
+            _roc(axes, score, label)
+        with _axes(folder / f"{prefix}_pr.png") as axes:
+            _precision_recall(axes, score, label)
+
+
+@contextmanager
+def _axes(path: Path) -> Iterator[Any]:
+    """Axes of a new figure, written to ``path`` at the end; pyplot and its global state stay out of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    yield axes
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _histogram(axes: Any, score: Scores, label: Labels, unit: str, threshold: float | None) -> None:
+    finite = np.isfinite(score)
+    left_out = len(score) - finite.sum()
+    score, label = score[finite], label[finite]
+    edges = np.histogram_bin_edges(score, bins=int(np.clip(2 * np.sqrt(len(score)), 10, 60)))
+    for value, (name, color) in GROUPS.items():
+        chosen = score[label == value]
+        if len(chosen):
+            axes.hist(chosen, edges, histtype="stepfilled", alpha=0.55, color=color, label=f"{name} ({len(chosen)})")
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
+    axes.set(
+        xlabel="anomaly score", ylabel=unit, title="Scores" + (f", {left_out} not finite left out" if left_out else "")
+    )
+    axes.legend(frameon=False)
+
+
+def _roc(axes: Any, score: Scores, label: Labels) -> None:
+    from sklearn.metrics import roc_curve
+
+    false_positive, true_positive, _ = roc_curve(label, score)
+    area = auroc(torch.from_numpy(score), torch.from_numpy(label)).item()
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", label="chance")
+    axes.plot(false_positive, true_positive, color="#3b76af", linewidth=1.8)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC, AUROC = {area:.4f}")
+    _unit_square(axes)
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _precision_recall(axes: Any, score: Scores, label: Labels) -> None:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(label, score, drop_intermediate=True)
+    area = average_precision(torch.from_numpy(score), torch.from_numpy(label)).item()
+    axes.axhline(label.mean(), color="#bbbbbb", linestyle=":", label="chance")
+    axes.plot(recall, precision, drawstyle="steps-post", color="#3b76af", linewidth=1.8)
+    axes.set(xlabel="recall", ylabel="precision", title=f"Precision-recall, AP = {area:.4f}")
+    _unit_square(axes)
+    axes.legend(frameon=False, loc="lower left")
+
+
+def _unit_square(axes: Any) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")

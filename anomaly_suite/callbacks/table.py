@@ -1,0 +1,123 @@
+"""ScoreTable: one row an image with its score and decision, for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from lightning.pytorch import LightningModule, Trainer
+
+from anomaly_suite.callbacks.files import Stage, StageCallback, gather_rows, labels_of, output_folder, replacing
+from anomaly_suite.contract import Batch, Prediction
+from anomaly_suite.errors import ConfigError
+
+
+class ScoreRow(NamedTuple):
+    """What the table says of one image or video; None where it is unknown."""
+
+    path: str | None
+    category: str | None
+    label: int | None
+    anomaly_score: float
+    normalized_score: float | None
+    decision: Literal["normal", "anomalous"] | None
+
+
+class ScoreTable(StageCallback):
+    """Write a table of all scores after ``test`` and after ``predict``.
+
+    Columns: ``index`` counts the rows from 0; ``path``; ``category``, only where batches have it; ``label``, 0 or 1;
+    ``anomaly_score``, raw, with every digit; ``normalized_score`` and ``decision`` (``normal`` or ``anomalous``), empty
+    without a calibration. What is unknown is an empty field in CSV, null in Parquet.
+
+    Rows stand in the order of the data set where it is known, see :func:`~anomaly_suite.callbacks.files.gather_rows`.
+    Process zero writes them once, at the end of the stage; until then rows are plain numbers and strings, not tensors.
+
+    Args:
+        path: File to write; ``scores.csv`` or ``scores.parquet`` in the run's log folder if None. The stage is put before
+            its name, so ``runs/a.csv`` becomes ``runs/test_a.csv`` and ``runs/predict_a.csv``.
+        format: ``csv``, or ``parquet``, which needs pyarrow.
+
+    Raises:
+        ConfigError: the suffix of ``path`` is not ``format``, or pyarrow is not installed.
+    """
+
+    def __init__(self, *, path: str | None = None, format: Literal["csv", "parquet"] = "csv") -> None:
+        super().__init__()
+        if path is not None and Path(path).suffix != f".{format}":
+            raise ConfigError(f"path must end in .{format} for format: {format}; got {path!r}. Change one of the two.")
+        if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise ConfigError(
+                "format: parquet needs pyarrow, which is not installed. Install pyarrow, or use format: csv."
+            )
+        self.path = path
+        self.format = format
+        self._rows: dict[int, list[ScoreRow]] = {}
+
+    def begin(self, trainer: Trainer, stage: Stage) -> None:
+        """Start an empty table."""
+        self._rows = {}
+        path = Path(self.path or output_folder(trainer, None) / f"scores.{self.format}")
+        self._target = path.with_name(f"{stage}_{path.name}")
+
+    def collect(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Prediction,
+        batch: Batch,
+        *,
+        stage: Stage,
+        dataloader_idx: int,
+    ) -> None:
+        """Add one row an image."""
+        if "anomaly_score" not in prediction:
+            return
+        scores = prediction["anomaly_score"].tolist()
+        unknown: list[Any] = [None] * len(scores)
+        normalized = prediction["normalized_score"].tolist() if "normalized_score" in prediction else unknown
+        decided = prediction["pred_label"].tolist() if "pred_label" in prediction else unknown
+        columns = (
+            [path if path is None else str(path) for path in batch.get("image_path", unknown)],
+            batch.get("category", unknown),
+            labels_of(batch) or unknown,
+            scores,
+            normalized,
+            [decision if decision is None else ("normal", "anomalous")[decision] for decision in decided],
+        )
+        self._rows.setdefault(dataloader_idx, []).extend(map(ScoreRow, *columns))
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Gather the rows of all processes and write them; nothing is written where no image got a score."""
+        rows = gather_rows(trainer, stage, self._rows)
+        self._rows = {}
+        if not rows or not trainer.is_global_zero:
+            return
+        fields = [
+            name for name in ScoreRow._fields if name != "category" or any(row.category is not None for row in rows)
+        ]
+        columns = {"index": list(range(len(rows)))} | {name: [getattr(row, name) for row in rows] for name in fields}
+        with replacing(self._target) as temporary:
+            if self.format == "csv":
+                _write_csv(temporary, columns)
+            else:
+                _write_parquet(temporary, columns)
+
+
+def _write_csv(path: Path, columns: dict[str, list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    types = {"index": pyarrow.int64(), "label": pyarrow.int8()}
+    types |= dict.fromkeys(("anomaly_score", "normalized_score"), pyarrow.float64())
+    schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in columns])
+    parquet.write_table(pyarrow.table(columns, schema=schema), path)

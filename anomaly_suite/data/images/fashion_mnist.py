@@ -1,0 +1,16 @@
+"""Fashion-MNIST: ten kinds of clothes, 28 x 28, grey; one is normal, the others are anomalous."""
+
+from __future__ import annotations
+
+from anomaly_suite.data.images.torchvision_sets import TorchvisionOneVsRest
+
+
+class FashionMNIST(TorchvisionOneVsRest):
+    """Fashion-MNIST: ten kinds of clothes, 28 x 28, grey; one is normal, the others are anomalous.
+
+    6,000 training and 1,000 test images a class. Options as in the base classes.
+    """
+
+    classes = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    folder = "fashion_mnist"
+    marker = "FashionMNIST/raw/train-images-idx3-ubyte"

@@ -1,0 +1,212 @@
+"""Folder: your own images, in folders of normal and anomalous ones or listed in an index file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from anomaly_suite.data.file_sets import Found, ImageFileModule, Item
+from anomaly_suite.data.files import pair_masks, require_files, require_images
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
+
+LABELS = {"normal": 0, "good": 0, "0": 0, "anomaly": 1, "anomalous": 1, "abnormal": 1, "1": 1}
+SPLITS = ("train", "val", "test")
+
+
+class Folder(ImageFileModule):
+    """Your own images, in folders of normal and anomalous ones or listed in an index file.
+
+    Subfolders are searched. Masks are found by name: ``<mask_dir>/<defect folder>/<stem>_mask`` or
+    ``<mask_dir>/<stem>_mask``, each also without ``_mask``. Normal images without a place of their own for testing are
+    split by the seed.
+
+    An index has one row an image: CSV with a header, or JSON lines. Columns: ``path``, ``label`` (normal, good, 0,
+    anomaly, anomalous, abnormal, 1), and if wanted ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are
+    relative to ``root`` or to the index. Anomalies listed for training serve validation, like those listed for it;
+    listed without a split they are for testing.
+
+    Args:
+        root: Folder that the other folders are relative to; the index file's own folder by default.
+        normal_dir: Normal images, one folder or several.
+        abnormal_dir: Anomalous images, one folder or several, one for each kind of defect.
+        mask_dir: Masks; some or all anomalous images may have none.
+        normal_test_dir: Normal images for testing; then all in ``normal_dir`` are for training.
+        test_fraction: Share of the normal images that is for testing where nothing says which.
+        index: Index file, instead of the folders.
+        files: Options of :class:`~anomaly_suite.data.file_sets.ImageFileModule`.
+
+    Raises:
+        ConfigError: neither root nor index, or ``test_fraction`` out of range.
+        DatasetNotFoundError: a folder or listed file is missing or empty.
+        DatasetError: a label or split is not known, masks and images do not fit together, or an image is repeated in
+            another split.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        normal_dir: str | list[str] = "normal",
+        abnormal_dir: str | list[str] = "abnormal",
+        mask_dir: str | None = None,
+        normal_test_dir: str | list[str] | None = None,
+        test_fraction: float = 0.2,
+        index: str | None = None,
+        **files: Any,
+    ) -> None:
+        super().__init__(**files)
+        if root is None and index is None:
+            raise ConfigError(
+                "Folder needs root (with normal and abnormal folders) or index (a CSV or JSON lines file)."
+            )
+        if not 0 < test_fraction < 1:
+            raise ConfigError(f"test_fraction must be in (0, 1); got {test_fraction}.")
+        self.index = Path(index).expanduser() if index is not None else None
+        self.root = Path(root).expanduser() if root is not None else Path(index or "").expanduser().parent
+        self.normal_dir = normal_dir
+        self.abnormal_dir = abnormal_dir
+        self.mask_dir = mask_dir
+        self.normal_test_dir = normal_test_dir
+        self.test_fraction = test_fraction
+
+    def read(self) -> Found:
+        """List the images, from the index or the folders, and print what was found."""
+        found = self._read_folders() if self.index is None else self._read_index(self.index)
+        rank_zero_info(_summary(self.index or self.root, found))
+        anomalies = [item for item in found.test if item.label]
+        bare = [item for item in anomalies if item.mask is None]
+        if 0 < len(bare) < len(anomalies):
+            rank_zero_warn(
+                f"{len(bare)} of {len(anomalies)} anomalous test images have no mask, first '{bare[0].path}': masks are left "
+                "out and there are no pixel metrics. Add the masks, or leave these images out of the test set."
+            )
+        return found
+
+    def _read_folders(self) -> Found:
+        if not self.root.is_dir():
+            raise DatasetNotFoundError(
+                f"Folder expects a folder at root='{self.root}', which does not exist. Correct root."
+            )
+        normals = [Item(path) for _, path in self._images(self.normal_dir)]
+        tests = [Item(path) for _, path in self._images(self.normal_test_dir or [])]
+        if not tests:
+            normals, tests = self._split(normals)
+        names: dict[Path, list[str]] = {}
+        defects: dict[Path, str] = {}
+        for folder, path in self._images(self.abnormal_dir):
+            stem = path.relative_to(folder).with_suffix("")
+            names[path] = [f"{where}{end}" for where in (folder.name / stem, stem) for end in ("_mask", "")]
+            names[path] = [Path(name).as_posix() for name in names[path]]
+            defects[path] = stem.parent.as_posix() if len(stem.parts) > 1 else folder.name
+        masks: dict[Path, Path] = {}
+        if self.mask_dir is not None:
+            require_images(self.root / self.mask_dir, dataset="Folder")
+            masks = pair_masks(self.root / self.mask_dir, names)
+        tests += [Item(path, 1, masks.get(path), defect=defect) for path, defect in defects.items()]
+        return Found(normals, [], tests)
+
+    def _images(self, folders: str | list[str]) -> list[tuple[Path, Path]]:
+        names = [folders] if isinstance(folders, str) else folders
+        return [
+            (self.root / name, path) for name in names for path in require_images(self.root / name, dataset="Folder")
+        ]
+
+    def _split(self, normals: list[Item]) -> tuple[list[Item], list[Item]]:
+        """Training and test part by the seed."""
+        count = max(1, round(self.test_fraction * len(normals)))
+        if count >= len(normals):
+            raise DatasetError(
+                f"{len(normals)} normal images cannot be split into a training and a test part. Add images or set normal_test_dir."
+            )
+        order = np.random.default_rng(self.seed).permutation(len(normals)).tolist()
+        train, test = sorted(order[count:]), sorted(order[:count])
+        return [normals[index] for index in train], [normals[index] for index in test]
+
+    def _read_index(self, index: Path) -> Found:
+        rows = _rows(index)
+        parts: dict[str, list[Item]] = {"": [], "train": [], "val": [], "test": []}
+        for number, row in rows:
+            label = _known(row["label"], LABELS, f"label in row {number} of '{index}'")
+            split = row.get("split", "")
+            split = split and _known(split, {name: name for name in SPLITS}, f"split in row {number} of '{index}'")
+            if label:
+                split = {"": "test", "train": "val"}.get(split, split)
+            mask = self._locate(row["mask"], index) if row.get("mask") else None
+            defect = row.get("defect_type") or "anomaly" if label else ""
+            parts[split].append(Item(self._locate(row["path"], index), label, mask, defect=defect))
+        for name, items in parts.items():
+            parts[name] = sorted(items, key=lambda item: item.path.as_posix())
+        listed = [item for items in parts.values() for item in items]
+        paths = [item.path for item in listed] + [item.mask for item in listed if item.mask is not None]
+        require_files(paths, source=f"'{index}'")
+        if parts[""] and all(item.label for item in parts["test"]):
+            parts[""], extra = self._split(parts[""])
+            parts["test"] += extra
+        train = parts["train"] + parts[""]
+        if not train or not parts["test"]:
+            raise DatasetError(
+                f"'{index}' lists {len(train)} training and {len(parts['test'])} test images; both are needed. Complete it."
+            )
+        return Found(train, parts["val"], parts["test"])
+
+    def _locate(self, name: str, index: Path) -> Path:
+        beside = index.parent / name
+        return beside if beside.is_file() else self.root / name
+
+
+def _rows(index: Path) -> list[tuple[int, dict[str, str]]]:
+    """Rows of an index file with their line numbers, every value as text."""
+    if not index.is_file():
+        raise DatasetNotFoundError(f"Folder expects an index file at '{index}', which does not exist. Correct index.")
+    text = index.read_text(encoding="utf-8-sig")
+    rows: list[tuple[int, dict[str, Any]]] = []
+    if text.lstrip().startswith("{"):
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    rows.append((number, dict(json.loads(line))))
+                except ValueError as error:
+                    raise DatasetError(
+                        f"line {number} of '{index}' is not a JSON object ({error}). Write one object a line."
+                    ) from error
+    else:
+        rows = list(enumerate(csv.DictReader(text.splitlines()), 2))
+    if not rows:
+        raise DatasetError(f"'{index}' lists no image. Give CSV with a header (path,label,...) or JSON lines.")
+    for number, row in rows:
+        for column in ("path", "label"):
+            if row.get(column) in (None, ""):
+                raise DatasetError(
+                    f"row {number} of '{index}' has no {column!r}; its columns are {', '.join(map(str, row))}. "
+                    "Every row needs path and label."
+                )
+    return [(number, {key: _text(value) for key, value in row.items()}) for number, row in rows]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value).strip()
+
+
+def _known(value: str, table: dict[str, Any], what: str) -> Any:
+    if value.casefold() not in table:
+        raise DatasetError(f"{what} must be one of {', '.join(table)}; got {value!r}.{did_you_mean(value, table)}")
+    return table[value.casefold()]
+
+
+def _summary(where: Path, found: Found) -> str:
+    """A short table: images and masks of each split and kind."""
+    images: Counter[tuple[str, str]] = Counter()
+    masks: Counter[tuple[str, str]] = Counter()
+    for split, items in zip(SPLITS, found, strict=True):
+        for item in items:
+            images[split, item.defect or "normal"] += 1
+            masks[split, item.defect or "normal"] += item.mask is not None
+    width = max(len(kind) for _, kind in images)
+    lines = [f"{split:5}  {kind:{width}}  {count:6}  {masks[split, kind]:5}" for (split, kind), count in images.items()]
+    return "\n".join([f"Found in '{where}':", f"split  {'kind':{width}}  images  masks", *lines])

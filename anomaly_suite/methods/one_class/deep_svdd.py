@@ -1,0 +1,417 @@
+"""Deep SVDD: pull normal images to one point; the distance to it is the score.
+
+Paper: Ruff et al., "Deep One-Class Classification", ICML 2018.
+Reference: lukasruff/Deep-SVDD-PyTorch at 1901612 (MIT); architecture and settings as described of it, no code read.
+Differs: centre, radius and input range are buffers, so a checkpoint is complete; the input range is computed from the
+    training normals instead of being listed for each class; an exactly zero component of the centre moves to +0.1, where
+    the release leaves it. Decoders reach image sizes other than 28 and 32 by the same pattern.
+Axes: B batch, C channels, H and W pixels, D embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.nn.backbones import FeatureExtractor
+from anomaly_suite.nn.size import ImageSize, height_width, require_image
+
+CENTER_MARGIN = 0.1  # components of c nearer to 0 could be matched by weights of 0
+BN_EPS = 1e-4
+LR_DECAY = 0.1
+CODE_GRID = 4  # the code is decoded from 4 x 4 cells
+
+
+class LeNetEncoder(nn.Module):
+    """Convolutions without biases or affine batch norms, which could produce the centre from any image.
+
+    Args:
+        in_channels: C.
+        image_size: (H, W).
+        widths: Channels after each convolution; every one halves the image.
+        latent_dim: D.
+    """
+
+    def __init__(
+        self, *, in_channels: int, image_size: tuple[int, int], widths: Sequence[int], latent_dim: int
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.image_size = image_size
+        layers: list[nn.Module] = []
+        for before, after in pairwise((in_channels, *widths)):
+            layers += [
+                nn.Conv2d(before, after, 5, padding=2, bias=False),
+                nn.BatchNorm2d(after, eps=BN_EPS, affine=False),
+                nn.LeakyReLU(),
+                nn.MaxPool2d(2),
+            ]
+        self.levels = nn.Sequential(*layers, nn.Flatten())
+        height, width = (side // 2 ** len(widths) for side in image_size)
+        if min(height, width) < 1:
+            raise ConfigError(
+                f"image_size must be at least {2 ** len(widths)} for {len(widths)} poolings; got {image_size}. Give fewer widths."
+            )
+        self.head = nn.Linear(widths[-1] * height * width, latent_dim, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, D)."""
+        require_image(image, channels=self.in_channels, size=self.image_size)
+        code: Tensor = self.head(self.levels(image))
+        return code
+
+
+class LeNetDecoder(nn.Module):
+    """The mirror of :class:`LeNetEncoder` for pre-training: activation, nearest upsampling, transposed convolution.
+
+    Its grids end at the image size and are even before that: 4, 8, 14, 28 for MNIST (the 16 that 8 is doubled to loses
+    its border in the convolution), 4, 4, 8, 16, 32 for CIFAR10.
+
+    Args:
+        out_channels: C.
+        image_size: (H, W).
+        widths: Those of the encoder.
+        latent_dim: D, a multiple of 16.
+        normalize_code: Batch norm on the code, as the release does for colour images.
+    """
+
+    def __init__(
+        self,
+        *,
+        out_channels: int,
+        image_size: tuple[int, int],
+        widths: Sequence[int],
+        latent_dim: int,
+        normalize_code: bool,
+    ) -> None:
+        super().__init__()
+        if latent_dim % CODE_GRID**2:
+            raise ConfigError(f"latent_dim must be a multiple of 16 to be decoded; got {latent_dim}. Round it up.")
+        self.image_size = image_size
+        self.normalize = nn.BatchNorm1d(latent_dim, eps=BN_EPS, affine=False) if normalize_code else None
+        rows, columns = (mirrored_grids(side, len(widths) + 1) for side in image_size)
+        self.before = [(row[0], column[0]) for row, column in zip(rows, columns, strict=True)]
+        channels = (latent_dim // CODE_GRID**2, *reversed(widths), out_channels)
+        self.convolutions = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, 5, padding=(row[1], column[1]), bias=False)
+            for (before, after), row, column in zip(pairwise(channels), rows, columns, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=BN_EPS, affine=False) for width in reversed(widths))
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(B, D) to (B, C, H, W) in [0, 1].
+
+        Raises:
+            ShapeError: a training batch of one colour image, whose code cannot be normalised.
+        """
+        if self.normalize is not None:
+            if self.training and len(code) == 1:
+                raise ShapeError(
+                    "pre-training on colour images needs at least 2 images in every training batch; got 1. "
+                    "Choose a train_batch_size that does not leave a single image over, or drop the last batch."
+                )
+            code = self.normalize(code)
+        x = code.view(len(code), -1, CODE_GRID, CODE_GRID)
+        for index, (size, convolution) in enumerate(zip(self.before, self.convolutions, strict=True)):
+            x = self.norms[index - 1](x) if index else x
+            x = convolution(F.interpolate(F.leaky_relu(x), size=size, mode="nearest"))
+        height, width = self.image_size
+        return torch.sigmoid(x[:, :, :height, :width])  # an odd size comes out one too large
+
+
+def mirrored_grids(side: int, count: int) -> list[tuple[int, int]]:
+    """Size before each of ``count`` transposed convolutions along one axis, and their paddings (2 keeps a size).
+
+    Example:
+        >>> mirrored_grids(28, 3)
+        [(8, 2), (16, 3), (28, 2)]
+        >>> mirrored_grids(32, 4)
+        [(4, 2), (8, 2), (16, 2), (32, 2)]
+    """
+    after = [side]
+    while len(after) < count:
+        after.insert(0, 2 * math.ceil(after[0] / 4))
+    before = [after[0], *(2 * size for size in after[:-1])]
+    return [(wide, 2 + (wide - size) // 2) for wide, size in zip(before, after, strict=True)]
+
+
+class PooledBackbone(nn.Module):
+    """Last feature map of a timm network, averaged, and a linear layer without bias.
+
+    Args:
+        name: Any timm network with feature maps.
+        latent_dim: D.
+    """
+
+    def __init__(self, *, name: str, latent_dim: int) -> None:
+        super().__init__()
+        self.features = FeatureExtractor(name, layers=[-1])
+        self.head = nn.Linear(self.features.channels[-1], latent_dim, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] to (B, D)."""
+        code: Tensor = self.head(self.features(image)[-1].mean((2, 3)))
+        return code
+
+
+def global_contrast_normalization(image: Tensor) -> Tensor:
+    """Shift every image to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
+    centred = image - image.mean((1, 2, 3), keepdim=True)
+    scale = centred.abs().mean((1, 2, 3), keepdim=True)
+    return centred / scale.clamp_min(1e-8)  # an image of one colour stays 0
+
+
+def squared_distance(code: Tensor, center: Tensor) -> Tensor:
+    """(B, D) and (D,) to (B,), in float32."""
+    return ((code.float() - center) ** 2).sum(1)
+
+
+def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Summed squared error of each image, (B,)."""
+    return ((image.float() - reconstruction.float()) ** 2).sum((1, 2, 3))
+
+
+def away_from_zero(center: Tensor) -> Tensor:
+    """Move components with absolute value below 0.1 to 0.1 or -0.1; an exact 0 goes to 0.1."""
+    sign = torch.where(center < 0, -1.0, 1.0)
+    return torch.where(center.abs() < CENTER_MARGIN, CENTER_MARGIN * sign, center)
+
+
+def soft_boundary_loss(distance: Tensor, radius: Tensor, *, nu: float) -> Tensor:
+    """Squared radius plus the mean excess over it, divided by ``nu``.
+
+    Args:
+        distance: Squared distances (B,).
+        radius: A scalar; a distance, not a squared one.
+        nu: Share of training images that may lie outside.
+
+    Returns:
+        A scalar.
+    """
+    return radius**2 + (distance - radius**2).clamp_min(0).mean() / nu
+
+
+def boundary_radius(distance: Tensor, *, nu: float) -> Tensor:
+    """Radius that leaves a share ``nu`` of squared distances (B,) outside: a quantile of their roots, interpolated."""
+    return torch.quantile(distance.sqrt(), 1 - nu)
+
+
+class DeepSVDD(AnomalyModule):
+    """A network that maps normal images close to a fixed centre; the squared distance is the score.
+
+    Epochs before ``ae_epochs`` pre-train the encoder as an autoencoder; until they are over, the score is its squared
+    error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
+    the trainer ``max_epochs`` of both phases together (300 for the paper's MNIST, 500 for its CIFAR10).
+
+    Args:
+        backbone: ``lenet``, the paper's networks without biases, on contrast-normalised images; or any timm network.
+        in_channels: C; 1 or 3 for a timm network.
+        image_size: Height and width for ``lenet``; a timm network takes any.
+        widths: Channels of the LeNet; null is 8 and 4 for grey images, 32, 64 and 128 for colour.
+        latent_dim: D; null is 32 for the grey LeNet, else 128.
+        weights: Of a timm network: ``imagenet``, a local file, or null for random ones.
+        objective: ``one-class`` shrinks all distances, ``soft-boundary`` those outside a radius.
+        nu: Share of training images that may lie outside the radius.
+        warmup_epochs: Epochs of the second phase in which the radius stays 0.
+        lr: Learning rate of Adam.
+        lr_milestones: Epochs of the second phase after which the rate falls to a tenth.
+        weight_decay: Of Adam.
+        ae_epochs: Epochs of pre-training; null is 150 for ``lenet`` and 0 for a timm network, which has no decoder.
+        ae_lr: Learning rate of the pre-training.
+        ae_lr_milestones: Its milestones; the paper's CIFAR10 has 250.
+        ae_weight_decay: Its weight decay; the paper's CIFAR10 has 5e-7.
+
+    Raises:
+        ConfigError: pre-training of a timm network, an unknown backbone, or sizes that do not fit.
+    """
+
+    input_range: Tensor
+    center: Tensor
+    radius: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "lenet",
+        in_channels: int = 1,
+        image_size: ImageSize = 28,
+        widths: Sequence[int] | None = None,
+        latent_dim: int | None = None,
+        weights: str | None = "imagenet",
+        objective: Literal["one-class", "soft-boundary"] = "one-class",
+        nu: float = 0.1,
+        warmup_epochs: int = 10,
+        lr: float = 1e-4,
+        lr_milestones: Sequence[int] = (50,),
+        weight_decay: float = 5e-7,
+        ae_epochs: int | None = None,
+        ae_lr: float = 1e-4,
+        ae_lr_milestones: Sequence[int] = (50,),
+        ae_weight_decay: float = 5e-4,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not 0 < nu <= 1:
+            raise ConfigError(f"nu must be above 0 and at most 1; got {nu}. The paper uses 0.1 and 0.01.")
+        is_lenet = backbone == "lenet"
+        self.ae_epochs = (150 if is_lenet else 0) if ae_epochs is None else ae_epochs
+        if self.ae_epochs and not is_lenet:
+            raise ConfigError(
+                f"only lenet can be pre-trained as an autoencoder; got backbone={backbone} with ae_epochs={ae_epochs}. "
+                "Set ae_epochs to 0."
+            )
+        latent_dim = latent_dim or (32 if is_lenet and in_channels == 1 else 128)
+        self.encoder: LeNetEncoder | PooledBackbone
+        self.decoder: LeNetDecoder | None = None
+        if is_lenet:
+            size = height_width(image_size)
+            widths = widths or ((8, 4) if in_channels == 1 else (32, 64, 128))
+            self.encoder = LeNetEncoder(in_channels=in_channels, image_size=size, widths=widths, latent_dim=latent_dim)
+            if self.ae_epochs:
+                self.decoder = LeNetDecoder(
+                    out_channels=in_channels,
+                    image_size=size,
+                    widths=widths,
+                    latent_dim=latent_dim,
+                    normalize_code=in_channels > 1,
+                )
+        else:
+            self.encoder = PooledBackbone(name=backbone, latent_dim=latent_dim)
+        self.latent_dim = latent_dim
+        self.weights = weights
+        self.objective = objective
+        self.nu = nu
+        self.warmup_epochs = warmup_epochs
+        self.schedule = (lr, lr_milestones, weight_decay)
+        self.ae_schedule = (ae_lr, ae_lr_milestones, ae_weight_decay)
+        self.register_buffer("input_range", torch.empty(0))  # smallest and largest pixel of normalised training images
+        self.register_buffer("center", torch.empty(0))  # (D,)
+        self.register_buffer("radius", torch.zeros(()))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a centre, or, in the first phase, an autoencoder to score with."""
+        return self.center.numel() > 0 or (self.decoder is not None and self.input_range.numel() > 0)
+
+    def load_pretrained(self) -> None:
+        """Load the weights of a timm network."""
+        if isinstance(self.encoder, PooledBackbone):
+            self.encoder.features.load_weights(self.weights)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """What the encoder takes: contrast-normalised images in the range of the training images, for ``lenet``."""
+        if isinstance(self.encoder, PooledBackbone):
+            return image  # the backbone standardises
+        low, high = self.input_range.unbind()
+        return (global_contrast_normalization(image) - low) / (high - low)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, None]:
+        """Score images by their distance to the centre.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            ``anomaly_score`` (B,), the squared distance (less the squared radius, if there is one), and no map. Before
+            the centre is set: the summed squared error of the autoencoder.
+        """
+        x = self.normalize(image)
+        if self.decoder is not None and not self.center.numel():
+            return squared_error(x, self.decoder(self.encoder(x))), None
+        return squared_distance(self.encoder(x), self.center) - self.radius**2, None
+
+    def on_train_start(self) -> None:
+        """Measure the range of the normalised training images, unless a checkpoint knows it."""
+        if self.ae_epochs >= (self.trainer.max_epochs or math.inf) > 0:
+            rank_zero_warn(
+                f"DeepSVDD only pre-trains its autoencoder: max_epochs={self.trainer.max_epochs} does not exceed "
+                f"ae_epochs={self.ae_epochs}. Raise max_epochs or lower ae_epochs."
+            )
+        if isinstance(self.encoder, PooledBackbone) or self.input_range.numel():
+            return
+        extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
+        for image in self._training_images():
+            x = global_contrast_normalization(image)
+            extremes = torch.maximum(extremes, torch.stack([-x.amin(), x.amax()]))
+        low, high = self.trainer.strategy.reduce(extremes, reduce_op="max").unbind()
+        if not -low < high:
+            raise ConfigError("DeepSVDD needs training images that are not all of one colour. Look at the data set.")
+        self.input_range = torch.stack([-low, high])
+
+    def on_train_epoch_start(self) -> None:
+        """Set the learning rate and weight decay of the phase, and the centre when the second phase begins.
+
+        Both phases share one optimiser, whose state is cleared between them, because Lightning builds optimisers before
+        the first epoch and restores them from a checkpoint by number. Its settings follow from the epoch alone, so that
+        a resumed run needs no scheduler state.
+        """
+        epoch = self.current_epoch
+        (optimizer,) = self.trainer.optimizers
+        if epoch >= self.ae_epochs and not self.center.numel():
+            self.center = away_from_zero(self._mean_code())
+            optimizer.state.clear()
+        rate, milestones, decay = self.ae_schedule if epoch < self.ae_epochs else self.schedule
+        phase_epoch = epoch if epoch < self.ae_epochs else epoch - self.ae_epochs
+        rate *= LR_DECAY ** sum(phase_epoch >= milestone for milestone in milestones)
+        encoder, *decoder = optimizer.param_groups
+        encoder.update(lr=rate, weight_decay=decay)
+        for group in decoder:  # at rest in the second phase
+            group.update(lr=rate if epoch < self.ae_epochs else 0.0, weight_decay=decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Reconstruction error in the first phase, distance to the centre in the second."""
+        x = self.normalize(batch["image"])
+        code = self.encoder(x)
+        if self.decoder is not None and not self.center.numel():
+            loss = squared_error(x, self.decoder(code)).mean()
+        else:
+            distance = squared_distance(code, self.center)
+            if self.objective == "soft-boundary":
+                loss = soft_boundary_loss(distance, self.radius, nu=self.nu)
+                self._update_radius(distance.detach())
+            else:
+                loss = distance.mean()
+            if self.decoder is not None:  # DDP waits for a gradient of every parameter
+                loss = loss + 0.0 * torch.stack([weight.sum() for weight in self.decoder.parameters()]).sum()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Optimizer:
+        """Adam; :meth:`on_train_epoch_start` sets its rates."""
+        parts = [self.encoder] if self.decoder is None else [self.encoder, self.decoder]
+        return Adam([{"params": list(part.parameters())} for part in parts])
+
+    def _update_radius(self, distance: Tensor) -> None:
+        if self.current_epoch - self.ae_epochs >= self.warmup_epochs:
+            everywhere = self.all_gather(distance)
+            assert isinstance(everywhere, Tensor)
+            self.radius.copy_(boundary_radius(everywhere.flatten(), nu=self.nu))
+
+    def _training_images(self) -> Iterator[Tensor]:
+        for batch in self.training_batches():
+            image = batch["image"]
+            if "padding" in batch:  # repeated for another process's sake
+                image = image[~batch["padding"]]
+            if len(image):
+                yield image
+
+    @torch.no_grad()
+    def _mean_code(self) -> Tensor:
+        total = torch.zeros(self.latent_dim, dtype=torch.float64, device=self.device)
+        count = torch.zeros((), device=self.device)
+        self.encoder.eval()
+        for image in self._training_images():
+            total += self.encoder(self.normalize(image)).sum(0, dtype=torch.float64)
+            count += len(image)
+        self.encoder.train()
+        return (self.sum_over_ranks(total) / self.sum_over_ranks(count)).float()

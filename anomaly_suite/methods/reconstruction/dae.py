@@ -1,0 +1,205 @@
+"""DAE and VAE: what an autoencoder trained on normal images rebuilds badly is anomalous.
+
+Papers: Masci et al., "Stacked Convolutional Auto-Encoders for Hierarchical Feature Extraction", ICANN 2011 (DAE, here a
+    deep, not a denoising autoencoder unless ``noise_std`` says so); Kingma and Welling, "Auto-Encoding Variational
+    Bayes", ICLR 2014, arXiv:1312.6114 (VAE). They are baselines of Yu Tian's thesis; no code was released with it.
+Differs: the thesis names neither architecture nor latent size; both are the DCGAN pair with a 128-wide latent vector. The
+    decoder's variance is fixed at 1: another one is the same as another ``beta``, up to a scale of the loss.
+Axes: B batch, C channels, H and W pixels, Z latent width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import Adam, Optimizer
+
+from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, default_widths
+from anomaly_suite.nn.size import ImageSize, height_width
+
+LOG_VARIANCE_RANGE = (-10.0, 10.0)  # keeps exp() finite
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], the range of tanh."""
+    return 2 * image - 1
+
+
+def residual_scores(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error as image score and map.
+
+    Args:
+        image: Shape (B, C, H, W).
+        reconstruction: The same shape.
+
+    Returns:
+        Sum over channels and pixels (B,), and mean over channels (B, 1, H, W).
+    """
+    residual = (image.float() - reconstruction.float()) ** 2
+    return residual.sum((1, 2, 3)), residual.mean(1, keepdim=True)
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of a diagonal Gaussian from N(0, I).
+
+    Args:
+        mean: Shape (B, Z).
+        log_variance: Shape (B, Z).
+
+    Returns:
+        Shape (B,), 0 or above.
+    """
+    return -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1)
+
+
+def sample_latent(mean: Tensor, log_variance: Tensor, *, generator: Generator) -> Tensor:
+    """``mean + deviation * noise``, differentiable in both arguments of shape (B, Z)."""
+    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    return mean + (log_variance / 2).exp() * noise
+
+
+class DAE(AnomalyModule):
+    """Deep convolutional autoencoder, scored by the squared error of its reconstruction.
+
+    Args:
+        in_channels: C.
+        image_size: Height and width; other sizes are refused.
+        widths: Channels of each level, outermost first; null doubles from 64 until 4 cells are left.
+        latent_dim: Z; 32 suits 28-pixel digits.
+        noise_std: Deviation of Gaussian noise added to training inputs in [-1, 1] (the target stays clean); 0 for none.
+        lr: Learning rate of Adam.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        image_size: ImageSize = 64,
+        widths: Sequence[int] | None = None,
+        latent_dim: int = 128,
+        noise_std: float = 0.0,
+        lr: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.encoder, self.decoder = _pair(in_channels, image_size, widths, latent_dim, encoded=latent_dim)
+        self.noise_std = noise_std
+        self.lr = lr
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean squared error over batch and pixels."""
+        clean = to_signed(batch["image"])
+        noisy = clean
+        if self.noise_std > 0:
+            generator = self.step_generator(batch_idx)
+            noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device, generator=generator)
+            noisy = clean + self.noise_std * noise
+        loss = residual_scores(clean, self.decoder(self.encoder(noisy)))[1].mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images by their reconstruction.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            Summed squared error (B,) and its mean over channels (B, 1, H, W), on the scale of [-1, 1].
+
+        Raises:
+            ShapeError: images of another size than ``image_size``.
+        """
+        x = to_signed(image)
+        return residual_scores(x, self.decoder(self.encoder(x)))
+
+    def configure_optimizers(self) -> Optimizer:
+        """Adam."""
+        return Adam(self.parameters(), lr=self.lr)
+
+
+class VAE(AnomalyModule):
+    """Variational autoencoder, scored by the reconstruction from the latent mean, by its ELBO or by its KL term.
+
+    Args:
+        in_channels: C.
+        image_size: Height and width; other sizes are refused.
+        widths: Channels of each level, outermost first; null doubles from 64 until 4 cells are left.
+        latent_dim: Z; 32 suits 28-pixel digits.
+        beta: Weight of the KL divergence.
+        score: ``residual`` is the summed squared error, ``elbo`` half of it plus ``beta`` times the KL divergence,
+            ``kl`` that divergence alone. The map is the squared error in every case.
+        lr: Learning rate of Adam.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        image_size: ImageSize = 64,
+        widths: Sequence[int] | None = None,
+        latent_dim: int = 128,
+        beta: float = 1.0,
+        score: Literal["residual", "elbo", "kl"] = "residual",
+        lr: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.encoder, self.decoder = _pair(in_channels, image_size, widths, latent_dim, encoded=2 * latent_dim)
+        self.beta = beta
+        self.score = score
+        self.lr = lr
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and clamped log variance, each (B, Z), of images (B, C, H, W) in [-1, 1]."""
+        mean, log_variance = self.encoder(x).float().chunk(2, 1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Negative ELBO, both terms summed within an image: a mean over pixels would let the KL term win."""
+        x = to_signed(batch["image"])
+        mean, log_variance = self.encode(x)
+        latent = sample_latent(mean, log_variance, generator=self.step_generator(batch_idx))
+        residual, _ = residual_scores(x, self.decoder(latent))
+        kl = kl_to_standard_normal(mean, log_variance)
+        loss = (residual / 2 + self.beta * kl).mean()
+        self.log_dict({"train/loss": loss, "train/residual": residual.mean(), "train/kl": kl.mean()})
+        return loss
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images; the latent mean stands for the code, so that scores are not random.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            ``anomaly_score`` (B,), and the squared error as mean over channels (B, 1, H, W), on the scale of [-1, 1].
+
+        Raises:
+            ShapeError: images of another size than ``image_size``.
+        """
+        x = to_signed(image)
+        mean, log_variance = self.encode(x)
+        residual, anomaly_map = residual_scores(x, self.decoder(mean))
+        kl = kl_to_standard_normal(mean, log_variance)
+        score = {"residual": residual, "elbo": residual / 2 + self.beta * kl, "kl": kl}[self.score]
+        return score, anomaly_map
+
+    def configure_optimizers(self) -> Optimizer:
+        """Adam."""
+        return Adam(self.parameters(), lr=self.lr)
+
+
+def _pair(
+    in_channels: int, image_size: ImageSize, widths: Sequence[int] | None, latent_dim: int, *, encoded: int
+) -> tuple[DCGANEncoder, DCGANDecoder]:
+    size = height_width(image_size)
+    widths = widths or default_widths(size)
+    return (
+        DCGANEncoder(in_channels=in_channels, image_size=size, widths=widths, out_features=encoded),
+        DCGANDecoder(in_features=latent_dim, out_channels=in_channels, image_size=size, widths=widths),
+    )

@@ -1,0 +1,45 @@
+"""Gaussian smoothing of anomaly maps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gaussian_blur(x: Tensor, *, sigma: float) -> Tensor:
+    """Smooth every plane of a batch with a separable Gaussian.
+
+    Args:
+        x: Shape (B, 1, H, W).
+        sigma: Standard deviation in pixels, above 0. The kernel reaches 4 sigma; borders are reflected.
+
+    Returns:
+        Shape (B, 1, H, W).
+    """
+    for dim in (2, 3):
+        radius = min(math.ceil(4 * sigma), x.shape[dim] - 1)  # a reflection cannot be wider than the image
+        offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+        kernel = torch.softmax(-(offset**2) / (2 * sigma**2), 0)
+        shape, padding = (
+            ((1, 1, -1, 1), (0, 0, radius, radius)) if dim == 2 else ((1, 1, 1, -1), (radius, radius, 0, 0))
+        )
+        x = F.conv2d(F.pad(x, padding, mode="reflect"), kernel.view(shape))
+    return x
+
+
+def smoothing_sigma(height: int, width: int, *, sigma: float = 4.0) -> float:
+    """Width of the smoothing for an image size.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        sigma: Pixels for images of 224 to 256 pixels, where papers state it; other sizes get it in proportion to 256.
+
+    Returns:
+        Pixels; 1 at 64 pixels for the default. The shorter side counts.
+    """
+    side = min(height, width)
+    return sigma if 224 <= side <= 256 else sigma * side / 256

@@ -1,0 +1,37 @@
+"""Image sizes: one number or two in an option, checked against what a network was built for."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from anomaly_suite.errors import ShapeError
+
+ImageSize = int | tuple[int, int]
+"""Height and width in pixels, or one number for both."""
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """An image size as (height, width); a YAML list of two is accepted too."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
+def require_image(image: Tensor, *, channels: int, size: tuple[int, int]) -> None:
+    """Refuse images that a network of fixed size cannot take.
+
+    Args:
+        image: Shape (B, C, H, W).
+        channels: The C that was built for.
+        size: The (H, W) that was built for.
+
+    Raises:
+        ShapeError: another number of channels, height or width.
+    """
+    expected = (channels, *size)
+    if tuple(image.shape[1:]) != expected:
+        raise ShapeError(
+            f"the network was built for images of shape (C, H, W) = {expected}; got {tuple(image.shape[1:])}. "
+            "Set in_channels and image_size to the data, or resize the images."
+        )

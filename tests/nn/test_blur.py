@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from anomaly_suite.nn.blur import gaussian_blur, smoothing_sigma
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.5])
+def test_equals_an_independent_filter(sigma: float) -> None:
+    image = torch.rand(2, 1, 23, 31, dtype=torch.float64)
+    radius = int(np.ceil(4 * sigma))
+    expected = [gaussian_filter(x.numpy(), sigma, mode="mirror", radius=radius) for x in image[:, 0]]
+    np.testing.assert_allclose(gaussian_blur(image, sigma=sigma)[:, 0].numpy(), expected, rtol=1e-10)
+
+
+def test_a_wide_kernel_fits_a_small_image() -> None:
+    flat = torch.full((1, 1, 3, 5), 2.0)
+    torch.testing.assert_close(gaussian_blur(flat, sigma=10.0), flat)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((256, 256), 4.0), ((224, 224), 4.0), ((64, 64), 1.0), ((512, 600), 8.0), ((223, 300), 223 / 64)]
+)
+def test_sigma_follows_the_shorter_side(size: tuple[int, int], expected: float) -> None:
+    assert smoothing_sigma(*size) == expected
