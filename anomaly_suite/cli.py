@@ -125,11 +125,11 @@ def check_class_name(name: str, kind: Kind) -> None:
 
 def _list(words: list[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if len(words) != 1 or words[0] not in KINDS:
         raise ConfigError(f"list needs one of {', '.join(KINDS)}; got {' '.join(words) or 'nothing'}.")
-    table = Table("name", "family" if words[0] == "methods" else "file", "what it is", box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("name", no_wrap=True), "family" if words[0] == "methods" else "file", "what it is", box=None, padding=(0, 2, 0, 0))
     for entry in catalog(cast(Kind, words[0])):
         table.add_row(entry.name, entry.family, entry.summary)
     Console().print(table)
@@ -155,7 +155,7 @@ def print_report(result: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)  # a command may say --disable [plots]
     table = Table("metric", "value", box=None, padding=(0, 2, 0, 0))
     for name, value in result["metrics"].items():
         table.add_row(name, f"{value:.4f}")

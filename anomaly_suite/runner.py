@@ -64,6 +64,10 @@ def run(verb: str, words: list[str]) -> None:
         raise ConfigError(" ".join(str(error).split())) from error
     except ValueError as error:
         raise _own_error(error) or error from None
+    except FileNotFoundError as error:
+        if not str(error).startswith("Checkpoint file not found"):
+            raise
+        raise CheckpointError(f"{error}. Give a file that exists with --ckpt_path.") from error
     if verb == "calibrate":
         _save_calibration(cli)
 
@@ -123,14 +127,18 @@ def explain(message: str, parser: SuiteParser) -> str:
         ConfigError: at once, for an unknown class.
     """
     text = " ".join(message.split())
-    inner = re.search(r'key "(\w+)": .*? Errors: - (.*?) - Expected a <class \'NoneType\'>', text)
-    part, reason = inner.groups() if inner else ("", text)
-    if wrong_class := re.search(r"Expected a dot import path string: (\w+)", reason):
+    inner = re.search(
+        r'key "([\w.]+)": .*? Errors: - (.*?) - Expected a <class \'NoneType\'>.*? Given value: (.*)', text
+    )
+    part, reason, given = inner.groups() if inner else ("", text, "")
+    wrong_class = re.search(r"Expected a dot import path string: (\w+)", reason)
+    if wrong_class and part in ("model", "data"):
         check_class_name(wrong_class[1], "methods" if part == "model" else "data")
     if wrong := re.search(r"(?:Option|option|arguments:) '?-*([\w.]+)", reason):
         known = {option for option in parser.known if option.count(".") == wrong[1].count(".")}
         return f"no option {wrong[1]!r}.{did_you_mean(wrong[1], known | {option.split('.')[0] for option in known})}"
-    return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}" if part else reason)
+    got = f"; got {given}" if given and given not in reason and part not in ("model", "data") else ""
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}{got}" if part else reason)
 
 
 def _option_names(package: ModuleType) -> set[str]:
@@ -179,6 +187,14 @@ class SuiteCLI(LightningCLI):
                 )
             config.trainer.max_epochs = 1
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; devices that are not there end in one sentence."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            advice = "Change the option that it names, trainer.accelerator or trainer.devices."
+            raise _own_error(error) or ConfigError(f"trainer: {' '.join(str(error).split())} {advice}") from error
+
     def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         SuiteParser.known |= {action.dest for action in parser._actions}
@@ -213,7 +229,9 @@ class RunConfig(SaveConfigCallback):
 
 def _save_calibration(cli: LightningCLI) -> None:
     """Write a copy of the checkpoint with the new thresholds beside it."""
-    source = Path(str(cli.config["validate"].ckpt_path))
+    if cli.config["validate"].ckpt_path is None:
+        raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
+    source = Path(cli.config["validate"].ckpt_path)
     checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     fitted = {f"calibration.{key}": value for key, value in cli.model.calibration.state_dict().items()}
     checkpoint["state_dict"].update({key: v.cpu() if isinstance(v, torch.Tensor) else v for key, v in fitted.items()})

@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +69,7 @@ class AnomalyMetrics(Callback):
         self.pixel_in_validation = pixel_in_validation
         self.exact = exact
         self.filename = filename
+        self._told: set[str] = set()  # warnings given; the next epoch would only repeat them
         self._reset()
 
     def _reset(self) -> None:
@@ -113,7 +114,7 @@ class AnomalyMetrics(Callback):
     # Update ------------------------------------------------------------------------------------------------------
 
     def _update(self, outputs: Prediction | None, raw: Any, *, with_pixels: bool) -> None:
-        if outputs is None:
+        if not isinstance(outputs, Mapping):
             return
         batch = as_batch(raw)
         if "frame_score" in outputs and "frame_label" in batch:
@@ -175,9 +176,11 @@ class AnomalyMetrics(Callback):
         self._counts = counts[:2].long()
         if stage == "val" and counts[0] > 0:
             values["normal_score"] = float(counts[2] / counts[0])
-        for reason in sorted(set(undefined.values())):
-            names = ", ".join(name for name, why in undefined.items() if why == reason)
-            log.warning("%s: %s (%s)", stage, reason, names)
+        for reason in sorted({why.partition(" ")[2] for why in undefined.values()}):  # without the metric's own name
+            names = ", ".join(name for name, why in undefined.items() if why.partition(" ")[2] == reason)
+            if (warning := f"{stage} has no {names}: each {reason}") not in self._told:
+                log.warning(warning)
+                self._told.add(warning)
         for name, value in values.items():
             pl_module.log(f"{stage}/{name}", value, sync_dist=False, rank_zero_only=False)
         return values, undefined
@@ -195,7 +198,7 @@ class AnomalyMetrics(Callback):
     def _write(
         self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float], undefined: dict[str, str]
     ) -> None:
-        folder, bounds = output_folder(trainer, None), self._error_bounds()  # every process takes part in both
+        folder, bounds = output_folder(trainer, None), self._error_bounds(undefined)  # every process takes part in both
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -220,23 +223,24 @@ class AnomalyMetrics(Callback):
         with replacing(folder / self.filename) as file:
             file.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
 
-    def _error_bounds(self) -> dict[str, float]:
-        """Certified error of the bounded-memory values, for pooled pixels."""
+    def _error_bounds(self, undefined: dict[str, str]) -> dict[str, float]:
+        """Certified error of the bounded-memory values that are defined, for pooled pixels."""
         collection = self._collections.get((POOLED, "pixel"))
         if collection is None or self.exact:
             return {}
-        bounds = {}
-        for name, metric in collection.items(keep_base=True, copy_state=False):
-            try:
-                bounds[f"pixel_{name}"] = float(metric.error_bound())  # type: ignore[operator]
-            except MetricUndefinedError:
-                continue
-        return bounds
+        members = {f"pixel_{name}": metric for name, metric in collection.items(keep_base=True, copy_state=False)}
+        return {
+            name: float(metric.error_bound())  # type: ignore[operator]
+            for name, metric in members.items()
+            if name not in undefined
+        }
 
 
 def _raw(outputs: Any) -> Any:
     decisions = ("pred_label", "pred_mask")
-    return outputs and {key: value for key, value in outputs.items() if key not in decisions}
+    if not isinstance(outputs, Mapping):
+        return None
+    return {key: value for key, value in outputs.items() if key not in decisions}
 
 
 def _category_means(values: dict[str, float]) -> dict[str, float]:

@@ -39,7 +39,8 @@ def choose_threshold(curve: Curve, rule: Literal["max_f1", "youden", "quantile"]
     allowed = int((false <= (1 - quantile) * normal + 1e-9).sum())  # the sum 1 - quantile is not exact
     if allowed:
         return float(curve.threshold[allowed - 1])
-    return float(torch.nextafter(curve.threshold[0], curve.threshold.new_tensor(float("inf"))))
+    highest = curve.threshold[0].float()  # scores are float32, their gathered copies are not
+    return float(torch.nextafter(highest, highest.new_tensor(float("inf"))))
 
 
 class Calibrate(Callback):

@@ -120,15 +120,15 @@ class TestStatistics:
 
         torch.testing.assert_close(distances(embedding), distances(embedding @ mixing + 5))
 
-    def test_24_bits_keep_seven_parts_in_a_million(self) -> None:
+    def test_24_bits_keep_fifteen_bits_of_mantissa(self) -> None:
         value = torch.randn(10_000) * 10 ** torch.linspace(-20, 20, 10_000)
         packed = to_24_bit(value)
         assert packed.shape == (10_000, 3)
-        assert ((from_24_bit(packed) - value) / value).abs().max() <= 2**-17
+        assert ((from_24_bit(packed) - value) / value).abs().max() <= 2**-16
         assert torch.equal(from_24_bit(to_24_bit(torch.tensor([0.0, -1.0, 0.5]))), torch.tensor([0.0, -1.0, 0.5]))
 
     def test_a_singular_covariance_without_eps(self, trainer_in: Make) -> None:
-        with pytest.raises(ConfigError, match="eps=0.0 does not"):
+        with pytest.raises(ConfigError, match=r"eps=0\.0 does not"):
             fit(trainer_in(), textures(4, size=(32, 32)), eps=0.0)
 
 
@@ -237,7 +237,7 @@ class TestFit:
     def test_two_images_are_enough_and_one_is_not(self, trainer_in: Make) -> None:
         model = fit(trainer_in(), textures(2, size=(32, 32)), batch_size=1)
         assert model(textures(3, size=(32, 32), seed=1))[0].isfinite().all()
-        with pytest.raises(ConfigError, match="at least 2 training images.*got 1"):
+        with pytest.raises(ConfigError, match=r"at least 2 training images.*got 1"):
             fit(trainer_in(), textures(1, size=(32, 32)))
 
     def test_padding_rows_do_not_count(self, trainer_in: Make) -> None:
@@ -274,7 +274,7 @@ class TestFit:
     def test_broken_pixels(self, trainer_in: Make) -> None:
         image = textures(8, size=(32, 32))
         image[5, 0, 3, 3] = float("nan")
-        with pytest.raises(NotFiniteError, match="training batch 2 hold NaN"):
+        with pytest.raises(NotFiniteError, match="batch 2 hold NaN"):
             fit(trainer_in(), image, batch_size=2)
 
     def test_images_of_two_sizes(self, trainer_in: Make) -> None:
@@ -298,9 +298,13 @@ class TestFit:
         restored = PaDiM.load_from_checkpoint(tmp_path / "padim.ckpt", weights_only=True).eval()
         image = textures(3, seed=1)
         assert torch.equal(model(image)[1], restored(image)[1])
-        assert torch.equal(trainer.predict(restored, loader(image), weights_only=True)[0]["anomaly_score"], model(image)[0])  # type: ignore[index, call-overload]
+        assert torch.equal(
+            trainer.predict(restored, loader(image), weights_only=True)[0]["anomaly_score"], model(image)[0]
+        )  # type: ignore[index, call-overload]
         entries = 16 * 16 * 100 * 101 // 2
-        others = sum(value.numel() * value.element_size() for value in model.state_dict().values() if isinstance(value, Tensor))
+        others = sum(
+            value.numel() * value.element_size() for value in model.state_dict().values() if isinstance(value, Tensor)
+        )
         assert (tmp_path / "padim.ckpt").stat().st_size < 1.02 * others
         assert model.factor.numel() == 3 * entries
 

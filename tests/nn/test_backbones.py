@@ -52,7 +52,10 @@ class TestMaps:
     def test_channels_last_networks_are_turned(self) -> None:
         extractor = FeatureExtractor("swin_tiny_patch4_window7_224", layers=[0, 1]).eval()
         with torch.no_grad():
-            assert [tuple(x.shape) for x in extractor(torch.rand(1, 3, 224, 224))] == [(1, 96, 56, 56), (1, 192, 28, 28)]
+            assert [tuple(x.shape) for x in extractor(torch.rand(1, 3, 224, 224))] == [
+                (1, 96, 56, 56),
+                (1, 192, 28, 28),
+            ]
 
     def test_a_grey_image_is_repeated(self) -> None:
         extractor, grey = FeatureExtractor("resnet18", layers=[1]).eval(), torch.rand(2, 1, 32, 32)
@@ -148,7 +151,9 @@ class TestWeights:
         state = random_state("resnet18", seed=0)
         renamed = {f"t{index}": value for index, value in enumerate(reversed(state.values()))}
         torch.save(renamed, tmp_path / "a.pth")
-        with pytest.raises(WeightsError, match=r"a\.pth must fit the backbone resnet18.*named conv1\.weight \(64, 3, 7, 7\)"):
+        with pytest.raises(
+            WeightsError, match=r"a\.pth must fit the backbone resnet18.*named conv1\.weight \(64, 3, 7, 7\)"
+        ):
             FeatureExtractor("resnet18").load_weights(str(tmp_path / "a.pth"))
 
     def test_the_first_wrong_shape_is_named_and_nothing_is_loaded(self, tmp_path: Path) -> None:
@@ -157,7 +162,9 @@ class TestWeights:
         torch.save(state, tmp_path / "a.pth")
         extractor = FeatureExtractor("resnet18", seed=1)
         before = extractor.net.conv1.weight.clone()
-        with pytest.raises(WeightsError, match=r"layer2\.0\.conv1\.weight is \(128, 64, 1, 1\) in it and \(128, 64, 3, 3\)"):
+        with pytest.raises(
+            WeightsError, match=r"layer2\.0\.conv1\.weight is \(128, 64, 1, 1\) in it and \(128, 64, 3, 3\)"
+        ):
             extractor.load_weights(str(tmp_path / "a.pth"))
         assert torch.equal(extractor.net.conv1.weight, before)
 

@@ -22,7 +22,8 @@ def test_a_wide_kernel_fits_a_small_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((256, 256), 4.0), ((224, 224), 4.0), ((64, 64), 1.0), ((512, 600), 8.0), ((223, 300), 223 / 64)]
+    ("size", "expected"),
+    [((256, 256), 4.0), ((224, 224), 4.0), ((64, 64), 1.0), ((512, 600), 8.0), ((223, 300), 223 / 64)],
 )
 def test_sigma_follows_the_shorter_side(size: tuple[int, int], expected: float) -> None:
     assert smoothing_sigma(*size) == expected

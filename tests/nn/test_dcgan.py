@@ -29,7 +29,9 @@ def test_the_card_table() -> None:
     convolutions = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512)
     norms = 2 * (128 + 256 + 512)
     assert sum(p.numel() for p in encoder.parameters()) == convolutions + 64 + norms + 8192 * 128 + 128
-    assert sum(p.numel() for p in decoder.parameters()) == 128 * 8192 + 2 * 512 + convolutions + 2 * (256 + 128 + 64) + 3
+    assert (
+        sum(p.numel() for p in decoder.parameters()) == 128 * 8192 + 2 * 512 + convolutions + 2 * (256 + 128 + 64) + 3
+    )
 
 
 def test_padding_is_black() -> None:

@@ -168,7 +168,7 @@ def global_contrast_normalization(image: Tensor) -> Tensor:
     """Shift every image to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
     centred = image - image.mean((1, 2, 3), keepdim=True)
     scale = centred.abs().mean((1, 2, 3), keepdim=True)
-    return centred / scale.clamp_min(1e-8)  # an image of one colour stays 0
+    return centred / scale.clamp_min(1e-5)  # an image of one colour stays near 0: its rounding errors are below 1e-7
 
 
 def squared_distance(code: Tensor, center: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def fill_triangle(entries: Tensor, lower: Tensor) -> Tensor:
 
 
 def to_24_bit(value: Tensor) -> Tensor:
-    """Round float32 to its upper three bytes, 16 bits of mantissa: relative error below 8e-6.
+    """Round float32 to its upper three bytes: 15 bits of mantissa, relative error at most 2**-16.
 
     Args:
         value: Any shape, float32, contiguous.

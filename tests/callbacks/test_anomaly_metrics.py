@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from torch import nn
+from torch.utils.data import DataLoader
+
+from anomaly_suite.callbacks import AnomalyMetrics, Calibrate
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Splits
+from anomaly_suite.data.memory import ImageSet
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.metrics import aupro
+
+
+class MeanScore(AnomalyModule):
+    """The score is the mean of the image, the map its first channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        return self.scale * image.flatten(1).mean(1), self.scale * image[:, :1]
+
+    def training_step(self, batch, batch_idx):
+        return self.scale * batch["image"].mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class NoMap(MeanScore):
+    def forward(self, image):
+        return super().forward(image)[0], None
+
+
+def around_20(count=60, seed=0, size=4):
+    """Images whose mean is near 20, where a sigmoid is 1 in float32, and labels that fit to some degree."""
+    generator = torch.Generator().manual_seed(seed)
+    label = (torch.arange(count) % 3 == 0).long()
+    image = 20 + torch.randn(count, 1, size, size, generator=generator) + 0.3 * label.view(-1, 1, 1, 1)
+    return image, label
+
+
+def run(trainer_in, module, loader, stage="test", **options):
+    trainer = trainer_in(callbacks=[AnomalyMetrics(**options)])
+    getattr(trainer, stage)(module, loader, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def result(folder):
+    text = (folder / "metrics.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    return json.loads(text)
+
+
+def f1_max(label, score):
+    precision, recall, _ = precision_recall_curve(label, score)
+    return (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+
+
+def fpr95(label, score):
+    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    return fpr[tpr >= 0.95].min()
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_image_values_equal_sklearn_on_raw_scores(tmp_path, trainer_in, batch_size):
+    image, label = around_20()
+    module = NoMap()
+    module.calibration.set("image", threshold=20.2, low=19.0, high=21.0)
+    loader = DataLoader(list(zip(image, label, strict=True)), batch_size=batch_size)
+    logged = run(trainer_in, module, loader)
+    score = image.flatten(1).mean(1).numpy()
+    decided, truth = score >= 20.2, label.numpy() == 1
+    expected = {
+        "image_AUROC": roc_auc_score(truth, score),
+        "image_AP": average_precision_score(truth, score),
+        "image_F1Max": f1_max(truth, score),
+        "image_Accuracy": (decided == truth).mean(),
+        "image_Sensitivity": decided[truth].mean(),
+        "image_Specificity": (~decided[~truth]).mean(),
+    }
+    assert 0.5 < expected["image_AUROC"] < 1
+    written = result(tmp_path)
+    assert written["metrics"] == pytest.approx(expected, abs=1e-12)
+    assert {name.removeprefix("test/"): value for name, value in logged.items()} == pytest.approx(expected, abs=1e-6)
+    assert written["undefined"] == {}
+
+
+def test_the_result_file_says_what_was_measured(tmp_path, trainer_in):
+    image, label = around_20(9)
+    module = NoMap()
+    module.calibration.set("image", threshold=20.2, low=19.0, high=21.0, rule="fixed", split="holdout")
+    seed_everything(17, verbose=False)
+    run(trainer_in, module, DataLoader(list(zip(image, label, strict=True)), batch_size=4), image=["AUROC", "Accuracy"])
+    written = result(tmp_path)
+    assert set(written["metrics"]) == {"image_AUROC", "image_Accuracy"}
+    assert written["definitions"].keys() == {"AUROC", "Accuracy"}
+    assert written["definitions"]["Accuracy"] == "Share of right decisions."
+    assert written["data"] == {"normal": 6, "anomalous": 3}
+    assert (written["method"], written["dataset"], written["validation"]) == ("NoMap", "unknown", "unknown")
+    assert written["calibration"]["image"] == {
+        "threshold": 20.2,
+        "low": 19.0,
+        "high": 21.0,
+        "rule": "fixed",
+        "split": "holdout",
+    }
+    assert written["seed"] == 17
+    assert written["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "anomaly-suite", "lightning", "torchmetrics"} <= set(written["versions"])
+
+
+def test_validation_logs_no_decisions_but_the_mean_normal_score(trainer_in, tmp_path):
+    image, label = around_20()
+    module = NoMap()
+    module.calibration.set("image", threshold=20.2, low=19.0, high=21.0)
+    loader = DataLoader(list(zip(image, label, strict=True)), batch_size=8)
+    logged = run(trainer_in, module, loader, "validate")
+    assert set(logged) == {"val/image_AUROC", "val/image_AP", "val/image_F1Max", "val/normal_score"}
+    score = image.flatten(1).mean(1)
+    assert logged["val/normal_score"] == pytest.approx(float(score[label == 0].mean()), rel=1e-6)
+    assert logged["val/image_AUROC"] == pytest.approx(roc_auc_score(label, score), abs=1e-6)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_one_label_is_explained_once_and_never_a_nan(tmp_path, trainer_in, caplog):
+    image, _ = around_20(6)
+    loader = DataLoader([(each, 0) for each in image], batch_size=4)
+    trainer = trainer_in(callbacks=[AnomalyMetrics()], max_epochs=3)
+    with caplog.at_level(logging.WARNING, "anomaly_suite"):
+        trainer.fit(NoMap(), loader, loader)
+    warnings = [record.message for record in caplog.records if record.name.startswith("anomaly_suite")]
+    assert len(warnings) == 1  # not once an epoch
+    assert "val has no image_AP, image_AUROC, image_F1Max" in warnings[0].replace("image_AUROC, image_AP", "image_AP, image_AUROC")
+    assert "got 6 normal and 0 anomalous" in warnings[0]
+    logged = trainer.callback_metrics
+    assert "val/image_AUROC" not in logged
+    assert float(logged["val/normal_score"]) == pytest.approx(float(image.mean()), rel=1e-6)
+
+    trainer.test(NoMap(), loader, verbose=False)
+    written = result(tmp_path)
+    assert written["metrics"] == {}
+    assert set(written["undefined"]) == {"image_AUROC", "image_AP", "image_F1Max"}
+    assert written["undefined"]["image_AUROC"].startswith("AUROC needs normal and anomalous samples; got 6 normal")
+    assert written["data"] == {"normal": 6, "anomalous": 0}
+
+
+def test_each_test_starts_anew(tmp_path, trainer_in):
+    image, label = around_20()
+    trainer = trainer_in(callbacks=[AnomalyMetrics()])
+    trainer.test(NoMap(), DataLoader([(each, 0) for each in image[:3]]), verbose=False)
+    trainer.test(NoMap(), DataLoader(list(zip(image[:6], label[:6], strict=True))), verbose=False)
+    written = result(tmp_path)
+    assert written["data"] == {"normal": 4, "anomalous": 2}
+    assert written["undefined"] == {}
+
+
+@pytest.mark.parametrize("level", ["image", "pixel", "frame"])
+def test_an_unknown_metric_names_the_nearest(level):
+    with pytest.raises(ConfigError, match=r"no metric 'AUROK'; known are .*Did you mean 'AUROC'\?"):
+        AnomalyMetrics(**{level: ["AP", "AUROK"]})
+
+
+def test_another_module_beside_it_is_left_alone(tmp_path, trainer_in):
+    class Plain(LightningModule):
+        def validation_step(self, batch, batch_idx):
+            return batch[0].mean()
+
+        def test_step(self, batch, batch_idx):
+            return batch[0].mean()
+
+    image, label = around_20(4)
+    loader = DataLoader(list(zip(image, label, strict=True)), batch_size=2)
+    assert run(trainer_in, Plain(), loader, "validate") == {}
+    assert run(trainer_in, Plain(), loader) == {}
+    assert result(tmp_path)["metrics"] == {}
+
+
+# Pixels --------------------------------------------------------------------------------------------------------------
+
+
+def maps(count=10, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(count, 1, size, size, dtype=torch.bool)
+    for index in range(0, count, 2):
+        top, left = 3 + index, 17 - index
+        mask[index, :, top : top + 6, left : left + 9] = True
+        mask[index, :, 28:31, 2:5] = True
+    # Skewed scores around 20: e to a normal draw.
+    image = 20 + torch.randn(count, 1, size, size, generator=generator).exp() + 2 * mask
+    return image, mask.flatten(1).any(1).long(), mask
+
+
+def test_pixel_values_equal_sklearn_within_the_error_bound(tmp_path, trainer_in):
+    image, label, mask = maps()
+    module = MeanScore()
+    module.calibration.set("pixel", threshold=22.5, low=20.0, high=30.0)
+    logged = run(trainer_in, module, DataLoader(list(zip(image, label, mask, strict=True)), batch_size=3))
+    score, truth = image.flatten().numpy(), mask.flatten().numpy()
+    both = (score >= 22.5) & truth
+    f1 = f1_max(truth, score)
+    exact = {
+        "pixel_AUROC": roc_auc_score(truth, score),
+        "pixel_AP": average_precision_score(truth, score),
+        "pixel_F1Max": f1,
+        "pixel_FPR95": fpr95(truth, score),
+        "pixel_AUPRO": float(aupro(image, mask)),
+        "pixel_IoU": both.sum() / ((score >= 22.5) | truth).sum(),
+        "pixel_Dice": 2 * both.sum() / ((score >= 22.5).sum() + truth.sum()),
+        "pixel_DiceMax": f1,
+        "pixel_IoUMax": f1 / (2 - f1),
+    }
+    written = result(tmp_path)
+    values = {name: value for name, value in written["metrics"].items() if name.startswith("pixel")}
+    assert values.keys() == exact.keys()
+    decided = {"pixel_IoU", "pixel_Dice"}
+    assert written["error_bound"].keys() == exact.keys() - decided
+    for name, value in exact.items():
+        bound = 0 if name in decided else written["error_bound"][name]
+        assert abs(values[name] - value) <= bound + 1e-9, name
+        assert bound < 1e-2
+        assert logged[f"test/{name}"] == pytest.approx(values[name], abs=1e-6)
+
+
+def test_exact_pixels_equal_sklearn_and_need_no_bound(tmp_path, trainer_in):
+    image, label, mask = maps()
+    loader = DataLoader(list(zip(image, label, mask, strict=True)), batch_size=3)
+    run(trainer_in, MeanScore(), loader, exact=True, pixel=["AUROC", "AP", "AUPRO"])
+    written = result(tmp_path)
+    score, truth = image.flatten().numpy(), mask.flatten().numpy()
+    assert written["metrics"]["pixel_AUROC"] == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
+    assert written["metrics"]["pixel_AP"] == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+    assert written["metrics"]["pixel_AUPRO"] == pytest.approx(float(aupro(image, mask)), abs=1e-12)
+    assert written["error_bound"] == {}
+
+
+def test_pixels_in_validation_only_if_asked_for(trainer_in):
+    image, label, mask = maps(4)
+    loader = DataLoader(list(zip(image, label, mask, strict=True)))
+    assert not [name for name in run(trainer_in, MeanScore(), loader, "validate") if "pixel" in name]
+    logged = run(trainer_in, MeanScore(), loader, "validate", pixel_in_validation=True, pixel=["AUROC"])
+    expected = roc_auc_score(mask.flatten(), image.flatten())
+    assert logged["val/pixel_AUROC"] == pytest.approx(expected, abs=1e-4)
+
+
+# Categories and frames -----------------------------------------------------------------------------------------------
+
+
+def test_categories_one_by_one_and_their_mean(tmp_path, trainer_in):
+    image, label = around_20(60)
+    category = [("bottle", "cable", "screw")[index // 5 % 3] for index in range(60)]  # batches of 7 mix them
+    items = [
+        {"image": each, "label": truth, "category": name} for each, truth, name in zip(image, label, category, strict=True)
+    ]
+    logged = run(trainer_in, NoMap(), DataLoader(items, batch_size=7), image=["AUROC", "AP"])
+    score, names = image.flatten(1).mean(1).numpy(), np.array(category)
+    values = result(tmp_path)["metrics"]
+    aurocs = []
+    for name in ("bottle", "cable", "screw"):
+        rows = names == name
+        aurocs.append(roc_auc_score(label[rows], score[rows]))
+        assert values[f"{name}/image_AUROC"] == pytest.approx(aurocs[-1], abs=1e-12)
+        assert values[f"{name}/image_AP"] == pytest.approx(average_precision_score(label[rows], score[rows]), abs=1e-12)
+    assert values["mean/image_AUROC"] == pytest.approx(np.mean(aurocs), abs=1e-12)
+    assert values["image_AUROC"] == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+    assert logged["test/mean/image_AUROC"] == pytest.approx(np.mean(aurocs), abs=1e-6)
+    assert len(values) == 2 * 5
+
+
+def test_one_category_has_no_mean(tmp_path, trainer_in):
+    image, label = around_20(9)
+    items = [{"image": each, "label": truth, "category": "a"} for each, truth in zip(image, label, strict=True)]
+    run(trainer_in, NoMap(), DataLoader(items, batch_size=2), image=["AUROC"])
+    assert set(result(tmp_path)["metrics"]) == {"image_AUROC", "a/image_AUROC"}
+
+
+def test_frames_of_videos_of_any_length(tmp_path, trainer_in):
+    class Video(NoMap):
+        def predict(self, batch):
+            return {"frame_score": batch["snippet_features"].mean((0, 2)) + 20}
+
+    rng = np.random.default_rng(0)
+    label = [rng.integers(0, 2, frames) for frames in (11, 5, 30)]
+    score = [(rng.normal(size=len(each)) + each).astype(np.float32) for each in label]
+    videos = [
+        {"snippet_features": torch.from_numpy(s).view(1, -1, 1), "frame_label": torch.from_numpy(y)}
+        for s, y in zip(score, label, strict=True)
+    ]
+    logged = run(trainer_in, Video(), DataLoader(videos, batch_size=None))
+    truth = np.concatenate(label)
+    raw = np.concatenate([(torch.from_numpy(each) + 20).numpy() for each in score])
+    values = result(tmp_path)["metrics"]
+    assert values.keys() == {"frame_AUROC", "frame_AP", "frame_EER"}
+    assert values["frame_AUROC"] == pytest.approx(roc_auc_score(truth, raw), abs=1e-12)
+    assert values["frame_AP"] == pytest.approx(average_precision_score(truth, raw), abs=1e-12)
+    fpr, tpr, _ = roc_curve(truth, raw)
+    grid = np.linspace(0, 1, 100_001)
+    crossing = grid[np.argmin(np.abs(1 - np.interp(grid, fpr, tpr) - grid))]
+    assert values["frame_EER"] == pytest.approx(crossing, abs=2e-5)
+    assert logged["test/frame_AUROC"] == pytest.approx(values["frame_AUROC"], abs=1e-6)
+
+
+# With other callbacks ------------------------------------------------------------------------------------------------
+
+
+def test_monitored_by_early_stopping_and_checkpointing(tmp_path, trainer_in):
+    class GoodAtEpochOne(NoMap):
+        def forward(self, image):
+            score, _ = super().forward(image)
+            return score if self.current_epoch == 1 else -score, None
+
+    image, label = around_20(12)
+    image = image + label.view(-1, 1, 1, 1) * 10
+    loader = DataLoader(list(zip(image, label, strict=True)), batch_size=4)
+    saver = ModelCheckpoint(dirpath=tmp_path, monitor="val/image_AUROC", mode="max", filename="{epoch}")
+    stopper = EarlyStopping(monitor="val/image_AUROC", mode="max", patience=2)
+    trainer = trainer_in(callbacks=[stopper, saver, AnomalyMetrics()], enable_checkpointing=True, max_epochs=10)
+    trainer.fit(GoodAtEpochOne(), loader, loader)
+    assert float(saver.best_model_score) == 1
+    assert saver.best_model_path.endswith("epoch=1.ckpt")
+    assert trainer.current_epoch == 4  # epochs 2 and 3 were worse
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
+
+
+class WithCategories(ImageSet):
+    """The second image has a category of its own."""
+
+    def batch(self, indices):
+        return {**super().batch(indices), "category": ["b" if index == 1 else "a" for index in indices]}
+
+
+class Nine(AnomalyDataModule):
+    """Nine validation images, uneven for two processes."""
+
+    def build(self):
+        image = torch.randint(0, 200, (9, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+        label = (torch.arange(9) % 2 == 0).long()
+        mask = torch.zeros(9, 1, 8, 8, dtype=torch.bool)
+        mask[::2, :, 2:5, 2:6] = True
+        image = image + 30 * mask + 10 * label.view(-1, 1, 1, 1).byte()
+        nine = WithCategories(image=image, label=label, names=[str(index) for index in range(9)], mask=mask)
+        return Splits(nine, nine, nine)
+
+
+class AsTest(AnomalyMetrics):
+    """Does in validation what it does in a test without anomalous pixels: two processes take long to start twice."""
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, *args):
+        self.on_test_batch_end(trainer, pl_module, outputs, {**batch, "mask": torch.zeros_like(batch["mask"])})
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.on_test_epoch_end(trainer, pl_module)
+
+
+def validate_and_test(trainer_in, folder, **options):
+    callbacks = [Calibrate(), AnomalyMetrics(pixel_in_validation=True), AsTest()]
+    trainer = trainer_in(callbacks=callbacks, default_root_dir=folder, **options)
+    module = MeanScore()
+    for level in ("image", "pixel"):
+        module.calibration.set(level, threshold=0.42, low=0.0, high=1.0)
+    trainer.validate(module, Nine(eval_batch_size=2), verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}, result(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_values_of_one(tmp_path, trainer_in):
+    logged, written = validate_and_test(trainer_in, tmp_path / "one")
+    logged_by_two, written_by_two = validate_and_test(trainer_in, tmp_path / "two", devices=2, strategy="ddp_spawn")
+    assert logged_by_two == pytest.approx(logged, rel=1e-6)
+    assert {"val/image_AUROC", "val/pixel_AUPRO", "val/a/pixel_AP", "val/normal_score"} <= set(logged)
+    assert all(math.isfinite(value) for value in logged.values())
+    assert written_by_two["metrics"] == written["metrics"]
+    assert {"image_AUROC", "image_Accuracy", "pixel_Dice", "a/image_AUROC", "b/image_Accuracy"} <= set(written["metrics"])
+    assert written_by_two["undefined"] == written["undefined"]
+    assert {"b/image_AUROC", "pixel_AUROC", "pixel_AUPRO"} <= set(written["undefined"])
+    assert written_by_two["data"] == written["data"] == {"normal": 4, "anomalous": 5}
+    assert written_by_two["calibration"] == written["calibration"]
+    assert written["calibration"]["image"]["normal"] == 4
+    assert written["calibration"]["pixel"]["anomalous"] == 5 * 12

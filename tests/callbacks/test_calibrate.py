@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from anomaly_suite.callbacks.calibrate import Calibrate, choose_threshold
+from anomaly_suite.contract import AnomalyModule
+from anomaly_suite.data import Digits
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.methods import ADACL
+from anomaly_suite.metrics import f1_max
+from anomaly_suite.metrics.state import Curve, make_curve
+
+
+class MeanScore(AnomalyModule):
+    """The score is the mean of the image, the map its first channel."""
+
+    def __init__(self, *, offset=0.0):
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, image):
+        return image.flatten(1).mean(1) + self.offset, image[:, :1] + self.offset
+
+    def training_step(self, batch, batch_idx):
+        return None
+
+    def configure_optimizers(self):
+        return None
+
+
+class NoMap(MeanScore):
+    def forward(self, image):
+        return super().forward(image)[0], None
+
+
+def curve_of(score, label):
+    score, label = torch.as_tensor(score), torch.as_tensor(label).long()
+    return make_curve(score, label, 1 - label, torch.zeros_like(score))
+
+
+def images(score, label, masks=None, batch_size=2):
+    """A loader of constant 2 x 2 images with these scores."""
+    items = [{"image": torch.full((1, 2, 2), float(s)), "label": int(y)} for s, y in zip(score, label, strict=True)]
+    for item, mask in zip(items, masks if masks is not None else [], strict=False):
+        item["mask"] = mask
+    return DataLoader(items, batch_size=batch_size)
+
+
+def calibrated(loader, trainer_in, module=None, **options):
+    module = module or NoMap()
+    trainer_in(callbacks=[Calibrate(**options)]).validate(module, loader, verbose=False)
+    return module.calibration.record
+
+
+# Choosing a threshold ------------------------------------------------------------------------------------------------
+
+
+def test_max_f1_by_hand():
+    # F1 at 4: 2 * 1 / (1 + 2), at 3: 2 * 1 / (2 + 2), at 2: 2 * 2 / (3 + 2), at 1: 2 * 2 / (4 + 2)
+    assert choose_threshold(curve_of([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0]), "max_f1", 0.99) == 2
+
+
+def test_max_f1_takes_the_highest_of_equal_thresholds():
+    # F1 is 2 / (1 + 3) = 1/2 at 9 and 4 / (5 + 3) = 1/2 at 8
+    curve = Curve(*map(torch.tensor, ([9.0, 8.0, 7.0], [1.0, 2.0, 3.0], [0.0, 3.0, 9.0], [0.0, 0.0, 0.0])))
+    assert choose_threshold(curve, "max_f1", 0.99) == 9
+
+
+def test_youden_by_hand():
+    # TPR - FPR is 1/2, 1/2, 1 - 1/3 and 0
+    curve = Curve(*map(torch.tensor, ([9.0, 8.0, 7.0, 6.0], [1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 3.0], [0.0] * 4)))
+    assert choose_threshold(curve, "youden", 0.99) == 7
+    assert choose_threshold(curve_of([3.0, 2.0, 1.0, 0.0], [1, 0, 1, 0]), "youden", 0.99) == 3  # 3 and 1 both give 1/2
+
+
+@pytest.mark.parametrize(
+    ("quantile", "threshold"),
+    [(0.1, 2), (0.5, 6), (0.8, 9), (0.89, 10), (0.9, 10), (0.901, None), (0.99, None)],
+)
+def test_quantile_of_ten_normals_by_hand(quantile, threshold):
+    chosen = choose_threshold(curve_of(torch.arange(1.0, 11.0), [0] * 10), "quantile", quantile)
+    nothing_flagged = float(np.nextafter(np.float32(10), np.float32(np.inf)))
+    assert chosen == (nothing_flagged if threshold is None else threshold)
+
+
+def test_quantile_counts_normals_only():
+    curve = curve_of([5.0, 4.0, 3.0, 2.0, 1.0], [1, 1, 0, 1, 0])
+    assert choose_threshold(curve, "quantile", 0.5) == 2  # lowest score that flags at most one of two normals
+    assert choose_threshold(curve, "quantile", 0.9) == 4  # and none of them
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["one_process", "gathered"])
+def test_quantile_of_tied_normals_flags_none(dtype):
+    score = torch.full((7,), 0.3, dtype=torch.float32)
+    chosen = choose_threshold(curve_of(score.to(dtype), [0] * 7), "quantile", 0.5)
+    assert not (score >= chosen).any()
+    assert chosen == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_rule_against_a_slow_search(seed):
+    rng = np.random.default_rng(seed)
+    label = np.r_[0, 1, rng.integers(0, 2, 20)]
+    score = rng.integers(0, 12, 22) + 2 * label  # many ties
+    quantile = float(rng.choice([0.25, 0.5, 0.75, 0.9]))
+
+    def flagged(threshold):
+        return ((score >= threshold) & (label == 1)).sum(), ((score >= threshold) & (label == 0)).sum()
+
+    def f1(threshold):
+        true, false = flagged(threshold)
+        return 2 * true / (true + false + label.sum())
+
+    def youden(threshold):
+        true, false = flagged(threshold)
+        return true / label.sum() - false / (label == 0).sum()
+
+    candidates = sorted(set(score.tolist()), reverse=True)
+    curve = curve_of(score.astype(np.float32), label)
+    assert choose_threshold(curve, "max_f1", quantile) == max(candidates, key=f1)
+    assert choose_threshold(curve, "youden", quantile) == max(candidates, key=lambda t: round(youden(t), 12))
+    few_enough = [t for t in candidates if flagged(t)[1] <= (1 - quantile) * (label == 0).sum()]
+    expected = min(few_enough) if few_enough else float(np.nextafter(np.float32(score.max()), np.float32(np.inf)))
+    assert choose_threshold(curve, "quantile", quantile) == expected
+
+
+# The callback --------------------------------------------------------------------------------------------------------
+
+
+def test_auto_with_both_labels_is_max_f1(trainer_in):
+    record = calibrated(images([20, 21, 22, 23, 24], [0, 0, 1, 0, 1]), trainer_in)
+    assert record == {
+        "image": {
+            "threshold": 22.0,
+            "low": 20.0,
+            "high": 24.0,
+            "rule": "max_f1",
+            "split": "unknown",
+            "normal": 3,
+            "anomalous": 2,
+        }
+    }
+
+
+def test_auto_with_normals_only_is_a_quantile(trainer_in):
+    record = calibrated(images(range(20), [0] * 20), trainer_in, quantile=0.9)["image"]
+    assert record["threshold"] == 18
+    assert (record["rule"], record["quantile"], record["normal"], record["anomalous"]) == ("quantile", 0.9, 20, 0)
+
+
+def test_auto_without_normals_sets_nothing_and_says_why(trainer_in, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert calibrated(images([1, 2], [1, 1]), trainer_in) == {}
+    assert "Validation has no normal images, so no image threshold is set" in caplog.text
+
+
+@pytest.mark.parametrize(("rule", "threshold"), [("max_f1", 0.5), ("youden", 4.5), ("quantile", 10)])
+def test_rule_asked_for(trainer_in, rule, threshold):
+    # F1 is 30/41 at 4.5 and 40/50 at 0.5; TPR - FPR is 0.75 - 0.6 and 0; one normal in ten is at 10
+    score, label = [*range(1, 11), *[4.5] * 15, *[0.5] * 5], [0] * 10 + [1] * 20
+    record = calibrated(images(score, label), trainer_in, rule=rule, quantile=0.9)["image"]
+    assert (record["threshold"], record["rule"]) == (threshold, rule)
+
+
+@pytest.mark.parametrize("rule", ["max_f1", "youden"])
+def test_a_rule_that_needs_both_labels_says_so(trainer_in, rule):
+    with pytest.raises(ConfigError, match=f"rule {rule} cannot work on 4 normal and 0 anomalous validation images"):
+        calibrated(images([1, 2, 3, 4], [0] * 4), trainer_in, rule=rule)
+    with pytest.raises(ConfigError, match="0 normal and 4 anomalous"):
+        calibrated(images([1, 2, 3, 4], [1] * 4), trainer_in, rule=rule)
+
+
+def test_fixed_thresholds(trainer_in):
+    module = MeanScore()
+    record = calibrated(images([1, 2, 3], [0, 1, 0]), trainer_in, module, rule="fixed", image_threshold=1.5)
+    assert (record["image"]["threshold"], record["image"]["low"], record["image"]["high"]) == (1.5, 1, 3)
+    assert "pixel" not in record
+    record = calibrated(images([1, 2, 3], [0, 1, 0]), trainer_in, rule="fixed", pixel_threshold=0.5, module=MeanScore())
+    assert record["pixel"]["threshold"] == 0.5
+    assert "image" not in record
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantile": 1.0}, r"must lie in \(0, 1\); got 1.0"),
+        ({"quantile": 0.0}, r"must lie in \(0, 1\); got 0.0"),
+        ({"pixel_quantile": 1.5}, r"got 0.99 and 1.5"),
+        ({"rule": "fixed"}, "belong together"),
+        ({"image_threshold": 1.0}, "belong together; got rule: auto, image_threshold: 1.0"),
+        ({"rule": "max_f1", "pixel_threshold": 0.0}, "belong together"),
+    ],
+)
+def test_options_that_cannot_work(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Calibrate(**options)
+
+
+def test_batches_without_labels_calibrate_nothing(trainer_in):
+    assert calibrated(DataLoader([torch.rand(1, 2, 2) for _ in range(4)]), trainer_in) == {}
+
+
+def test_the_sanity_check_is_not_collected(trainer_in):
+    class AfterSanity(Callback):
+        records = None
+
+        def on_sanity_check_end(self, trainer, pl_module):
+            self.records = dict(pl_module.calibration.record)
+
+    after = AfterSanity()
+    module = NoMap()
+    module.configure_optimizers = lambda: torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    trainer = trainer_in(callbacks=[Calibrate(), after], num_sanity_val_steps=2)
+    loader = images([1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 1, 1])
+    trainer.fit(module, loader, loader)
+    assert after.records == {}
+    assert module.calibration.record["image"]["normal"] == 3
+    assert module.calibration.record["image"]["anomalous"] == 3
+
+
+def test_each_epoch_starts_anew(trainer_in):
+    callback, module = Calibrate(), NoMap()
+    trainer = trainer_in(callbacks=[callback])
+    trainer.validate(module, images([1, 2, 3], [0, 1, 0]), verbose=False)
+    trainer.validate(module, images([10, 20], [0, 1]), verbose=False)
+    record = module.calibration.record["image"]
+    assert (record["normal"], record["anomalous"], record["low"], record["threshold"]) == (1, 1, 10, 20)
+
+
+# Pixels --------------------------------------------------------------------------------------------------------------
+
+
+def random_maps(count=12, size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(count, 1, size, size, generator=generator) + 20
+    mask = torch.zeros(count, 1, size, size, dtype=torch.bool)
+    mask[count // 2 :, :, 4:9, 5:12] = True
+    return image + 2 * mask, mask
+
+
+def pixel_loader(image, label, mask=None):
+    items = [{"image": image[i], "label": int(label[i])} for i in range(len(image))]
+    for i, item in enumerate(items if mask is not None else []):
+        item["mask"] = mask[i]
+    return DataLoader(items, batch_size=5)
+
+
+def test_pixels_with_masks_agree_with_the_exact_best_f1(trainer_in):
+    image, mask = random_maps()
+    label = mask.flatten(1).any(1)
+    record = calibrated(pixel_loader(image, label, mask), trainer_in, MeanScore())["pixel"]
+    best, threshold = f1_max(image, mask)
+    decided = image >= record["threshold"]
+    reached = 2 * (decided & mask).sum() / (decided.sum() + mask.sum())
+    assert record["rule"] == "max_f1"
+    assert (record["normal"], record["anomalous"]) == (int((~mask).sum()), int(mask.sum()))
+    assert float(reached) == pytest.approx(float(best), abs=1e-4)
+    assert record["threshold"] == pytest.approx(float(threshold), rel=1e-3)
+    assert record["low"] == pytest.approx(float(image.min()), rel=1e-6)
+
+
+def test_pixels_without_masks_come_from_normal_images(trainer_in):
+    image, mask = random_maps()
+    label = mask.flatten(1).any(1)
+    record = calibrated(pixel_loader(image, label), trainer_in, MeanScore(), pixel_quantile=0.9)["pixel"]
+    normal = image[~label].flatten()
+    assert (record["rule"], record["quantile"]) == ("quantile", 0.9)
+    assert (record["normal"], record["anomalous"]) == (len(normal), 0)
+    flagged = float((normal >= record["threshold"]).float().mean())
+    assert 0.1 - 2e-3 < flagged <= 0.1
+    assert record["threshold"] == pytest.approx(float(normal.quantile(0.9)), rel=1e-3)
+
+
+def test_a_rule_for_images_leaves_pixels_without_masks_alone(trainer_in):
+    image, mask = random_maps()
+    record = calibrated(pixel_loader(image, mask.flatten(1).any(1)), trainer_in, MeanScore(), rule="max_f1")
+    assert set(record) == {"image"}
+
+
+# A trained method ----------------------------------------------------------------------------------------------------
+
+
+def test_weight_averaging_keeps_a_calibration_that_fits_the_saved_weights(tmp_path, trainer_in):
+    torch.manual_seed(0)
+    data = Digits(normal_class=3, image_size=16, validation="augmented", train_batch_size=64, eval_batch_size=64)
+    model = ADACL(widths=(4, 8, 8, 8), hidden=8, lr_max=0.02, half_period=1.0)
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="model")
+    callbacks = [EMAWeightAveraging(decay=0.7), Calibrate(), saver]
+    trainer_in(callbacks=callbacks, enable_checkpointing=True, max_epochs=3).fit(model, data)
+    restored = ADACL.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    record = model.calibration.record["image"]
+    assert record["split"] == "augmented"
+    assert all(math.isfinite(record[name]) for name in ("threshold", "low", "high"))
+    assert restored.calibration.record == model.calibration.record
+    for each in (model.eval(), restored.eval()):
+        batch = next(iter(data.val_dataloader()))
+        with torch.no_grad():
+            prediction = each.validation_step(batch, 0)
+        score, label = prediction["anomaly_score"], batch["label"]
+        assert torch.equal(prediction["pred_label"], score >= record["threshold"])
+        decided = prediction["pred_label"]
+        reached = 2 * (decided & (label == 1)).sum() / (decided.sum() + label.sum())
+        assert float(reached) == pytest.approx(float(f1_max(score, label)[0]))  # these weights chose this threshold
+        assert float(score.min()) == pytest.approx(record["low"])

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from anomaly_suite.errors import ShapeError
+from anomaly_suite.methods.reconstruction.dae import (
+    DAE,
+    VAE,
+    kl_to_standard_normal,
+    residual_scores,
+    sample_latent,
+    to_signed,
+)
+
+Make = Callable[..., Trainer]
+TINY: dict[str, Any] = {"in_channels": 1, "image_size": 16, "widths": [16, 32], "latent_dim": 16, "lr": 2e-3}
+
+
+def stripes(count: int, *, channels: int = 1, size: int = 16) -> Tensor:
+    """Images that differ in the place and slope of one soft edge."""
+    generator = torch.Generator().manual_seed(0)
+    slope, offset = torch.randn(2, count, 1, 1, 1, generator=generator)
+    row, column = torch.meshgrid(*[torch.linspace(-2, 2, size)] * 2, indexing="ij")
+    return torch.sigmoid(4 * (row + slope * column + offset)).expand(count, channels, size, size).clone()
+
+
+def fit(trainer: Trainer, model: Any, image: Tensor, *, batch_size: int = 16) -> Any:
+    data = TensorDataset(image, torch.zeros(len(image), dtype=torch.long))
+    trainer.fit(model, DataLoader(data, batch_size=batch_size, shuffle=True))
+    return model.eval()
+
+
+class TestFunctions:
+    def test_kl_by_hand(self) -> None:
+        zero, one = torch.zeros(1, 5), torch.ones(1, 5)
+        assert kl_to_standard_normal(zero, zero).item() == 0
+        assert kl_to_standard_normal(one, zero).item() == pytest.approx(5 / 2)
+        assert kl_to_standard_normal(zero, one).item() == pytest.approx(5 * (math.e - 2) / 2)
+
+    def test_kl_equals_torch_distributions(self) -> None:
+        mean, log_variance = torch.randn(2, 4, 6)
+        given = torch.distributions.Normal(mean, (log_variance / 2).exp())
+        expected = torch.distributions.kl_divergence(given, torch.distributions.Normal(0.0, 1.0)).sum(1)
+        torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+
+    def test_samples_have_mean_and_variance_and_pass_gradients(self) -> None:
+        mean = torch.full((100_000, 1), 1.5, requires_grad=True)
+        log_variance = torch.full((100_000, 1), math.log(4.0), requires_grad=True)
+        sample = sample_latent(mean, log_variance, generator=torch.Generator().manual_seed(0))
+        assert sample.mean().item() == pytest.approx(1.5, abs=0.02)
+        assert sample.var().item() == pytest.approx(4.0, rel=0.02)
+        (sample.sum() + (sample**2).sum() / 2).backward()  # d/dmean = 1 + z, d/dlogvar = (1 + z)(z - mean) / 2
+        torch.testing.assert_close(mean.grad, 1 + sample.detach())
+        torch.testing.assert_close(log_variance.grad, (1 + sample.detach()) * (sample.detach() - 1.5) / 2)
+
+    def test_residual_by_hand(self) -> None:
+        image = torch.rand(2, 3, 4, 5)
+        score, anomaly_map = residual_scores(image, image + 0.5)
+        torch.testing.assert_close(score, torch.full((2,), 3 * 4 * 5 * 0.25))
+        torch.testing.assert_close(anomaly_map, torch.full((2, 1, 4, 5), 0.25))
+        assert residual_scores(image, image)[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", [DAE, VAE])
+class TestBoth:
+    @pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 64), (1, 28), (3, (20, 36))])
+    def test_shapes_and_independence_of_the_batch(self, kind: Any, channels: int, size: Any) -> None:
+        model = kind(in_channels=channels, image_size=size, latent_dim=8).eval()
+        height, width = size if isinstance(size, tuple) else (size, size)
+        image = torch.rand(3, channels, height, width)
+        with torch.no_grad():
+            score, anomaly_map = model(image)
+            assert torch.equal(model(image)[0], score)
+            alone = torch.cat([model(x.unsqueeze(0))[0] for x in image])
+        assert anomaly_map.shape == (3, 1, height, width)
+        torch.testing.assert_close(alone, score, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(anomaly_map.sum((1, 2, 3)) * channels, score)
+
+    def test_another_size_is_refused(self, kind: Any) -> None:
+        with pytest.raises(ShapeError, match=r"\(1, 16, 16\); got \(1, 16, 17\)"):
+            kind(**TINY)(torch.rand(1, 1, 16, 17))
+
+    def test_a_single_training_image(self, kind: Any, trainer_in: Make) -> None:
+        model = fit(trainer_in(), kind(**TINY), stripes(3), batch_size=2)
+        assert model(stripes(1))[0].isfinite().all()
+
+
+class TestDAE:
+    def test_loss_is_the_mean_squared_error_on_the_signed_scale(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = DAE(**TINY).train()
+        monkeypatch.setattr(model, "log", lambda *_: None)
+        image = stripes(4)
+        reconstruction = model.decoder(model.encoder(2 * image - 1))
+        expected = nn.functional.mse_loss(reconstruction, 2 * image - 1)
+        torch.testing.assert_close(model.training_step({"image": image}, 0), expected)
+
+    def test_noise_goes_into_the_input_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = DAE(**TINY, noise_std=0.5).eval()
+        monkeypatch.setattr(model, "log", lambda *_: None)
+        monkeypatch.setattr(type(model), "current_epoch", 0)
+        image = stripes(4)
+        seen: list[Tensor] = []
+        model.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+        loss = model.training_step({"image": image}, 3)
+        assert torch.equal(model.training_step({"image": image}, 3), loss)
+        assert (seen[0] - to_signed(image)).std().item() == pytest.approx(0.5, rel=0.1)
+        target = model.decoder(model.encoder(seen[0]))
+        torch.testing.assert_close(loss, nn.functional.mse_loss(target, to_signed(image)))
+        model(image)
+        assert torch.equal(seen[-1], to_signed(image))
+
+    def test_sixteen_images_are_learnt_by_heart(self, trainer_in: Make) -> None:
+        seed_everything(0, verbose=False)
+        image = stripes(16)
+        model = fit(trainer_in(max_epochs=150), DAE(**TINY), image)
+        variance = (to_signed(image) - to_signed(image).mean(0)).var(unbiased=False)
+        assert model(image)[1].mean() < 0.1 * variance
+
+
+class TestVAE:
+    def loss(self, model: VAE, image: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+        monkeypatch.setattr(model, "log_dict", lambda *_: None)
+        monkeypatch.setattr(type(model), "current_epoch", 0)
+        return model.training_step({"image": image}, 0)
+
+    def test_loss_sums_within_an_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, image = VAE(**TINY, beta=3.0).eval(), stripes(4)
+        mean, log_variance = model.encode(to_signed(image))
+        latent = sample_latent(mean, log_variance, generator=model_generator(model, monkeypatch))
+        total = 0.0
+        for row in range(4):
+            error = (model.decoder(latent)[row] - to_signed(image)[row]).pow(2).sum() / 2
+            kl = sum(
+                (-0.5 * (1 + v - m**2 - v.exp()) for m, v in zip(mean[row], log_variance[row], strict=True)),
+                torch.zeros(()),
+            )
+            total += (error + 3 * kl).item()
+        assert self.loss(model, image, monkeypatch).item() == pytest.approx(total / 4, rel=1e-5)
+
+    def test_without_variance_and_beta_it_is_a_dae(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        vae, dae, image = VAE(**TINY, beta=0.0).eval(), DAE(**TINY).eval(), stripes(4)
+        with torch.no_grad():
+            head = vae.encoder.head
+            head.weight[16:] = 0
+            head.bias[16:] = -100  # clamped to -10: a deviation of 0.0067
+            dae.load_state_dict(
+                vae.state_dict() | {"encoder.head.weight": head.weight[:16], "encoder.head.bias": head.bias[:16]}
+            )
+        monkeypatch.setattr(dae, "log", lambda *_: None)
+        expected = 0.5 * 1 * 16 * 16 * dae.training_step({"image": image}, 0)
+        torch.testing.assert_close(self.loss(vae, image, monkeypatch), expected, rtol=1e-3, atol=0)
+
+    def test_log_variance_is_clamped(self) -> None:
+        model = VAE(**TINY)
+        with torch.no_grad():
+            model.encoder.head.bias[16:] = 1000.0
+        assert model.encode(stripes(2))[1].max() == 10
+        assert model.eval()(stripes(2))[0].isfinite().all()
+
+    def test_the_three_scores(self) -> None:
+        image = stripes(4)
+        models = {score: VAE(**TINY, beta=2.0, score=score).eval() for score in ("residual", "elbo", "kl")}
+        for model in models.values():
+            model.load_state_dict(models["residual"].state_dict())
+        with torch.no_grad():
+            residual, elbo, kl = (model(image)[0] for model in models.values())
+            mean, log_variance = models["kl"].encode(to_signed(image))
+            expected = residual_scores(to_signed(image), models["kl"].decoder(mean))[0]
+        torch.testing.assert_close(residual, expected)
+        torch.testing.assert_close(kl, kl_to_standard_normal(mean, log_variance))
+        torch.testing.assert_close(elbo, residual / 2 + 2 * kl)
+
+    def test_a_huge_beta_forgets_the_image(self, trainer_in: Make) -> None:
+        seed_everything(0, verbose=False)
+        image = stripes(64)
+        model = fit(trainer_in(max_epochs=60), VAE(**TINY, beta=1000.0), image)
+        with torch.no_grad():
+            mean, log_variance = model.encode(to_signed(image))
+            reconstruction = model.decoder(mean)
+        assert kl_to_standard_normal(mean, log_variance).mean() < 0.1
+        assert reconstruction.std(0).mean() < 0.1 * to_signed(image).std(0).mean()
+
+
+def model_generator(model: VAE, monkeypatch: pytest.MonkeyPatch) -> torch.Generator:
+    monkeypatch.setattr(type(model), "current_epoch", 0)
+    return model.step_generator(0)

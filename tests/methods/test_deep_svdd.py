@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.methods.one_class.deep_svdd import (
+    DeepSVDD,
+    LeNetDecoder,
+    LeNetEncoder,
+    away_from_zero,
+    boundary_radius,
+    global_contrast_normalization,
+    soft_boundary_loss,
+    squared_distance,
+    squared_error,
+)
+
+Make = Callable[..., Trainer]
+TINY: dict[str, Any] = {"image_size": 16, "widths": [8, 4], "latent_dim": 16, "lr": 1e-3, "ae_lr": 1e-3}
+
+
+def blobs(count: int, *, seed: int = 0, channels: int = 1, size: int = 16) -> Tensor:
+    """A bright blob near the middle on noise."""
+    generator = torch.Generator().manual_seed(seed)
+    place = 0.2 * torch.randn(2, count, 1, 1, 1, generator=generator)
+    row, column = torch.meshgrid(*[torch.linspace(-2, 2, size)] * 2, indexing="ij")
+    blob = torch.exp(-((row - place[0]) ** 2) - (column - place[1]) ** 2)
+    return (blob + 0.05 * torch.rand(count, channels, size, size, generator=generator)).clamp(0, 1)
+
+
+def loader(image: Tensor, *, batch_size: int = 8) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(image, torch.zeros(len(image), dtype=torch.long)), batch_size=batch_size)
+
+
+def fit(trainer: Trainer, image: Tensor, *, batch_size: int = 8, **options: Any) -> DeepSVDD:
+    seed_everything(0, verbose=False)
+    model = DeepSVDD(**{**TINY, **options})
+    trainer.fit(model, loader(image, batch_size=batch_size))
+    return model.eval()
+
+
+class TestNetworks:
+    @pytest.mark.parametrize(
+        ("channels", "size", "widths", "latent", "count"),
+        [(1, 28, (8, 4), 32, 7_272), (3, 32, (32, 64, 128), 128, 2_400 + 51_200 + 204_800 + 262_144)],
+    )
+    def test_no_biases_no_affine_norms(
+        self, channels: int, size: int, widths: tuple[int, ...], latent: int, count: int
+    ) -> None:
+        model = DeepSVDD(in_channels=channels, image_size=size)
+        encoder = LeNetEncoder(in_channels=channels, image_size=(size, size), widths=widths, latent_dim=latent)
+        assert str(model.encoder) == str(encoder)  # these are the defaults
+        assert sum(p.numel() for p in model.encoder.parameters()) == count
+        assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+        assert norms
+        assert all(not norm.affine and norm.eps == 1e-4 for norm in norms)
+
+    def test_decoders_of_the_two_papers_sizes(self) -> None:
+        grey = DeepSVDD(image_size=28).decoder
+        colour = DeepSVDD(in_channels=3, image_size=32).decoder
+        assert grey is not None
+        assert colour is not None
+        layers = [[(c.in_channels, c.out_channels, c.padding) for c in d.convolutions] for d in (grey, colour)]  # type: ignore[union-attr]
+        assert layers[0] == [(2, 4, (2, 2)), (4, 8, (3, 3)), (8, 1, (2, 2))]
+        assert layers[1] == [(8, 128, (2, 2)), (128, 64, (2, 2)), (64, 32, (2, 2)), (32, 3, (2, 2))]
+        assert grey.normalize is None
+        assert isinstance(colour.normalize, nn.BatchNorm1d)
+
+    @pytest.mark.parametrize("size", [(28, 28), (32, 32), (16, 16), (29, 21), (64, 40), (4, 4), (7, 100)])
+    @pytest.mark.parametrize("widths", [(8, 4), (8, 8, 4)])
+    def test_any_size_is_rebuilt(self, size: tuple[int, int], widths: tuple[int, ...]) -> None:
+        if min(size) < 2 ** len(widths):
+            with pytest.raises(ConfigError, match="at least 8 for 3 poolings"):
+                LeNetEncoder(in_channels=1, image_size=size, widths=widths, latent_dim=16)
+            return
+        encoder = LeNetEncoder(in_channels=1, image_size=size, widths=widths, latent_dim=16)
+        decoder = LeNetDecoder(out_channels=1, image_size=size, widths=widths, latent_dim=16, normalize_code=False)
+        image = decoder(encoder(torch.rand(2, 1, *size)))
+        assert image.shape == (2, 1, *size)
+        assert image.min() >= 0
+        assert image.max() <= 1
+
+    def test_refused_options(self) -> None:
+        with pytest.raises(ConfigError, match="multiple of 16"):
+            DeepSVDD(latent_dim=20)
+        with pytest.raises(ConfigError, match="only lenet can be pre-trained"):
+            DeepSVDD(backbone="resnet18", ae_epochs=1)
+        for nu in (0.0, 1.1):
+            with pytest.raises(ConfigError, match="nu must be above 0"):
+                DeepSVDD(nu=nu)
+
+
+class TestFormulas:
+    def test_contrast_normalization(self) -> None:
+        x = global_contrast_normalization(torch.rand(3, 3, 9, 7) * 5 + 2)
+        torch.testing.assert_close(x.mean((1, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+        torch.testing.assert_close(x.abs().mean((1, 2, 3)), torch.ones(3))
+        assert global_contrast_normalization(torch.full((1, 1, 4, 4), 0.3)).abs().max() < 0.01
+
+    def test_distance_and_its_gradient(self) -> None:
+        center = torch.tensor([1.0, -2.0])
+        code = torch.tensor([[1.0, -2.0], [4.0, 2.0], [101.0, -2.0]], requires_grad=True)
+        distance = squared_distance(code, center)
+        assert distance.tolist() == [0, 25, 10_000]
+        distance.mean().backward()
+        assert code.grad is not None
+        torch.testing.assert_close(code.grad, 2 * (code.detach() - center) / 3)
+        assert code.grad[2].norm() / code.grad[1].norm() == 20  # grows with the distance, 100 to 5
+
+    def test_center_keeps_away_from_zero(self) -> None:
+        center = torch.tensor([0.0, 0.05, -0.05, 0.1, -0.3, 2.0])
+        torch.testing.assert_close(away_from_zero(center), torch.tensor([0.1, 0.1, -0.1, 0.1, -0.3, 2.0]))
+
+    def test_soft_boundary(self) -> None:
+        distance = torch.tensor([1.0, 4.0, 9.0], requires_grad=True)
+        torch.testing.assert_close(soft_boundary_loss(distance, torch.tensor(0.0), nu=0.1), distance.mean() / 0.1)
+        assert soft_boundary_loss(distance, torch.tensor(2.0), nu=0.5).item() == pytest.approx(4 + 5 / 3 / 0.5)
+        inside = soft_boundary_loss(distance, torch.tensor(10.0), nu=0.1)
+        inside.backward()
+        assert inside.item() == 100
+        assert distance.grad is not None
+        assert distance.grad.tolist() == [0, 0, 0]
+
+    def test_radius_is_a_quantile_of_distances_not_of_their_squares(self) -> None:
+        assert boundary_radius(torch.arange(1.0, 11.0) ** 2, nu=0.1).item() == pytest.approx(9.1)
+
+    def test_reconstruction_error_is_summed(self) -> None:
+        assert squared_error(torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.5)).tolist() == [15, 15]
+
+
+class Watch(Callback):
+    """What the optimiser was told in each epoch, and the centre after it."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[tuple[float, float]]] = []
+        self.steps: list[float] = []
+        self.weights: list[dict[str, Tensor]] = []
+        self.center: list[Tensor] = []
+        self.radius: list[float] = []
+        self.loss: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (optimizer,) = trainer.optimizers
+        self.rates.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
+        self.steps.append(float(next(iter(optimizer.state.values()))["step"]))
+        self.weights.append({name: p.detach().clone() for name, p in pl_module.named_parameters()})
+        assert isinstance(pl_module, DeepSVDD)
+        self.center.append(pl_module.center.clone())
+        self.radius.append(pl_module.radius.item())
+        self.loss.append(trainer.callback_metrics["train/loss"].item())
+
+
+class TestFit:
+    def test_input_range_and_center_come_from_the_training_images(self, trainer_in: Make) -> None:
+        image, model = blobs(21), DeepSVDD(**TINY, ae_epochs=0)
+        with torch.no_grad():
+            model.encoder.head.weight *= 10  # some components farther than 0.1 from 0, some nearer
+        encoder = copy.deepcopy(model.encoder).eval()
+        trainer_in().fit(model, loader(image))
+        x = global_contrast_normalization(image)
+        torch.testing.assert_close(model.input_range, torch.stack([x.min(), x.max()]))
+        with torch.no_grad():
+            mean = encoder((x - x.min()) / (x.max() - x.min())).mean(0)
+        free = mean.abs() >= 0.1
+        assert 0 < free.sum() < len(mean)
+        torch.testing.assert_close(model.center[free], mean[free], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.center[~free], 0.1 * mean[~free].sign())
+
+    def test_padding_rows_do_not_count(self, trainer_in: Make) -> None:
+        image = blobs(6)
+        repeated = torch.cat([image, 10 * image[:2]])  # whose range would differ, too
+        rows = [{"image": x, "padding": torch.tensor(i >= 6)} for i, x in enumerate(repeated)]
+        seed_everything(0, verbose=False)
+        padded = DeepSVDD(**TINY, ae_epochs=0)
+        trainer_in().fit(padded, DataLoader(rows, batch_size=2))  # type: ignore[arg-type]
+        plain = fit(trainer_in(), image, ae_epochs=0)
+        torch.testing.assert_close(padded.center, plain.center, rtol=1e-4, atol=1e-5)
+        assert torch.equal(padded.input_range, plain.input_range)
+
+    def test_center_is_fixed_and_distances_shrink(self, trainer_in: Make) -> None:
+        watch = Watch()
+        model = fit(trainer_in(max_epochs=8, callbacks=[watch]), blobs(32), ae_epochs=0)
+        assert all(torch.equal(center, watch.center[0]) for center in watch.center)
+        assert {"center", "radius", "input_range"} <= dict(model.named_buffers()).keys()
+        assert watch.loss[-1] < 0.7 * watch.loss[0]
+
+    def test_phases(self, trainer_in: Make) -> None:
+        watch = Watch()
+        fit(
+            trainer_in(max_epochs=6, callbacks=[watch]), blobs(16), ae_epochs=3,
+            ae_lr=4e-3, ae_lr_milestones=[2], ae_weight_decay=1e-2, lr=2e-3, lr_milestones=[1, 2], weight_decay=1e-3,
+        )  # fmt: skip
+        first = [[(4e-3, 1e-2)] * 2] * 2 + [[(4e-4, 1e-2)] * 2]
+        second = [[(rate, 1e-3), (0.0, 1e-3)] for rate in (2e-3, 2e-4, 2e-5)]
+        torch.testing.assert_close(torch.tensor(watch.rates), torch.tensor(first + second))
+        assert watch.steps == [2, 4, 6, 2, 4, 6]  # two batches an epoch; the state starts anew
+        assert [len(center) for center in watch.center] == [0, 0, 0, 16, 16, 16]
+        for name, weight in watch.weights[5].items():
+            assert torch.equal(weight, watch.weights[2][name]) == name.startswith("decoder."), name
+        assert watch.loss[2] < watch.loss[0]
+        assert watch.loss[5] < watch.loss[3]
+
+    def test_scores_before_the_center_are_reconstruction_errors(self, trainer_in: Make) -> None:
+        with pytest.warns(UserWarning, match=r"only pre-trains.*max_epochs=1 does not exceed ae_epochs=2"):
+            model = fit(trainer_in(), blobs(16), ae_epochs=2)
+        assert model.decoder is not None
+        x = model.normalize(blobs(4, seed=1))
+        torch.testing.assert_close(model(blobs(4, seed=1))[0], squared_error(x, model.decoder(model.encoder(x))))
+
+    @pytest.mark.parametrize("objective", ["one-class", "soft-boundary"])
+    @pytest.mark.parametrize("stop", [1, 2, 3])
+    def test_resuming_in_any_phase(self, objective: str, stop: int, tmp_path: Path, trainer_in: Make) -> None:
+        options = {"objective": objective, "ae_epochs": 2, "warmup_epochs": 1, "lr_milestones": [1]}
+        image = blobs(16)
+        whole = fit(trainer_in(max_epochs=4), image, **options)
+        saver = ModelCheckpoint(dirpath=tmp_path, filename="part")
+        fit(trainer_in(max_epochs=stop, enable_checkpointing=True, callbacks=[saver]), image, **options)
+        seed_everything(1, verbose=False)
+        resumed = DeepSVDD(**{**TINY, **options})
+        trainer_in(max_epochs=4).fit(resumed, loader(image), ckpt_path=tmp_path / "part.ckpt", weights_only=True)
+        for (name, first), second in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            if isinstance(first, Tensor):
+                assert torch.equal(first.nan_to_num(), second.nan_to_num()), name
+
+    def test_soft_boundary_moves_the_radius_after_the_warm_up(self, trainer_in: Make) -> None:
+        watch, image = Watch(), blobs(20)
+        model = fit(
+            trainer_in(max_epochs=4, callbacks=[watch]), image, batch_size=20,
+            ae_epochs=1, objective="soft-boundary", nu=0.1, warmup_epochs=2, lr=0.0,
+        )  # fmt: skip
+        assert watch.radius[:3] == [0, 0, 0]
+        # With a rate of 0 only batch norm moves; its running statistics are not used in training.
+        model.train()
+        with torch.no_grad():
+            distance = squared_distance(model.encoder(model.normalize(image)), model.center)
+        assert watch.radius[3] == pytest.approx(boundary_radius(distance, nu=0.1).item(), rel=1e-4)
+        model.eval()
+        inside = model(image)[0] + model.radius**2
+        torch.testing.assert_close(inside, squared_distance(model.encoder(model.normalize(image)), model.center))
+
+    def test_score_does_not_depend_on_the_batch(self, trainer_in: Make) -> None:
+        model, image = fit(trainer_in(max_epochs=2), blobs(16), ae_epochs=1), blobs(5, seed=1)
+        alone = torch.cat([model(x.unsqueeze(0))[0] for x in image])
+        torch.testing.assert_close(alone, model(image)[0], rtol=1e-4, atol=1e-6)
+
+    def test_anomalies_are_farther_away(self, trainer_in: Make) -> None:
+        model = fit(trainer_in(max_epochs=20), blobs(64), ae_epochs=10)
+        normal, anomalous = blobs(20, seed=1), blobs(20, seed=1).flip(2).roll(6, 3)
+        assert (model(anomalous)[0].unsqueeze(1) > model(normal)[0]).float().mean() > 0.9
+
+    def test_images_of_one_colour(self, trainer_in: Make) -> None:
+        with pytest.raises(ConfigError, match="not all of one colour"):
+            fit(trainer_in(), torch.full((4, 1, 16, 16), 0.5), ae_epochs=0)
+
+    def test_one_colour_image_cannot_pretrain(self, trainer_in: Make) -> None:
+        options = {"in_channels": 3, "ae_epochs": 1, "widths": [4, 4]}
+        with pytest.raises(ShapeError, match="at least 2 images in every training batch"):
+            fit(trainer_in(), blobs(3, channels=3), batch_size=2, **options)
+        assert fit(trainer_in(), blobs(4, channels=3), batch_size=2, **options).is_fitted
+
+    def test_another_size_is_refused(self, trainer_in: Make) -> None:
+        with pytest.raises(ShapeError, match=r"\(1, 16, 16\); got \(1, 20, 20\)"):
+            fit(trainer_in(), blobs(4, size=20), ae_epochs=0)
+
+    def test_a_timm_network_of_any_size(self, trainer_in: Make) -> None:
+        model = fit(trainer_in(), blobs(6, size=40), backbone="resnet18", weights=None, batch_size=3)
+        assert isinstance(model.encoder.head, nn.Linear)
+        assert model.encoder.head.bias is None
+        assert model.center.shape == (16,)
+        image = blobs(2, channels=3, size=50)
+        score, anomaly_map = model(image)
+        assert anomaly_map is None
+        torch.testing.assert_close(score, squared_distance(model.encoder(image), model.center))
