@@ -129,7 +129,13 @@ def _list(words: list[str]) -> None:
 
     if len(words) != 1 or words[0] not in KINDS:
         raise ConfigError(f"list needs one of {', '.join(KINDS)}; got {' '.join(words) or 'nothing'}.")
-    table = Table(Column("name", no_wrap=True), "family" if words[0] == "methods" else "file", "what it is", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        Column("name", no_wrap=True),
+        "family" if words[0] == "methods" else "file",
+        "what it is",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for entry in catalog(cast(Kind, words[0])):
         table.add_row(entry.name, entry.family, entry.summary)
     Console().print(table)

@@ -9,6 +9,7 @@ Axes: B batch, C channels, H and W pixels, T snippets, D feature width.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, cast
@@ -179,7 +180,9 @@ class Calibration(nn.Module):
             NotFittedError: nothing has been set.
         """
         if level not in self.record:
-            raise NotFittedError(f"no {level} threshold has been calibrated. Validate with the Calibrate callback first.")
+            raise NotFittedError(
+                f"no {level} threshold has been calibrated. Validate with the Calibrate callback first."
+            )
         return float(self.record[level]["threshold"])
 
     def forward(self, prediction: Prediction) -> Prediction:
@@ -302,14 +305,22 @@ class AnomalyModule(LightningModule):
         if self._seed is None or self.trainer.ckpt_path is None:
             self._seed = torch.initial_seed()
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Count the batches of a single-pass method as steps: ModelCheckpoint saves nothing at global step 0."""
+        if self.single_pass:
+            self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_completed()
+
     def on_validation_start(self) -> None:
         """Fit what was collected, because Lightning validates before the training epoch ends."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.fit_statistics()
+            # Inference tensors, which a validation loop makes, could not be loaded over later.
+            with torch.inference_mode(False), torch.no_grad():
+                self.fit_statistics()
 
     def on_train_epoch_end(self) -> None:
         """Fit what was collected; a single-pass method is then done."""
-        self.fit_statistics()
+        with torch.no_grad():
+            self.fit_statistics()
         if self.single_pass:
             self.trainer.should_stop = True
 
@@ -328,6 +339,10 @@ class AnomalyModule(LightningModule):
         loader = self.trainer.train_dataloader
         if loader is None:
             raise ConfigError(f"{type(self).__name__} needs a training set; the trainer has no train_dataloader.")
+        if isinstance(loader, DataLoader):
+            # Persistent workers serve one iterator at a time: ours must not use up the training loop's.
+            loader = copy.copy(loader)
+            loader._iterator = None
         for raw in loader:
             yield as_batch(self.trainer.strategy.batch_to_device(raw, self.device))
 

@@ -52,7 +52,9 @@ def test_imports_run_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_rarely_needed_packages_are_imported_where_used(file: Path) -> None:
-    top_level = ast.Module([node for node in ast.parse(file.read_text()).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
+    top_level = ast.Module(
+        [node for node in ast.parse(file.read_text()).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], []
+    )
     assert not {name.split(".")[0] for name in imported(top_level)} & LATE
 
 

@@ -128,8 +128,8 @@ class AnomalyMetrics(Callback):
         groups: list[tuple[str, Tensor | slice]] = [(POOLED, slice(None))]
         if categories is not None and len(set(categories)) > 0:
             for category in sorted(set(categories)):
-                rows = torch.tensor([item == category for item in categories], device=score.device)
-                groups.append((category, rows))
+                members = torch.tensor([item == category for item in categories], device=score.device)
+                groups.append((category, members))
         for category, rows in groups:
             decided = outputs["pred_label"][rows] if "pred_label" in outputs else None
             self._add(category, "image", score[rows], label[rows], decided)
@@ -182,7 +182,8 @@ class AnomalyMetrics(Callback):
                 log.warning(warning)
                 self._told.add(warning)
         for name, value in values.items():
-            pl_module.log(f"{stage}/{name}", value, sync_dist=False, rank_zero_only=False)
+            # All processes have the same value; the largest of them is that value, and Lightning need not warn.
+            pl_module.log(f"{stage}/{name}", value, sync_dist=True, reduce_fx="max")
         return values, undefined
 
     def _share_keys(self, pl_module: LightningModule) -> None:

@@ -282,3 +282,17 @@ class TestFit:
         score, anomaly_map = model(image)
         assert anomaly_map is None
         torch.testing.assert_close(score, squared_distance(model.encoder(image), model.center))
+
+
+def test_the_centre_pass_leaves_persistent_workers_to_the_training_loop(trainer_in: Callable[..., Trainer]) -> None:
+    epochs: list[int] = []
+
+    class Recorder(DeepSVDD):
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            epochs.append(self.current_epoch)
+
+    data = TensorDataset(torch.rand(16, 1, 16, 16))
+    loader = DataLoader(data, batch_size=8, num_workers=1, persistent_workers=True)
+    trainer_in(max_epochs=3).fit(Recorder(image_size=16, widths=[4, 4], ae_epochs=1), loader)
+    assert epochs == [0, 0, 1, 1, 2, 2]

@@ -104,6 +104,14 @@ class TestConstruction:
         with pytest.raises(ConfigError, match=r"stride \[16, 16, 16\].*with layers"):
             FeatureExtractor("vit_tiny_patch16_224")
 
+    def test_a_network_without_feature_maps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def create_model(name: str, **options: Any) -> Any:
+            raise RuntimeError("features_only not implemented")
+
+        monkeypatch.setattr(timm, "create_model", create_model)
+        with pytest.raises(ConfigError, match=r"must offer feature maps; timm's resnet18 does not \(features_only"):
+            FeatureExtractor("resnet18")
+
 
 class TestWeights:
     @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.encoder.", "encoder.net."])

@@ -47,7 +47,12 @@ class ADACLNet(nn.Sequential):
                 nn.LeakyReLU(NEGATIVE_SLOPE),
             ]
         layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten()]  # B widths[-1]
-        layers += [nn.Linear(widths[-1], hidden), nn.LeakyReLU(NEGATIVE_SLOPE), nn.Linear(hidden, 1), nn.Flatten(0)]  # B
+        layers += [
+            nn.Linear(widths[-1], hidden),
+            nn.LeakyReLU(NEGATIVE_SLOPE),
+            nn.Linear(hidden, 1),
+            nn.Flatten(0),
+        ]  # B
         super().__init__(*layers)
         last = layers[-2]
         assert isinstance(last, nn.Linear)

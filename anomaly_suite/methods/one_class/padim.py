@@ -314,11 +314,7 @@ class PaDiM(AnomalyModule):
                 "Look for broken images or weights, or train in precision 32."
             )
         self._has_news = True
-        # No optimiser counts steps here, and ModelCheckpoint saves nothing while Lightning's global step is 0.
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_completed()
 
-    @torch.inference_mode(False)  # a validation loop calls this; inference tensors could not be loaded over later
-    @torch.no_grad()
     def fit_statistics(self) -> None:
         """Turn the moments collected by all processes into means and factors.
 

@@ -1,0 +1,70 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from anomaly_suite.cli import RUN_VERBS, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(heading: str, language: str = "python") -> str:
+    """The first code block below a heading of the README."""
+    section = README.partition(f"\n## {heading}\n")[2]
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert found, f"the README has no {language or 'plain'} block below {heading!r}"
+    return found[1]
+
+
+def commands(verb: str) -> list[list[str]]:
+    """Words after the program's name of every ``anomaly-suite VERB`` line."""
+    lines = re.findall(rf"^anomaly-suite ({verb} .*)$", README, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_pipeline_example_runs_verbatim(tmp_path, monkeypatch):
+    def no_network(*args):
+        raise AssertionError("weights=None must not open a connection")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(compile(block("In your own pipeline"), "README.md", "exec"), names)
+    (file,) = tmp_path.rglob("metrics.json")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert (result["method"], result["data"]) == ("PaDiM", {"normal": 12, "anomalous": 12})
+    assert 0 <= result["metrics"]["image_AUROC"] <= 1
+    assert names["model"].is_fitted
+
+
+@pytest.mark.parametrize("words", commands("fit"), ids=" ".join)
+def test_every_fit_command_parses(words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_method.py").write_text(block("Your own method"), encoding="utf-8")
+    (tmp_path / "sample_configs").symlink_to(ROOT / "sample_configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # put back after the test, with what main adds
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, *(["--print_config"] if "--print_config" not in words else [])])
+    assert stopped.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["model"]["class_path"]
+    assert shown["data"]["init_args"]
+
+
+def test_every_command_has_a_known_verb():
+    verbs = re.findall(r"^anomaly-suite (\S+)", README, re.MULTILINE)
+    assert {"fit", "test", "predict", "calibrate", "report", "list"} <= set(verbs)
+    assert set(verbs) <= {*RUN_VERBS, "list", "report"}
