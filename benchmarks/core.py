@@ -185,8 +185,8 @@ def summarise(outcomes: Sequence[Outcome]) -> Outcome:
     for outcome in outcomes:
         if "error" in outcome or "skipped" in outcome:
             return outcome
-    runs = {key: [round(outcome[key], 6) for outcome in outcomes] for key in outcomes[0]}
-    medians = {key: round(statistics.median(values), 6) for key, values in runs.items()}
+    runs = {key: [float(f"{outcome[key]:.7g}") for outcome in outcomes] for key in outcomes[0]}
+    medians = {key: statistics.median(values) for key, values in runs.items()}
     return {"median": medians, "runs": {key: values for key, values in runs.items() if len(set(values)) > 1}}
 
 
