@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/.ready
 	$(BIN)/anomaly-suite fit --config sample_configs/quickstart.yaml
@@ -13,16 +13,12 @@ quickstart: $(VENV)/.ready
 	$(BIN)/anomaly-suite report $(RUN)
 
 test: $(VENV)/.ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet -e ".[docs]"
-	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs build dist site

@@ -215,6 +215,27 @@ def test_the_calibrated_checkpoint_can_be_tested(flow, monkeypatch):
     assert again["metrics"]["image_Accuracy"] != first["metrics"]["image_Accuracy"]
 
 
+def test_validate_changes_no_file(flow, monkeypatch):
+    monkeypatch.chdir(flow.root)
+    before = {file: file.stat().st_mtime_ns for file in flow.folder.rglob("*")}
+    said = succeed("validate", "--run", "runs/tiny").out
+    assert {"val/image_AUROC", "val/normal_score"} <= set(re.findall(r"val/\w+", said))
+    assert {file: file.stat().st_mtime_ns for file in flow.folder.rglob("*")} == before
+
+
+def test_help_of_a_verb_lists_the_options_of_the_callbacks():
+    said = succeed("fit", "--help").out
+    for option in (
+        "--calibrate.quantile",
+        "--metrics.image",
+        "--heatmaps.max_images",
+        "--trainer.max_epochs",
+        "--disable",
+    ):
+        assert option in said
+    assert "Share of normal images that stay unflagged" in " ".join(said.split())
+
+
 def test_config_states_effective_values_and_repeats_the_run(flow, cwd):
     saved = flow.folder / "config.yaml"
     config = yaml.safe_load(saved.read_text(encoding="utf-8"))

@@ -83,7 +83,8 @@ def predict(model: AnomalyModule, batch: dict[str, Any], rows: slice = slice(Non
     return model.predict({key: value[rows] for key, value in batch.items()})  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# The tests of one method stay in one test process, which then fits it once.
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS])
 class TestEveryMethod:
     def test_scores_are_finite_and_rank_anomalies_higher(self, name: str) -> None:
         model, _ = fitted(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -19,32 +18,32 @@ def cells(file: Path) -> list[dict]:
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda file: file.stem)
 def executed(request, tmp_path, monkeypatch):
-    """The names a notebook leaves behind."""
+    """A notebook's name and the variables it leaves behind."""
     import matplotlib.pyplot as plt
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda: None)
-    backend = matplotlib.get_backend()
     plt.switch_backend("agg")
+    plt.close("all")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for number, cell in enumerate(cells(request.param)):
         exec(compile("".join(cell["source"]), f"{request.param.name}, code cell {number}", "exec"), names)
     yield request.param.stem, names
     plt.close("all")
-    plt.switch_backend(backend)
 
 
-def test_notebooks_run_and_show_what_they_promise(executed, tmp_path):
+def test_every_notebook_runs_and_draws(executed, tmp_path):
+    import matplotlib.pyplot as plt
+
     name, names = executed
+    drawn = [axis for number in plt.get_fignums() for axis in plt.figure(number).axes]
+    assert any(axis.has_data() for axis in drawn)
     if name == "quickstart":
-        import matplotlib.pyplot as plt
-
+        score, label, flagged = (names[key] for key in ("score", "label", "flagged"))
         assert names["result"]["test/image_AUROC"] > 0.9
-        assert len(plt.get_fignums()) == 2
-        assert len(names["score"]) == len(names["label"]) == len(names["data"].splits.test)
-        flagged = names["flagged"]
-        assert flagged.equal(names["score"] >= names["threshold"])
-        assert 0 < flagged[names["label"] == 0].float().mean() < 0.4 < flagged[names["label"] == 1].float().mean()
+        assert len(score) == len(label) == len(names["data"].splits.test)
+        assert flagged.equal(score >= names["threshold"])
+        assert 0 < flagged[label == 0].float().mean() < 0.4 < flagged[label == 1].float().mean()
         assert (tmp_path / "runs/notebook/metrics.json").is_file()
 
 
