@@ -180,6 +180,8 @@ class SuiteCLI(LightningCLI):
             if name not in LAYER:
                 raise ConfigError(f"disable knows {', '.join(LAYER)}; got {name!r}.{did_you_mean(name, LAYER)}")
         parser.callback_keys = [key for key in parser.callback_keys if key not in config.disable]
+        if self.subcommand != "fit" and config.ckpt_path is None:
+            print(f"{self.subcommand} without --run or --ckpt_path: the model is untrained.", file=sys.stderr)
         if self.subcommand == "fit" and _is_single_pass(config.model.class_path) and config.trainer.max_epochs != 1:
             if config.trainer.max_epochs is not None:
                 print(

@@ -255,7 +255,7 @@ def _category_means(values: dict[str, float]) -> dict[str, float]:
 
 
 def _first_line(metric: Metric) -> str:
-    return (type(metric).__doc__ or "").strip().partition("\n")[0]
+    return (type(metric).__doc__ or "").strip().partition(" See ")[0].partition("\n")[0]
 
 
 def _versions() -> dict[str, str]:
