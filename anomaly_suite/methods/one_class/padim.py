@@ -24,9 +24,13 @@ from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.blur import gaussian_blur, smoothing_sigma
 
-CPU_CHUNK = 4
-"""Images a CPU takes at once, fitting and predicting: memory does not grow with the batch, and resnet18 at 256 px is a
-fifth faster than with 32, whose activations do not stay in cache."""
+BACKBONE_CHUNK = 4
+"""Images whose features a CPU computes at once: memory does not grow with the batch, and resnet18 at 256 px is a fifth
+faster than with 32, whose activations do not stay in cache."""
+
+DISTANCE_CHUNK = 16
+"""Images whose distances a CPU computes at once: the whitening matrices are read once for all of them (measured: 12 ms an
+image at 4, 5 at 16, 6 at 32)."""
 
 POSITION_CHUNK = 64
 """Positions whose double-precision matrices are in flight at once."""
@@ -262,24 +266,34 @@ class PaDiM(AnomalyModule):
         Raises:
             ShapeError: images of another size.
         """
-        embedding = self.embed(image)
+        return self.score_features(self.embed(image), image.shape[2:])
+
+    def score_features(self, embedding: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Scores and maps of embedded images; arguments as :meth:`embed` returns them, and the images' (H, W)."""
+        height, width = size
         grid = self.mean.shape[:2]
         if embedding.shape[1:3] != grid:
             raise ShapeError(
-                f"PaDiM was fitted on a grid of {grid[0]}x{grid[1]} positions; images of shape {tuple(image.shape)} give "
+                f"PaDiM was fitted on a grid of {grid[0]}x{grid[1]} positions; images of {height}x{width} pixels give "
                 f"{embedding.shape[1]}x{embedding.shape[2]}. Resize images to the size of the training images."
             )
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(embedding.device.type, enabled=False):
             distance = mahalanobis(embedding.flatten(1, 2), self.mean.flatten(0, 1), self.whitening)
             distance = distance.reshape(-1, 1, *grid)
-            height, width = image.shape[2:]
             smooth = F.interpolate(distance, size=(height, width), mode="bilinear", align_corners=False)
             smooth = gaussian_blur(smooth, sigma=smoothing_sigma(height, width, sigma=self.sigma))  # (B, 1, H, W)
         return (smooth if self.score == "smoothed" else distance).amax((1, 2, 3)), smooth
 
     def predict(self, batch: Batch) -> Prediction:
-        """Raw scores of one batch."""
-        scores, maps = zip(*(self(portion) for portion in _portions(batch["image"])), strict=True)
+        """Raw scores of one batch: what ``forward`` gives, in portions that suit a CPU."""
+        size = batch["image"].shape[2:]
+        scores, maps = zip(
+            *(
+                self.score_features(torch.cat([self.embed(few) for few in _portions(some, BACKBONE_CHUNK)]), size)
+                for some in _portions(batch["image"], DISTANCE_CHUNK)
+            ),
+            strict=True,
+        )
         return {"anomaly_score": torch.cat(scores), "anomaly_map": torch.cat(maps)}
 
     def on_train_epoch_start(self) -> None:
@@ -297,7 +311,7 @@ class PaDiM(AnomalyModule):
         image = batch["image"]
         if "padding" in batch:
             image = image[~batch["padding"]]
-        portions = [self.embed(portion) for portion in _portions(image)]  # each (B, h, w, D)
+        portions = [self.embed(portion) for portion in _portions(image, BACKBONE_CHUNK)]  # each (B, h, w, D)
         _, height, width, channels = portions[0].shape
         if self._moments is None:
             self._moments = StreamedMoments((height, width), channels, device=image.device)
@@ -365,5 +379,5 @@ def _by_positions(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(tensor, POSITION_CHUNK) for tensor in tensors), strict=True)
 
 
-def _portions(image: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(image, CPU_CHUNK) if image.device.type == "cpu" else (image,)
+def _portions(image: Tensor, size: int) -> tuple[Tensor, ...]:
+    return torch.split(image, size) if image.device.type == "cpu" else (image,)
