@@ -7,13 +7,11 @@ import inspect
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NoReturn
 
 import torch
-from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import anomaly_suite.data
 import anomaly_suite.methods
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, HeatmapExport, ScorePlots, ScoreTable
+from anomaly_suite.callbacks.files import replacing
 from anomaly_suite.cli import check_class_name, find_run
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError, did_you_mean
@@ -218,11 +217,9 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replace what was left to the trainer by what it chose, then save."""
-        self.config = Namespace(**vars(self.config)) if not isinstance(self.config, Namespace) else self.config.clone()
+        self.config = self.config.clone()
         settings = self.config.trainer
-        settings.accelerator = (
-            trainer.accelerator.name() if hasattr(trainer.accelerator, "name") else settings.accelerator
-        )
+        settings.accelerator = trainer.accelerator.name()
         settings.devices = trainer.num_devices
         settings.max_epochs = trainer.max_epochs
         settings.precision = trainer.precision
@@ -235,10 +232,8 @@ def _save_calibration(cli: LightningCLI) -> None:
         raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
     source = Path(cli.config["validate"].ckpt_path)
     checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    fitted = {f"calibration.{key}": value for key, value in cli.model.calibration.state_dict().items()}
-    checkpoint["state_dict"].update({key: v.cpu() if isinstance(v, torch.Tensor) else v for key, v in fitted.items()})
+    checkpoint["state_dict"]["calibration._extra_state"] = cli.model.calibration.get_extra_state()
     target = source.with_name(f"{source.stem}-calibrated.ckpt")
-    with tempfile.NamedTemporaryFile(dir=source.parent, suffix=".tmp", delete=False) as file:
+    with replacing(target) as file:
         torch.save(checkpoint, file)
-    os.replace(file.name, target)
     print(f"calibrated checkpoint: {target}")
