@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NoReturn
@@ -44,6 +45,7 @@ def run(verb: str, words: list[str]) -> None:
     Raises:
         ConfigError: wrong options, classes or devices, in one sentence.
     """
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
     sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     words = _expand_run(words) if verb != "fit" else words
     try:
