@@ -334,6 +334,17 @@ class AnomalyModule(LightningModule):
         generator = torch.Generator(device=self.device)
         return generator.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
+    def training_progress(self, batch_idx: int) -> float:
+        """Share of the training that lies behind this step, in [0, 1); 0 throughout if the trainer has no end.
+
+        For schedules of methods with several optimisers; it follows from the epoch, so a resumed run needs no more.
+        """
+        trainer = self.trainer
+        epochs, per_epoch = trainer.max_epochs or -1, trainer.num_training_batches
+        if trainer.max_steps > 0:
+            return min(1.0, self.global_step / trainer.max_steps)
+        return 0.0 if epochs < 0 else (self.current_epoch * per_epoch + batch_idx) / (epochs * per_epoch)
+
     def training_batches(self) -> Iterator[Batch]:
         """One pass over this process's share of the training set, outside the training loop, batches on the device."""
         loader = self.trainer.train_dataloader

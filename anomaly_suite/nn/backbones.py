@@ -102,7 +102,7 @@ class FeatureExtractor(nn.Module):
         """
         if weights is None:
             return
-        tensors = self._download() if weights == "imagenet" else _read_tensors(weights)
+        tensors = self._download() if weights == "imagenet" else read_tensors(weights)
         state = self.net.state_dict()
         found = _by_name(tensors, state)
         fault = _first_fault(found, state)
@@ -169,7 +169,15 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _read_tensors(path: str) -> dict[str, Tensor]:
+def read_tensors(path: str) -> dict[str, Tensor]:
+    """Named tensors of a file, without running code from it.
+
+    Args:
+        path: Written by ``torch.save`` (a mapping of tensors, or one under ``state_dict``) or as safetensors.
+
+    Raises:
+        WeightsError: no such file, an unreadable one, or no tensors in it.
+    """
     if not Path(path).is_file():
         raise WeightsError(f"weights must be null, 'imagenet' or an existing file; got {path!r}. Check the path.")
     try:

@@ -1,0 +1,179 @@
+"""Losses and scores that several methods share: multi-scale SSIM, and reconstruction error made of it and L1.
+
+Sources: Wang, Simoncelli and Bovik, "Multi-scale structural similarity", Asilomar 2003; Chen et al., "Deep One-Class
+    Classification via Interpolated Gaussian Descriptor", AAAI 2022 (IGD), for the clamp, the L1 term and the additive map.
+Axes: B batch, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomaly_suite.errors import ConfigError, ShapeError
+
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+SIGMA = 1.5
+K1, K2 = 0.01, 0.03
+SMALLEST_MEAN = 1e-6  # a negative mean has no fractional power, and one near 0 an exploding gradient
+
+
+class MSSSIM(nn.Module):
+    """Multi-scale structural similarity of image pairs, in float32 under autocast.
+
+    At each of ``scales`` sizes, halved by averaging 2 x 2 pixels, contrast and structure are compared inside a Gaussian
+    window (standard deviation 1.5, no padding); luminance at the coarsest alone. The spatial means, clamped to at least
+    1e-6, are multiplied with the standard exponents, renormalised to sum to 1, and averaged over channels.
+
+    Args:
+        scales: 1 to 5.
+        window_size: Odd side of the window in pixels. The coarsest image must be as large.
+        value_range: Largest less smallest possible pixel value.
+
+    Raises:
+        ConfigError: an option out of its range.
+    """
+
+    window: Tensor
+
+    def __init__(self, *, scales: int = 5, window_size: int = 11, value_range: float = 1.0) -> None:
+        super().__init__()
+        if not 1 <= scales <= len(SCALE_WEIGHTS):
+            raise ConfigError(f"scales must be 1 to 5; got {scales}. Images of 32 pixels allow 4 with a window of 3.")
+        if window_size < 1 or window_size % 2 == 0 or value_range <= 0:
+            raise ConfigError(
+                f"window_size must be odd and value_range above 0; got {window_size} and {value_range}. Try 3 and 1.0."
+            )
+        self.window_size = window_size
+        self.c1, self.c2 = (K1 * value_range) ** 2, (K2 * value_range) ** 2
+        total = sum(SCALE_WEIGHTS[:scales])
+        self.exponents = [weight / total for weight in SCALE_WEIGHTS[:scales]]
+        offset = torch.arange(window_size) - window_size // 2
+        self.register_buffer("window", torch.softmax(-(offset**2) / (2 * SIGMA**2), 0), persistent=False)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Similarity of each pair.
+
+        Args:
+            first: Shape (B, C, H, W).
+            second: The same shape.
+
+        Returns:
+            Shape (B,), in [0, 1]; 1 for equal images.
+
+        Raises:
+            ShapeError: unequal shapes, or images too small for ``scales`` and ``window_size``.
+        """
+        return self.with_map(first, second)[0]
+
+    def with_map(self, first: Tensor, second: Tensor, *, want_map: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Similarity (B,), and with ``want_map`` the additive dissimilarity map (B, C, H, W), in [0, 1].
+
+        The map sums ``weight * (1 - SSIM)`` over the scales, every SSIM map clamped at 0, continued to the border by its
+        outermost values and enlarged bilinearly. (A product of maps would vanish wherever one scale does.)
+        """
+        self._check(first, second)
+        with torch.autocast(first.device.type, enabled=False):
+            if first.dtype not in (torch.float32, torch.float64):
+                first = first.float()
+            second = second.to(first.dtype)
+            size = first.shape[2:]
+            similarity: Tensor | None = None
+            dissimilarity = torch.zeros_like(first) if want_map else None
+            for scale, exponent in enumerate(self.exponents):
+                last = scale == len(self.exponents) - 1
+                luminance, structure = self._compare(first, second, want_luminance=last or want_map)
+                compared = luminance * structure if last else structure  # (B, C, h', w')
+                factor = compared.mean((2, 3)).clamp_min(SMALLEST_MEAN) ** exponent
+                similarity = factor if similarity is None else similarity * factor
+                if dissimilarity is not None:
+                    ssim = F.pad((luminance * structure).clamp_min(0), (self.window_size // 2,) * 4, mode="replicate")
+                    dissimilarity = dissimilarity + exponent * (
+                        1 - F.interpolate(ssim, size=size, mode="bilinear", align_corners=False)
+                    )
+                if not last:
+                    first, second = F.avg_pool2d(first, 2), F.avg_pool2d(second, 2)
+            assert similarity is not None
+            return similarity.mean(1), dissimilarity
+
+    def _compare(self, first: Tensor, second: Tensor, *, want_luminance: bool) -> tuple[Tensor | float, Tensor]:
+        """Luminance and contrast-structure terms of one scale, each (B, C, h', w')."""
+        # Only the sum of both variances is needed, so four filtered images do.
+        stack = torch.cat([first, second, first**2 + second**2, first * second], 1)
+        channels, window = stack.shape[1], self.window.to(stack.dtype)
+        stack = F.conv2d(stack, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+        stack = F.conv2d(stack, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+        mean_1, mean_2, squares, product = stack.chunk(4, 1)
+        means, mean_squares = mean_1 * mean_2, mean_1**2 + mean_2**2
+        structure = (2 * (product - means) + self.c2) / (squares - mean_squares + self.c2)
+        return (2 * means + self.c1) / (mean_squares + self.c1) if want_luminance else 1.0, structure
+
+    def _check(self, first: Tensor, second: Tensor) -> None:
+        if first.shape != second.shape or first.ndim != 4:
+            raise ShapeError(
+                f"MS-SSIM compares images of one shape (B, C, H, W); got {tuple(first.shape)} and {tuple(second.shape)}. "
+                "Resize one of them."
+            )
+        coarsest = min(first.shape[2:]) // 2 ** (len(self.exponents) - 1)
+        if coarsest < self.window_size:
+            raise ShapeError(
+                f"images of {tuple(first.shape[2:])} pixels are {coarsest} wide at the last of {len(self.exponents)} scales, "
+                f"less than the window of {self.window_size}. Use fewer scales or a smaller window."
+            )
+
+
+class ReconstructionError(nn.Module):
+    """``(1 - rho) * (1 - MS-SSIM) + rho * mean |x - x'| / range`` of each image (IGD, section 3).
+
+    Args:
+        image_size: Shorter side of the images in pixels; it decides scales and window where those are null.
+        value_range: Largest less smallest possible pixel value.
+        rho: Weight of L1; 0 for MS-SSIM alone, 1 for L1 alone.
+        scales: Of MS-SSIM; null takes as many as the window allows, up to 5 with a window of 11 and up to 4 with others.
+        window_size: Of MS-SSIM; null is 11 from 176 pixels on (all five scales), else 3.
+
+    Raises:
+        ConfigError: ``rho`` outside [0, 1], or images too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        value_range: float,
+        rho: float = 0.15,
+        scales: int | None = None,
+        window_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= rho <= 1:
+            raise ConfigError(f"rho must be between 0 and 1; got {rho}. IGD uses 0.15.")
+        window_size = window_size or (11 if image_size >= 176 else 3)
+        scales = scales or min(5 if window_size == 11 else 4, max(1, (image_size // window_size).bit_length()))
+        self.ms_ssim = MSSSIM(scales=scales, window_size=window_size, value_range=value_range)
+        self.value_range = value_range
+        self.rho = rho
+
+    def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """Error of each pair of shape (B, C, H, W): (B,), in [0, 1] while values stay in their range."""
+        return self._error(image, reconstruction, want_map=False)[0]
+
+    def with_map(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Error (B,) and its additive map (B, 1, H, W), averaged over channels."""
+        error, error_map = self._error(image, reconstruction, want_map=True)
+        assert error_map is not None
+        return error, error_map
+
+    def _error(self, image: Tensor, reconstruction: Tensor, *, want_map: bool) -> tuple[Tensor, Tensor | None]:
+        similarity, dissimilarity = self.ms_ssim.with_map(image, reconstruction, want_map=want_map)
+        distance = (image.to(similarity.dtype) - reconstruction.to(similarity.dtype)).abs() / self.value_range
+        error = (1 - self.rho) * (1 - similarity) + self.rho * distance.mean((1, 2, 3))
+        if dissimilarity is None:
+            return error, None
+        return error, ((1 - self.rho) * dissimilarity + self.rho * distance).clamp_min(0).mean(1, keepdim=True)
+
+
+def polynomial_decay(progress: float, *, power: float = 0.9) -> float:
+    """Factor of a learning rate that falls to 0: ``(1 - progress) ** power`` for a progress in [0, 1]."""
+    return float(max(0.0, 1 - progress) ** power)

@@ -1,0 +1,121 @@
+"""Encoders that pre-training hands on: one class builds them, and loads them from any pre-training checkpoint.
+
+A method of the family ``pretraining`` keeps what it trains as ``self.encoder``, an :class:`ImageEncoder`; a method that takes
+``encoder_weights`` builds the same one and gives it the checkpoint's path.
+
+Axes: B batch, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from anomaly_suite.errors import WeightsError
+from anomaly_suite.nn.backbones import FeatureExtractor, read_tensors
+from anomaly_suite.nn.residual import ResidualEncoder
+from anomaly_suite.nn.size import ImageSize, height_width
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+STANDARDIZED_RANGE = 4.7579
+"""Largest less smallest value of standardised images: 2.640 less -2.118."""
+
+IN_CHECKPOINT = "encoder."
+
+
+class ImageEncoder(nn.Module):
+    """Images to vectors: a small residual network, or the averaged last feature map of any timm network.
+
+    Args:
+        name: ``residual`` for :class:`~anomaly_suite.nn.residual.ResidualEncoder` with 8 times ``width`` outputs, or the
+            name of a timm network.
+        image_size: Height and width, for ``residual``; a timm network takes any.
+        width: Channels of the first convolution of ``residual``.
+    """
+
+    def __init__(self, name: str, *, image_size: ImageSize, width: int = 64) -> None:
+        super().__init__()
+        self.frozen = False
+        self.net: ResidualEncoder | FeatureExtractor
+        if name == "residual":
+            size = height_width(image_size)
+            self.net = ResidualEncoder(in_channels=3, image_size=size, width=width, out_features=8 * width)
+            self.out_features = 8 * width
+        else:
+            self.net = FeatureExtractor(name, layers=[-1])
+            self.out_features = self.net.channels[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, ``out_features``); each network standardises for itself."""
+        if isinstance(self.net, ResidualEncoder):
+            return cast(Tensor, self.net(standardize(image)))
+        return cast(list[Tensor], self.net(image))[-1].mean((2, 3))
+
+    def freeze(self) -> None:
+        """Keep weights and batch-norm statistics as they are from now on, whatever ``train()`` says."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Change the mode, unless frozen."""
+        return super().train(mode and not self.frozen)
+
+    def load_weights(self, weights: str | None) -> None:
+        """Replace the random weights.
+
+        Args:
+            weights: A checkpoint of a pre-training, or of any method with the same encoder; for a timm network also
+                ``imagenet`` or a file of its tensors. None keeps the random weights.
+
+        Raises:
+            WeightsError: no such file, an unreadable one, or one that does not fit.
+        """
+        if weights is None:
+            return
+        tensors = {} if weights == "imagenet" else read_tensors(weights)
+        if isinstance(self.net, FeatureExtractor) and not any(
+            key.startswith(f"{IN_CHECKPOINT}net.") for key in tensors
+        ):
+            self.net.load_weights(weights)
+            return
+        tensors = {
+            key.removeprefix(IN_CHECKPOINT): value for key, value in tensors.items() if key.startswith(IN_CHECKPOINT)
+        }
+        if not tensors:
+            raise WeightsError(
+                f"the residual encoder takes its weights from a checkpoint with an encoder; got {weights!r}, which has none. "
+                "Pre-train one (KnowledgeDistillation), or set encoder_weights to null."
+            )
+        state = self.state_dict()
+        for key, value in state.items():
+            if key not in tensors or tensors[key].shape != value.shape:
+                found = tuple(tensors[key].shape) if key in tensors else "missing"
+                raise WeightsError(
+                    f"the encoder in {weights} must be built like the one it is loaded into, but {key} is {found} there "
+                    f"and {tuple(value.shape)} here. Use the same encoder, image_size and width in both configurations."
+                )
+        self.load_state_dict({key: tensors[key] for key in state})
+
+
+def standardize(image: Tensor) -> Tensor:
+    """[0, 1] to zero mean and unit deviation by ImageNet's statistics; a grey channel is repeated.
+
+    Args:
+        image: Shape (B, 1, H, W) or (B, 3, H, W).
+
+    Returns:
+        Shape (B, 3, H, W), between -2.118 and 2.640.
+    """
+    mean = image.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = image.new_tensor(IMAGENET_STD).view(3, 1, 1)
+    return (image - mean) / std
+
+
+def destandardize(image: Tensor) -> Tensor:
+    """The inverse of :func:`standardize` on three channels."""
+    mean = image.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = image.new_tensor(IMAGENET_STD).view(3, 1, 1)
+    return image * std + mean

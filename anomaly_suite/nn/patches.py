@@ -1,0 +1,66 @@
+"""Overlapping square patches of images, and maps put together from them again.
+
+Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a patch.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomaly_suite.errors import ConfigError, ShapeError
+
+
+class PatchGrid:
+    """Where the patches of an image lie: every ``stride`` pixels, row by row.
+
+    An image that the grid does not cover to its right and lower border is continued there by its outermost pixels.
+
+    Args:
+        size: S, in pixels.
+        stride: Pixels from one patch to the next; at most S, so that none is left out.
+
+    Raises:
+        ConfigError: a stride below 1 or above ``size``.
+    """
+
+    def __init__(self, *, size: int, stride: int) -> None:
+        if not 1 <= stride <= size:
+            raise ConfigError(
+                f"patch_stride must be between 1 and patch_size={size}; got {stride}. Half of it is usual."
+            )
+        self.size = size
+        self.stride = stride
+
+    def count(self, height: int, width: int) -> int:
+        """P for images of this size; 225 for 256 x 256 with patches of 32 every 16."""
+        rows, columns = (1 + -(-max(side - self.size, 0) // self.stride) for side in (height, width))
+        return rows * columns
+
+    def cut(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) to (B * P, C, S, S), the patches of an image next to each other.
+
+        Raises:
+            ShapeError: an image smaller than a patch.
+        """
+        _, channels, height, width = image.shape
+        if min(height, width) < self.size:
+            raise ShapeError(
+                f"images must be at least as large as a patch of {self.size} pixels; got {tuple(image.shape)}. "
+                "Raise image_size or lower patch_size."
+            )
+        down, right = (-(side - self.size) % self.stride for side in (height, width))
+        image = F.pad(image, (0, right, 0, down), mode="replicate")
+        windows = image.unfold(2, self.size, self.stride).unfold(3, self.size, self.stride)  # B C rows columns S S
+        return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, self.size, self.size)
+
+    def join(self, patches: Tensor, *, height: int, width: int) -> Tensor:
+        """(B * P, C, S, S) to (B, C, H, W), the mean where patches overlap."""
+        count = self.count(height, width)
+        channels = patches.shape[1]
+        padded = (height + -(height - self.size) % self.stride, width + -(width - self.size) % self.stride)
+        columns = patches.reshape(-1, count, channels * self.size**2).transpose(1, 2)  # (B, C * S * S, P)
+        total = F.fold(columns, padded, self.size, stride=self.stride)
+        ones = columns.new_ones(1, self.size**2, count)
+        overlap = F.fold(ones, padded, self.size, stride=self.stride)
+        return (total / overlap)[:, :, :height, :width]
