@@ -382,11 +382,13 @@ class AnomalyModule(LightningModule):
         self._seed = checkpoint["anomaly_suite"]["seed"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape.
-        for name, buffer in self._buffers.items():
-            saved = state_dict.get(prefix + name)
-            if buffer is not None and isinstance(saved, Tensor) and saved.shape != buffer.shape:
-                self._buffers[name] = buffer.new_empty(saved.shape)
+        # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape, in parts of the method too.
+        for path, module in self.named_modules(prefix=prefix.removesuffix(".")):
+            for name, buffer in module._buffers.items():
+                saved = state_dict.get(f"{path}.{name}" if path else name)
+                fitted = buffer is not None and (module is self or buffer.numel() == 0)
+                if fitted and isinstance(saved, Tensor) and saved.shape != buffer.shape:
+                    module._buffers[name] = buffer.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -7,16 +7,23 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, destandardize, standardize
+from anomaly_suite.nn.size import ImageSize, height_width
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SIGMA = 1.5
 K1, K2 = 0.01, 0.03
 SMALLEST_MEAN = 1e-6  # a negative mean has no fractional power, and one near 0 an exploding gradient
+
+PixelSpace = Literal["standardized", "unit"]
+"""Where reconstructions are compared: as the networks see them, or scaled back to [0, 1]."""
 
 
 class MSSSIM(nn.Module):
@@ -74,40 +81,48 @@ class MSSSIM(nn.Module):
         outermost values and enlarged bilinearly. (A product of maps would vanish wherever one scale does.)
         """
         self._check(first, second)
+        shape = first.shape
         with torch.autocast(first.device.type, enabled=False):
             if first.dtype not in (torch.float32, torch.float64):
                 first = first.float()
-            second = second.to(first.dtype)
-            size = first.shape[2:]
+            first, second = _planes(first), _planes(second.to(first.dtype))
             similarity: Tensor | None = None
             dissimilarity = torch.zeros_like(first) if want_map else None
             for scale, exponent in enumerate(self.exponents):
                 last = scale == len(self.exponents) - 1
                 luminance, structure = self._compare(first, second, want_luminance=last or want_map)
-                compared = luminance * structure if last else structure  # (B, C, h', w')
-                factor = compared.mean((2, 3)).clamp_min(SMALLEST_MEAN) ** exponent
+                compared = luminance * structure if last else structure  # (1, B * C, h', w')
+                # The gradient of a sum is a view; that of a mean is a tensor in an order in which all that follows is slow.
+                mean = compared.sum((2, 3)) / compared[0, 0].numel()
+                factor = mean.clamp_min(SMALLEST_MEAN) ** exponent
                 similarity = factor if similarity is None else similarity * factor
                 if dissimilarity is not None:
                     ssim = F.pad((luminance * structure).clamp_min(0), (self.window_size // 2,) * 4, mode="replicate")
                     dissimilarity = dissimilarity + exponent * (
-                        1 - F.interpolate(ssim, size=size, mode="bilinear", align_corners=False)
+                        1 - F.interpolate(ssim, size=shape[2:], mode="bilinear", align_corners=False)
                     )
                 if not last:
                     first, second = F.avg_pool2d(first, 2), F.avg_pool2d(second, 2)
             assert similarity is not None
-            return similarity.mean(1), dissimilarity
+            return similarity.view(shape[:2]).mean(1), None if dissimilarity is None else dissimilarity.reshape(shape)
 
     def _compare(self, first: Tensor, second: Tensor, *, want_luminance: bool) -> tuple[Tensor | float, Tensor]:
-        """Luminance and contrast-structure terms of one scale, each (B, C, h', w')."""
-        # Only the sum of both variances is needed, so four filtered images do.
-        stack = torch.cat([first, second, first**2 + second**2, first * second], 1)
-        channels, window = stack.shape[1], self.window.to(stack.dtype)
-        stack = F.conv2d(stack, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-        stack = F.conv2d(stack, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-        mean_1, mean_2, squares, product = stack.chunk(4, 1)
-        means, mean_squares = mean_1 * mean_2, mean_1**2 + mean_2**2
-        structure = (2 * (product - means) + self.c2) / (squares - mean_squares + self.c2)
-        return (2 * means + self.c1) / (mean_squares + self.c1) if want_luminance else 1.0, structure
+        """Luminance and contrast-structure terms of one scale, each (1, B * C, h', w').
+
+        With d the difference of both images, both terms have the form ``n / (n + mean of d^2)``: for luminance of the
+        means, for structure with the covariance in n and the variance of d beside it. Equal images have exactly 1.
+        """
+        window = self.window.to(first.dtype)
+        window = window / window.sum()  # exactly 1 in this precision, or constants would have a variance
+        mean_1, mean_2 = _filter(first, window), _filter(second, window)
+        squares, product = _filter((first - second).square(), window), _filter(first * second, window)
+        means, shift = mean_1 * mean_2, (mean_1 - mean_2).square()
+        covariance = product - means + self.c2 / 2
+        structure = covariance * torch.add(covariance, squares - shift, alpha=0.5).reciprocal()
+        if not want_luminance:
+            return 1.0, structure
+        means = means + self.c1 / 2
+        return means * torch.add(means, shift, alpha=0.5).reciprocal(), structure
 
     def _check(self, first: Tensor, second: Tensor) -> None:
         if first.shape != second.shape or first.ndim != 4:
@@ -123,6 +138,25 @@ class MSSSIM(nn.Module):
             )
 
 
+def _planes(image: Tensor) -> Tensor:
+    """(B, C, H, W) as the channels of one image, (1, B * C, H, W), and on a CPU last in memory.
+
+    Depthwise convolutions are fastest so. Not in a compiled or exported graph: a convolution there has a fixed number of
+    channels, and a batch has not.
+    """
+    if torch.compiler.is_compiling():
+        return image
+    planes = image.flatten(0, 1).unsqueeze(0)
+    return planes.contiguous(memory_format=torch.channels_last) if planes.device.type == "cpu" else planes
+
+
+def _filter(planes: Tensor, window: Tensor) -> Tensor:
+    """Means (1, P, h - K + 1, w - K + 1) of all windows of (1, P, h, w), weighted by ``window`` (K,) along both axes."""
+    channels = planes.shape[1]
+    planes = F.conv2d(planes, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    return F.conv2d(planes, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
 class ReconstructionError(nn.Module):
     """``(1 - rho) * (1 - MS-SSIM) + rho * mean |x - x'| / range`` of each image (IGD, section 3).
 
@@ -134,7 +168,7 @@ class ReconstructionError(nn.Module):
         window_size: Of MS-SSIM; null is 11 from 176 pixels on (all five scales), else 3.
 
     Raises:
-        ConfigError: ``rho`` outside [0, 1], or images too small.
+        ConfigError: ``rho`` outside [0, 1], scales or window out of their range, or images too small for them.
     """
 
     def __init__(
@@ -149,9 +183,17 @@ class ReconstructionError(nn.Module):
         super().__init__()
         if not 0 <= rho <= 1:
             raise ConfigError(f"rho must be between 0 and 1; got {rho}. IGD uses 0.15.")
-        window_size = window_size or (11 if image_size >= 176 else 3)
-        scales = scales or min(5 if window_size == 11 else 4, max(1, (image_size // window_size).bit_length()))
+        if window_size is None:
+            window_size = 11 if image_size >= 176 else 3
+        if scales is None:
+            most = 5 if window_size == 11 else 4
+            scales = min(most, max(1, (image_size // max(1, window_size)).bit_length()))
         self.ms_ssim = MSSSIM(scales=scales, window_size=window_size, value_range=value_range)
+        if image_size // 2 ** (scales - 1) < window_size:
+            raise ConfigError(
+                f"image_size must be at least {window_size * 2 ** (scales - 1)} for {scales} scales and a window of "
+                f"{window_size}; got {image_size}. Use fewer scales, a smaller window or larger images."
+            )
         self.value_range = value_range
         self.rho = rho
 
@@ -172,6 +214,36 @@ class ReconstructionError(nn.Module):
         if dissimilarity is None:
             return error, None
         return error, ((1 - self.rho) * dissimilarity + self.rho * distance).clamp_min(0).mean(1, keepdim=True)
+
+
+class PixelComparison(nn.Module):
+    """:class:`ReconstructionError` between an image in [0, 1] and a standardised reconstruction.
+
+    Args:
+        image_size: Height and width of the images.
+        rho: Weight of L1.
+        space: Where they are compared; the value range goes with it.
+    """
+
+    def __init__(self, *, image_size: ImageSize, rho: float, space: PixelSpace = "standardized") -> None:
+        super().__init__()
+        self.space = space
+        value_range = STANDARDIZED_RANGE if space == "standardized" else 1.0
+        self.error = ReconstructionError(image_size=min(height_width(image_size)), value_range=value_range, rho=rho)
+
+    def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """Error of each image, (B,)."""
+        error: Tensor = self.error(*self._pair(image, reconstruction))
+        return error
+
+    def with_map(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Error (B,) and map (B, 1, H, W)."""
+        return self.error.with_map(*self._pair(image, reconstruction))
+
+    def _pair(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        if self.space == "standardized":
+            return standardize(image), reconstruction
+        return image.expand(-1, 3, -1, -1), destandardize(reconstruction.float())
 
 
 def polynomial_decay(progress: float, *, power: float = 0.9) -> float:

@@ -156,22 +156,25 @@ class TestEveryMethod:
     def test_resumed_training_ends_with_the_same_weights(
         self, name: str, tmp_path: Path, trainer_in: Callable[..., Trainer]
     ) -> None:
-        def train(epochs: int, ckpt_path: Path | None, keep: Path | None) -> dict[str, Tensor]:
+        epochs = max(4, config(name).get("resume_epochs", 4))
+        half = epochs // 2
+
+        def train(ckpt_path: Path | None, *callbacks: ModelCheckpoint) -> dict[str, Tensor]:
             model = make_model(name)
-            saver = ModelCheckpoint(dirpath=keep, filename="half", save_on_train_epoch_end=True) if keep else None
             trainer = trainer_in(
                 # A single-pass method stops after its epoch unless told to go on.
                 max_epochs=epochs, min_epochs=epochs, limit_train_batches=3, limit_val_batches=1,
-                enable_checkpointing=saver is not None, callbacks=[saver] if saver else [],
+                enable_checkpointing=bool(callbacks), callbacks=list(callbacks),
             )  # fmt: skip
             trainer.fit(model, datamodule=make_data(name), ckpt_path=ckpt_path, weights_only=True)
             return {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
 
-        epochs = max(4, config(name).get("resume_epochs", 4))
-        whole = train(epochs, None, None)
-        train(epochs // 2, None, tmp_path)
+        saver = ModelCheckpoint(
+            dirpath=tmp_path, filename="{epoch}", every_n_epochs=half, save_top_k=-1, save_on_train_epoch_end=True
+        )
+        whole = train(None, saver)
         seed_everything(SEED + 1, verbose=False)
-        resumed = train(epochs, tmp_path / "half.ckpt", None)
+        resumed = train(tmp_path / f"epoch={half - 1}.ckpt")
         assert whole.keys() == resumed.keys()
         for key, value in whole.items():
             assert torch.allclose(value.nan_to_num(), resumed[key].nan_to_num(), rtol=1e-5, atol=1e-6), key

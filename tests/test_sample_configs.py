@@ -46,6 +46,19 @@ def test_every_sample_config_parses(file, parser):
     assert type(config.seed_everything) is int
 
 
+NATIVE_SIZE = {"MNIST": 28, "FashionMNIST": 28, "CIFAR10": 32}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_network_and_data_agree_on_the_image_size(file, parser):
+    config = parser.parse_args(["fit", "--config", str(file)]).fit
+    wanted = getattr(config.model.init_args, "image_size", None)
+    given = getattr(config.data.init_args, "image_size", None)
+    if wanted is None or getattr(config.model.init_args, "backbone", "lenet") != "lenet":
+        return  # takes any size
+    assert wanted == (given or NATIVE_SIZE[config.data.class_path.rpartition(".")[2]])
+
+
 def test_run_folders_of_sample_configs_differ(parser):
     folders = [parser.parse_args(["fit", "--config", str(file)]).fit.trainer.default_root_dir for file in CONFIGS]
     assert len(set(folders)) == len(folders) > 0

@@ -1,6 +1,18 @@
 """Detectors."""
 
-from anomaly_suite.methods.one_class import ADACL, DeepSVDD, PaDiM
-from anomaly_suite.methods.reconstruction import DAE, VAE
+from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
+from anomaly_suite.methods.pretraining import KnowledgeDistillation
+from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
 
-__all__ = ["ADACL", "DAE", "VAE", "DeepSVDD", "PaDiM"]
+__all__ = [
+    "ADACL",
+    "DAE",
+    "IGD",
+    "VAE",
+    "DeepSVDD",
+    "FAnoGAN",
+    "KnowledgeDistillation",
+    "MSSSIMAutoencoder",
+    "PaDiM",
+    "StudentTeacher",
+]

@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from anomaly_suite.errors import WeightsError
+from anomaly_suite.errors import ShapeError, WeightsError
 from anomaly_suite.nn.backbones import FeatureExtractor, read_tensors
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
@@ -67,8 +67,8 @@ class ImageEncoder(nn.Module):
         """Replace the random weights.
 
         Args:
-            weights: A checkpoint of a pre-training, or of any method with the same encoder; for a timm network also
-                ``imagenet`` or a file of its tensors. None keeps the random weights.
+            weights: A checkpoint of a pre-training, or of any module that keeps the same encoder as ``self.encoder``; for a
+                timm network also ``imagenet`` or a file of its tensors. None keeps the random weights.
 
         Raises:
             WeightsError: no such file, an unreadable one, or one that does not fit.
@@ -108,7 +108,12 @@ def standardize(image: Tensor) -> Tensor:
 
     Returns:
         Shape (B, 3, H, W), between -2.118 and 2.640.
+
+    Raises:
+        ShapeError: neither one nor three channels.
     """
+    if image.shape[1] not in (1, 3):
+        raise ShapeError(f"images need 1 or 3 channels; got {tuple(image.shape)}. Convert them to grey or RGB.")
     mean = image.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = image.new_tensor(IMAGENET_STD).view(3, 1, 1)
     return (image - mean) / std

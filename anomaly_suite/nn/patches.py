@@ -5,8 +5,9 @@ Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a pa
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError
 
@@ -53,6 +54,14 @@ class PatchGrid:
         image = F.pad(image, (0, right, 0, down), mode="replicate")
         windows = image.unfold(2, self.size, self.stride).unfold(3, self.size, self.stride)  # B C rows columns S S
         return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, self.size, self.size)
+
+    def sample(self, image: Tensor, count: int | None, *, generator: Generator) -> Tensor:
+        """``count`` of the patches that :meth:`cut` gives, drawn without replacement; all if null or if there are no more."""
+        batch, _, height, width = image.shape
+        every = batch * self.count(height, width)
+        if count is None or count >= every:
+            return self.cut(image)
+        return self.cut(image)[torch.randperm(every, generator=generator, device=image.device)[:count]]
 
     def join(self, patches: Tensor, *, height: int, width: int) -> Tensor:
         """(B * P, C, S, S) to (B, C, H, W), the mean where patches overlap."""

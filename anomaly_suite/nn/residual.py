@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,26 +35,37 @@ MAX_BLOCKS = 4
 class DownConv(nn.Conv2d):
     """3 x 3 convolution, then 2 x 2 mean pooling: (B, C, H, W) to (B, C', H/2, W/2)."""
 
+    spread: Tensor
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
+        self.register_buffer("spread", _spread([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]) / 4, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W), even sides, to (B, C', H/2, W/2)."""
-        spread = self.weight.new_tensor([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]) / 2
-        return F.conv2d(x, spread @ self.weight @ spread.t(), self.bias, stride=2, padding=1)
+        weight = (self.weight.flatten(2) @ self.spread).view(*self.weight.shape[:2], 4, 4)
+        return F.conv2d(x, weight, self.bias, stride=2, padding=1)
 
 
 class UpConv(nn.Conv2d):
     """Nearest-neighbour upsampling by 2, then a 3 x 3 convolution: (B, C, H, W) to (B, C', 2H, 2W)."""
 
+    spread: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.register_buffer("spread", _spread([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', 2H, 2W)."""
-        spread = self.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-        weight = (spread @ self.weight @ spread.t()).transpose(0, 1)
-        return F.conv_transpose2d(x, weight, self.bias, stride=2, padding=1)
+        weight = (self.weight.flatten(2) @ self.spread).view(*self.weight.shape[:2], 4, 4)
+        return F.conv_transpose2d(x, weight.transpose(0, 1), self.bias, stride=2, padding=1)
+
+
+def _spread(rows: list[list[int]]) -> Tensor:
+    """Matrix (9, 16) from 3 x 3 weights to 4 x 4 ones, from what happens along one axis (4, 3)."""
+    axis = torch.tensor(rows, dtype=torch.float32)
+    return torch.kron(axis, axis).t().contiguous()
 
 
 class DownBlock(nn.Module):
@@ -117,13 +129,13 @@ class ResidualEncoder(nn.Module):
 
     Args:
         in_channels: C.
-        image_size: (H, W); the shorter side 4, 8, ... 256, the other divisible as often.
+        image_size: (H, W); the shorter side 8, 16, ... 256, the other divisible as often.
         width: Channels of the first convolution; blocks end with 2, 4, 8 and 8 times as many.
         out_features: Z.
         norm: Kind of all norms.
 
     Raises:
-        ConfigError: an image size that cannot be halved down to 4.
+        ConfigError: another image size.
     """
 
     def __init__(

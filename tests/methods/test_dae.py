@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from anomaly_suite.errors import ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.losses import MSSSIM
 from anomaly_suite.methods.reconstruction.dae import (
     DAE,
     VAE,
+    cross_entropy,
     kl_to_standard_normal,
     residual_scores,
     sample_latent,
@@ -68,9 +71,32 @@ class TestFunctions:
         torch.testing.assert_close(anomaly_map, torch.full((2, 1, 4, 5), 0.25))
         assert residual_scores(image, image)[0].tolist() == [0, 0]
 
+    def test_cross_entropy_pixel_by_pixel(self) -> None:
+        image, logits = torch.rand(2, 3, 4, 5), 3 * torch.randn(2, 3, 4, 5)
+        for row in range(2):
+            total = 0.0
+            for x, logit in zip(image[row].flatten().tolist(), logits[row].flatten().tolist(), strict=True):
+                p = 1 / (1 + math.exp(-logit))
+                total -= x * math.log(p) + (1 - x) * math.log(1 - p)
+            assert cross_entropy(image, logits)[row].item() == pytest.approx(total, rel=1e-5)
+        torch.testing.assert_close(
+            cross_entropy(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)), torch.tensor([4 * math.log(2)])
+        )
 
-@pytest.mark.parametrize("kind", [DAE, VAE])
-class TestBoth:
+    def test_cross_entropy_of_extreme_logits_in_half_precision(self) -> None:
+        image, logits = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), torch.tensor([100.0, -100.0]).view(1, 1, 1, 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(image, logits.bfloat16())
+        assert loss.dtype == torch.float32
+        assert loss.item() == 200  # log(1 - sigmoid(100)) is -inf in float32
+
+
+KINDS = [DAE, VAE, partial(DAE, loss="ms_ssim"), partial(VAE, likelihood="bernoulli"), partial(VAE, samples=3)]
+NAMES = ["DAE", "VAE", "DAE-ms_ssim", "VAE-bernoulli", "VAE-samples"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+class TestAll:
     @pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 64), (1, 28), (3, (20, 36))])
     def test_shapes_and_independence_of_the_batch(self, kind: Any, channels: int, size: Any) -> None:
         model = kind(in_channels=channels, image_size=size, latent_dim=8).eval()
@@ -82,11 +108,21 @@ class TestBoth:
             alone = torch.cat([model(x.unsqueeze(0))[0] for x in image])
         assert anomaly_map.shape == (3, 1, height, width)
         torch.testing.assert_close(alone, score, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(anomaly_map.sum((1, 2, 3)) * channels, score)
+        if not (isinstance(kind, partial) and "loss" in kind.keywords):  # that one is no sum
+            torch.testing.assert_close(anomaly_map.sum((1, 2, 3)) * channels, score)
 
     def test_another_size_is_refused(self, kind: Any) -> None:
         with pytest.raises(ShapeError, match=r"\(1, 16, 16\); got \(1, 16, 17\)"):
             kind(**TINY)(torch.rand(1, 1, 16, 17))
+
+    def test_bf16_mixed(self, kind: Any, trainer_in: Make) -> None:
+        seed_everything(0, verbose=False)
+        image = stripes(16)
+        trainer = trainer_in(precision="bf16-mixed", max_epochs=2)
+        model = fit(trainer, kind(**TINY), image)
+        assert all(weight.isfinite().all() for weight in model.parameters())
+        (half,) = trainer.predict(model, DataLoader(TensorDataset(image), batch_size=16))  # type: ignore[misc]  # one batch
+        torch.testing.assert_close(half["anomaly_score"], model(image)[0], rtol=0.1, atol=0.05)
 
     def test_a_single_training_image(self, kind: Any, trainer_in: Make) -> None:
         model = fit(trainer_in(), kind(**TINY), stripes(3), batch_size=2)
@@ -101,6 +137,33 @@ class TestDAE:
         reconstruction = model.decoder(model.encoder(2 * image - 1))
         expected = nn.functional.mse_loss(reconstruction, 2 * image - 1)
         torch.testing.assert_close(model.training_step({"image": image}, 0), expected)
+
+    def test_ms_ssim_is_loss_score_and_map(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, image = DAE(**TINY, loss="ms_ssim").eval(), stripes(4)
+        monkeypatch.setattr(model, "log", lambda *_: None)
+        x = 2 * image - 1
+        with torch.no_grad():
+            reconstruction = model.decoder(model.encoder(x))
+            similarity, dissimilarity = MSSSIM(scales=3, window_size=3, value_range=2.0).with_map(
+                x, reconstruction, want_map=True
+            )
+            distance = (x - reconstruction).abs() / 2
+            score, anomaly_map = model(image)
+            loss = model.training_step({"image": image}, 0)
+        expected = 0.85 * (1 - similarity) + 0.15 * distance.mean((1, 2, 3))
+        torch.testing.assert_close(score, expected)
+        torch.testing.assert_close(loss, expected.mean())
+        assert dissimilarity is not None
+        torch.testing.assert_close(anomaly_map, 0.85 * dissimilarity + 0.15 * distance)
+        assert list(model.state_dict()) == list(DAE(**TINY).state_dict())  # the comparison has nothing to save
+
+    def test_ms_ssim_is_learnt(self, trainer_in: Make) -> None:
+        seed_everything(0, verbose=False)
+        image = stripes(16)
+        model = DAE(**TINY, loss="ms_ssim")
+        with torch.no_grad():
+            before = model.eval()(image)[0].mean()
+        assert fit(trainer_in(max_epochs=80), model, image)(image)[0].mean() < before / 4
 
     def test_noise_goes_into_the_input_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = DAE(**TINY, noise_std=0.5).eval()
@@ -177,6 +240,63 @@ class TestVAE:
         torch.testing.assert_close(residual, expected)
         torch.testing.assert_close(kl, kl_to_standard_normal(mean, log_variance))
         torch.testing.assert_close(elbo, residual / 2 + 2 * kl)
+
+    def test_bernoulli_loss_and_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, image = VAE(**TINY, beta=3.0, likelihood="bernoulli").eval(), stripes(4)
+        mean, log_variance = model.encode(to_signed(image))
+        kl = kl_to_standard_normal(mean, log_variance)
+        latent = sample_latent(mean, log_variance, generator=model_generator(model, monkeypatch))
+        bce = partial(nn.functional.binary_cross_entropy, reduction="none")
+        expected = bce(model.decoder(latent).sigmoid(), image).sum((1, 2, 3)) + 3 * kl
+        torch.testing.assert_close(self.loss(model, image, monkeypatch), expected.mean(), rtol=1e-5, atol=0)
+        made = model.decoder(mean).sigmoid()
+        scores = {
+            "residual": 4 * (image - made).pow(2).sum((1, 2, 3)),  # the scale of [-1, 1], as with the other likelihood
+            "elbo": bce(made, image).sum((1, 2, 3)) + 3 * kl,
+            "kl": kl,
+        }
+        for name, expected in scores.items():
+            model.score = name  # type: ignore[assignment]  # one of the three
+            score, anomaly_map = model(image)
+            torch.testing.assert_close(score, expected)
+            torch.testing.assert_close(anomaly_map, 4 * (image - made) ** 2)
+
+    def test_decoders_of_the_two_likelihoods_differ_in_their_last_function(self) -> None:
+        latent = torch.randn(2, 16)
+        gaussian, bernoulli = (VAE(**TINY, likelihood=kind).eval() for kind in ("gaussian", "bernoulli"))
+        bernoulli.load_state_dict(gaussian.state_dict())
+        torch.testing.assert_close(gaussian.decoder(latent), bernoulli.decoder(latent).tanh())
+
+    def test_bernoulli_learns_to_rebuild(self, trainer_in: Make) -> None:
+        seed_everything(0, verbose=False)
+        image = stripes(16)
+        model = fit(trainer_in(max_epochs=120), VAE(**TINY, likelihood="bernoulli"), image)
+        variance = (to_signed(image) - to_signed(image).mean(0)).var(unbiased=False)
+        assert model(image)[1].mean() < 0.5 * variance
+
+    @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+    def test_sampled_scores_are_averages_over_fixed_draws(self, likelihood: Any) -> None:
+        image = stripes(5)
+        model = VAE(**TINY, likelihood=likelihood, samples=32, score="elbo").eval()
+        noise = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            mean, log_variance = model.encode(to_signed(image))
+            drawn = [model.compare(image, mean + (log_variance / 2).exp() * draw) for draw in noise]
+            misfit, residual, residual_map = (torch.stack(part).mean(0) for part in zip(*drawn, strict=True))
+            score, anomaly_map = model(image)
+            torch.testing.assert_close(score, misfit + kl_to_standard_normal(mean, log_variance))
+            torch.testing.assert_close(anomaly_map, residual_map)
+            assert torch.equal(model(image)[0], score)
+            again = VAE(**TINY, likelihood=likelihood, samples=32, score="residual").eval()
+            again.load_state_dict(model.state_dict())
+            torch.testing.assert_close(again(image)[0], residual)
+            at_mean = VAE(**TINY, likelihood=likelihood, score="elbo").eval()
+            at_mean.load_state_dict(model.state_dict())
+            assert (at_mean(image)[0] - score).abs().min() > 1e-4
+
+    def test_a_negative_count_of_samples_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="samples must be 0"):
+            VAE(**TINY, samples=-1)
 
     def test_a_huge_beta_forgets_the_image(self, trainer_in: Make) -> None:
         seed_everything(0, verbose=False)

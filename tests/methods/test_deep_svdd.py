@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.losses import MSSSIM
 from anomaly_suite.methods.one_class.deep_svdd import (
     DeepSVDD,
     LeNetDecoder,
@@ -27,6 +28,7 @@ from anomaly_suite.methods.one_class.deep_svdd import (
 
 Make = Callable[..., Trainer]
 TINY: dict[str, Any] = {"image_size": 16, "widths": [8, 4], "latent_dim": 16, "lr": 1e-3, "ae_lr": 1e-3}
+REC: dict[str, Any] = {"reconstruction_weight": 1.0, "width": 4}
 
 
 def blobs(count: int, *, seed: int = 0, channels: int = 1, size: int = 16) -> Tensor:
@@ -58,9 +60,10 @@ class TestNetworks:
         self, channels: int, size: int, widths: tuple[int, ...], latent: int, count: int
     ) -> None:
         model = DeepSVDD(in_channels=channels, image_size=size)
-        encoder = LeNetEncoder(in_channels=channels, image_size=(size, size), widths=widths, latent_dim=latent)
+        encoder = LeNetEncoder(in_channels=channels, image_size=(size, size), widths=widths)
         assert str(model.encoder) == str(encoder)  # these are the defaults
-        assert sum(p.numel() for p in model.encoder.parameters()) == count
+        assert model.head.out_features == latent
+        assert sum(p.numel() for part in (model.encoder, model.head) for p in part.parameters()) == count
         assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
         assert norms
@@ -82,11 +85,12 @@ class TestNetworks:
     def test_any_size_is_rebuilt(self, size: tuple[int, int], widths: tuple[int, ...]) -> None:
         if min(size) < 2 ** len(widths):
             with pytest.raises(ConfigError, match="at least 8 for 3 poolings"):
-                LeNetEncoder(in_channels=1, image_size=size, widths=widths, latent_dim=16)
+                LeNetEncoder(in_channels=1, image_size=size, widths=widths)
             return
-        encoder = LeNetEncoder(in_channels=1, image_size=size, widths=widths, latent_dim=16)
+        encoder = LeNetEncoder(in_channels=1, image_size=size, widths=widths)
+        assert encoder(torch.rand(2, 1, *size)).shape == (2, encoder.out_features)
         decoder = LeNetDecoder(out_channels=1, image_size=size, widths=widths, latent_dim=16, normalize_code=False)
-        image = decoder(encoder(torch.rand(2, 1, *size)))
+        image = decoder(torch.randn(2, 16))
         assert image.shape == (2, 1, *size)
         assert image.min() >= 0
         assert image.max() <= 1
@@ -99,6 +103,13 @@ class TestNetworks:
         for nu in (0.0, 1.1):
             with pytest.raises(ConfigError, match="nu must be above 0"):
                 DeepSVDD(nu=nu)
+        with pytest.raises(ConfigError, match="residual backbone has no ImageNet weights"):
+            DeepSVDD(backbone="residual", image_size=16)
+        for weight, score in ((-1.0, "distance"), (0.0, "sum")):
+            with pytest.raises(ConfigError, match="reconstruction_weight must be 0 or above"):
+                DeepSVDD(**TINY, reconstruction_weight=weight, score=score)
+        with pytest.raises(ConfigError, match="28-pixel sets to 32"):
+            DeepSVDD(reconstruction_weight=1.0)
 
 
 class TestFormulas:
@@ -149,6 +160,7 @@ class Watch(Callback):
         self.center: list[Tensor] = []
         self.radius: list[float] = []
         self.loss: list[float] = []
+        self.distance: list[float] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (optimizer,) = trainer.optimizers
@@ -159,14 +171,15 @@ class Watch(Callback):
         self.center.append(pl_module.center.clone())
         self.radius.append(pl_module.radius.item())
         self.loss.append(trainer.callback_metrics["train/loss"].item())
+        self.distance.append(trainer.callback_metrics.get("train/distance", torch.tensor(torch.nan)).item())
 
 
 class TestFit:
     def test_input_range_and_center_come_from_the_training_images(self, trainer_in: Make) -> None:
         image, model = blobs(21), DeepSVDD(**TINY, ae_epochs=0)
         with torch.no_grad():
-            model.encoder.head.weight *= 10  # some components farther than 0.1 from 0, some nearer
-        encoder = copy.deepcopy(model.encoder).eval()
+            model.head.weight *= 10  # some components farther than 0.1 from 0, some nearer
+        encoder = copy.deepcopy(nn.Sequential(model.encoder, model.head)).eval()
         trainer_in().fit(model, loader(image))
         x = global_contrast_normalization(image)
         torch.testing.assert_close(model.input_range, torch.stack([x.min(), x.max()]))
@@ -194,6 +207,7 @@ class TestFit:
         assert all(torch.equal(center, watch.center[0]) for center in watch.center)
         assert {"center", "radius", "input_range"} <= dict(model.named_buffers()).keys()
         assert watch.loss[-1] < 0.7 * watch.loss[0]
+        assert watch.distance == watch.loss
 
     def test_phases(self, trainer_in: Make) -> None:
         watch = Watch()
@@ -216,12 +230,16 @@ class TestFit:
             model = fit(trainer_in(), blobs(16), ae_epochs=2)
         assert model.decoder is not None
         x = model.normalize(blobs(4, seed=1))
-        torch.testing.assert_close(model(blobs(4, seed=1))[0], squared_error(x, model.decoder(model.encoder(x))))
+        torch.testing.assert_close(model(blobs(4, seed=1))[0], squared_error(x, model.decoder(model.encode(x))))
 
-    @pytest.mark.parametrize("objective", ["one-class", "soft-boundary"])
+    @pytest.mark.parametrize(
+        "variant",
+        [{"lr_milestones": [1]}, {"objective": "soft-boundary", "warmup_epochs": 1}, REC],
+        ids=["one-class", "soft-boundary", "rec"],
+    )
     @pytest.mark.parametrize("stop", [1, 2, 3])
-    def test_resuming_in_any_phase(self, objective: str, stop: int, tmp_path: Path, trainer_in: Make) -> None:
-        options = {"objective": objective, "ae_epochs": 2, "warmup_epochs": 1, "lr_milestones": [1]}
+    def test_resuming_in_any_phase(self, variant: dict[str, Any], stop: int, tmp_path: Path, trainer_in: Make) -> None:
+        options = {**variant, "ae_epochs": 2}
         image = blobs(16)
         whole = fit(trainer_in(max_epochs=4), image, **options)
         saver = ModelCheckpoint(dirpath=tmp_path, filename="part")
@@ -243,11 +261,11 @@ class TestFit:
         # With a rate of 0 only batch norm moves; its running statistics are not used in training.
         model.train()
         with torch.no_grad():
-            distance = squared_distance(model.encoder(model.normalize(image)), model.center)
+            distance = squared_distance(model.encode(model.normalize(image)), model.center)
         assert watch.radius[3] == pytest.approx(boundary_radius(distance, nu=0.1).item(), rel=1e-4)
         model.eval()
         inside = model(image)[0] + model.radius**2
-        torch.testing.assert_close(inside, squared_distance(model.encoder(model.normalize(image)), model.center))
+        torch.testing.assert_close(inside, squared_distance(model.encode(model.normalize(image)), model.center))
 
     def test_score_does_not_depend_on_the_batch(self, trainer_in: Make) -> None:
         model, image = fit(trainer_in(max_epochs=2), blobs(16), ae_epochs=1), blobs(5, seed=1)
@@ -275,13 +293,128 @@ class TestFit:
 
     def test_a_timm_network_of_any_size(self, trainer_in: Make) -> None:
         model = fit(trainer_in(), blobs(6, size=40), backbone="resnet18", weights=None, batch_size=3)
-        assert isinstance(model.encoder.head, nn.Linear)
-        assert model.encoder.head.bias is None
+        assert model.head.bias is None
         assert model.center.shape == (16,)
         image = blobs(2, channels=3, size=50)
         score, anomaly_map = model(image)
         assert anomaly_map is None
-        torch.testing.assert_close(score, squared_distance(model.encoder(image), model.center))
+        torch.testing.assert_close(score, squared_distance(model.encode(image), model.center))
+
+    def test_the_rate_falls_polynomially_at_every_step_of_the_run(self, trainer_in: Make) -> None:
+        rates: list[float] = []
+
+        class Rates(Callback):
+            def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        trainer = trainer_in(max_epochs=3, callbacks=[Rates()])
+        fit(trainer, blobs(16), ae_epochs=1, lr_decay="polynomial", betas=[0.0, 0.9])
+        assert rates == pytest.approx([1e-3 * (1 - step / 6) ** 0.9 for step in range(6)])
+        assert tuple(trainer.optimizers[0].param_groups[0]["betas"]) == (0.0, 0.9)
+
+
+class TestReconstruction:
+    @pytest.mark.parametrize("backbone", ["lenet", "residual"])
+    def test_loss_and_scores(self, backbone: str, trainer_in: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        options = {**REC, "backbone": backbone, "weights": None, "ae_epochs": 0, "reconstruction_weight": 2.5}
+        model, image = fit(trainer_in(), blobs(16), **options), blobs(6, seed=1)
+        with torch.no_grad():
+            x = model.normalize(image)
+            code = model.head(model.encoder(x))
+            assert model.rebuilder is not None
+            made = model.rebuilder(code)
+            seen, value_range = x, 1.0
+            if backbone == "residual":  # which sees three channels, standardised
+                mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
+                seen, value_range = (image - mean) / std, 4.7579
+            assert made.shape == seen.shape
+            similarity = MSSSIM(scales=3, window_size=3, value_range=value_range)(seen, made)
+            error = 0.85 * (1 - similarity) + 0.15 * (seen - made).abs().mean((1, 2, 3)) / value_range
+            distance = squared_distance(code, model.center)
+            torch.testing.assert_close(model(image)[0], distance)
+            model.score = "sum"
+            torch.testing.assert_close(model(image)[0], distance + 2.5 * error)
+            monkeypatch.setattr(model, "log", lambda *_: None)
+            torch.testing.assert_close(model.training_step({"image": image}, 0), (distance + 2.5 * error).mean())
+
+    def test_without_a_weight_there_is_no_second_decoder(self) -> None:
+        assert DeepSVDD(**TINY).rebuilder is None
+        names = {name.split(".")[0] for name, _ in DeepSVDD(**TINY, **REC).named_parameters()}
+        assert names == {"encoder", "head", "decoder", "rebuilder"}
+
+    def test_each_decoder_learns_in_its_phase(self, trainer_in: Make) -> None:
+        watch = Watch()
+        fit(trainer_in(max_epochs=8, callbacks=[watch]), blobs(32), **REC, ae_epochs=2, lr=3e-3)
+        start, middle, end = dict(DeepSVDD(**TINY, **REC, ae_epochs=2).named_parameters()), *watch.weights[1::6]
+        assert start.keys() == middle.keys() == end.keys()
+        for name in start:
+            if name.startswith("decoder."):
+                assert torch.equal(middle[name], end[name]), name
+            elif name.startswith("rebuilder."):
+                assert torch.equal(watch.weights[0][name], middle[name]), name
+                assert not torch.equal(middle[name], end[name]), name
+            else:
+                assert not torch.equal(middle[name], end[name]), name
+        error = [loss - distance for loss, distance in zip(watch.loss[2:], watch.distance[2:], strict=True)]
+        assert watch.distance[-1] < watch.distance[2]
+        assert 0 < error[-1] < error[0] - 0.1
+
+    @pytest.mark.parametrize("backbone", ["lenet", "residual"])
+    def test_bf16_mixed(self, backbone: str, trainer_in: Make) -> None:
+        trainer = trainer_in(precision="bf16-mixed", max_epochs=2)
+        options = {**REC, "backbone": backbone, "weights": None, "ae_epochs": int(backbone == "lenet"), "score": "sum"}
+        model = fit(trainer, blobs(16), **options)
+        assert all(weight.isfinite().all() for weight in model.parameters())
+        scores: Any = trainer.predict(model, loader(blobs(4, seed=1)))
+        assert scores[0]["anomaly_score"].dtype == torch.float32
+        # bfloat16 has 8 bits: a relative error of some percent
+        torch.testing.assert_close(scores[0]["anomaly_score"], model(blobs(4, seed=1))[0], rtol=0.1, atol=0.05)
+
+    @pytest.mark.slow
+    def test_two_processes(self, tmp_path: Path) -> None:
+        seed_everything(0, verbose=False)
+        model = DeepSVDD(**TINY, **REC, ae_epochs=1)
+        before = copy.deepcopy(dict(model.named_parameters()))
+        trainer = Trainer(
+            accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, default_root_dir=tmp_path, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, loader(blobs(16)))
+        assert all(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+        assert model(blobs(2))[0].isfinite().all()
+
+
+class TestEncoders:
+    def test_weights_of_a_pretraining(self, tmp_path: Path, trainer_in: Make) -> None:
+        options = {**TINY, "backbone": "residual", "width": 4, "ae_epochs": 0, "lr": 0.0}
+        seed_everything(1, verbose=False)
+        trained = DeepSVDD(**options, weights=None)
+        file = tmp_path / "pretrained.ckpt"
+        torch.save({"state_dict": trained.state_dict()}, file)
+        seed_everything(0, verbose=False)
+        model = DeepSVDD(**options, weights=str(file))
+        head = model.head.weight.detach().clone()
+        trainer_in().fit(model, loader(blobs(8)))
+        for (name, first), second in zip(trained.encoder.named_parameters(), model.encoder.parameters(), strict=True):
+            assert torch.equal(first, second), name
+        assert torch.equal(model.head.weight, head)
+        torch.save({"state_dict": trained.head.state_dict()}, file)
+        with pytest.raises(WeightsError, match="none"):
+            trainer_in().fit(DeepSVDD(**options, weights=str(file)), loader(blobs(8)))
+
+    def test_all_weights_of_other_backbones_are_trained(self, trainer_in: Make) -> None:
+        seed_everything(0, verbose=False)
+        model = DeepSVDD(**TINY, backbone="residual", width=4, weights=None)
+        before = copy.deepcopy(dict(model.named_parameters()))
+        trainer_in().fit(model, loader(blobs(8)))
+        assert all(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+    def test_a_lone_training_image(self, trainer_in: Make) -> None:
+        """Its last map is one cell, whose batch norm torch refuses to train on."""
+        model = fit(trainer_in(), blobs(5, size=32), backbone="resnet18", weights=None, batch_size=4, image_size=32)
+        norms = [m for m in model.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {int(norm.num_batches_tracked) for norm in norms} == {1}
+        assert model(blobs(1, size=32))[0].isfinite().all()
 
 
 def test_the_centre_pass_leaves_persistent_workers_to_the_training_loop(trainer_in: Callable[..., Trainer]) -> None:

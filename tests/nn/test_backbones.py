@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,27 @@ class TestMaps:
         image = torch.rand(1, 3, 32, 32)
         standardised = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
         assert_same_maps(inside(image), outside(standardised))
+
+    @pytest.mark.parametrize(("name", "folded"), [("resnet18", 15), ("vgg16_bn", 13), ("convnext_atto", 0)])
+    def test_frozen_networks_give_the_same_maps_from_the_same_tensors(self, name: str, folded: int) -> None:
+        plain, frozen = FeatureExtractor(name).eval(), FeatureExtractor(name, frozen=True)  # in any mode
+        generator = torch.Generator().manual_seed(0)
+        vectors = {
+            key: 0.5 + torch.rand(value.shape, generator=generator)
+            for key, value in plain.state_dict().items()
+            if value.ndim == 1  # normalisations that do something: weights, biases, means and variances
+        }
+        for extractor in (plain, frozen):
+            extractor.load_state_dict(plain.state_dict() | vectors)
+        assert sum(type(module).__name__ == "_NormedConv2d" for module in frozen.modules()) == folded
+        assert [key for key, _ in frozen.named_parameters()] == [key for key, _ in plain.named_parameters()]
+        image = torch.rand(2, 3, 64, 64, generator=generator)
+        with torch.no_grad():
+            expected, maps = plain(image), frozen(image)
+            copied = pickle.loads(pickle.dumps(copy.deepcopy(frozen)))(image)
+        for a, b, c in zip(expected, maps, copied, strict=True):
+            assert (a - b).abs().max() < 1e-5 * a.abs().max()
+            assert torch.equal(b, c)
 
     def test_two_channels_are_refused(self) -> None:
         with pytest.raises(ShapeError, match="1 or 3 channels"):

@@ -2,6 +2,8 @@
 
 from anomaly_suite.methods.one_class.adacl import ADACL
 from anomaly_suite.methods.one_class.deep_svdd import DeepSVDD
+from anomaly_suite.methods.one_class.igd import IGD
 from anomaly_suite.methods.one_class.padim import PaDiM
+from anomaly_suite.methods.one_class.student_teacher import StudentTeacher
 
-__all__ = ["ADACL", "DeepSVDD", "PaDiM"]
+__all__ = ["ADACL", "IGD", "DeepSVDD", "PaDiM", "StudentTeacher"]

@@ -1,10 +1,13 @@
 """Deep SVDD: pull normal images to one point; the distance to it is the score.
 
-Paper: Ruff et al., "Deep One-Class Classification", ICML 2018.
+Papers: Ruff et al., "Deep One-Class Classification", ICML 2018; for DSVDD+REC, whose code must also rebuild the image, the
+    comparisons of Chen et al., IGD, AAAI 2022 (tables 6.6 and 6.7 of Yu Tian's thesis).
 Reference: lukasruff/Deep-SVDD-PyTorch at 1901612 (MIT); architecture and settings as described of it, no code read.
+    DSVDD+REC was not released.
 Differs: centre, radius and input range are buffers, so a checkpoint is complete; the input range is computed from the
     training normals instead of being listed for each class; an exactly zero component of the centre moves to +0.1, where
-    the release leaves it. Decoders reach image sizes other than 28 and 32 by the same pattern.
+    the release leaves it. Decoders reach image sizes other than 28 and 32 by the same pattern. The last linear layer
+    never has a bias; with one, as in IGD's version of the method, the network could map every image to the centre.
 Axes: B batch, C channels, H and W pixels, D embedding width.
 """
 
@@ -23,7 +26,9 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.backbones import FeatureExtractor
+from anomaly_suite.losses import ReconstructionError, polynomial_decay
+from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, standardize
+from anomaly_suite.nn.residual import ResidualDecoder
 from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
 CENTER_MARGIN = 0.1  # components of c nearer to 0 could be matched by weights of 0
@@ -39,12 +44,9 @@ class LeNetEncoder(nn.Module):
         in_channels: C.
         image_size: (H, W).
         widths: Channels after each convolution; every one halves the image.
-        latent_dim: D.
     """
 
-    def __init__(
-        self, *, in_channels: int, image_size: tuple[int, int], widths: Sequence[int], latent_dim: int
-    ) -> None:
+    def __init__(self, *, in_channels: int, image_size: tuple[int, int], widths: Sequence[int]) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.image_size = image_size
@@ -62,20 +64,21 @@ class LeNetEncoder(nn.Module):
             raise ConfigError(
                 f"image_size must be at least {2 ** len(widths)} for {len(widths)} poolings; got {image_size}. Give fewer widths."
             )
-        self.head = nn.Linear(widths[-1] * height * width, latent_dim, bias=False)
+        self.out_features = widths[-1] * height * width
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, D)."""
+        """(B, C, H, W) to (B, ``out_features``)."""
         require_image(image, channels=self.in_channels, size=self.image_size)
-        code: Tensor = self.head(self.levels(image))
-        return code
+        features: Tensor = self.levels(image)
+        return features
 
 
 class LeNetDecoder(nn.Module):
-    """The mirror of :class:`LeNetEncoder` for pre-training: activation, nearest upsampling, transposed convolution.
+    """The mirror of :class:`LeNetEncoder` and its linear layer, for pre-training.
 
-    Its grids end at the image size and are even before that: 4, 8, 14, 28 for MNIST (the 16 that 8 is doubled to loses
-    its border in the convolution), 4, 4, 8, 16, 32 for CIFAR10.
+    Each level is an activation, nearest upsampling and a transposed convolution. The grids end at the image size and are
+    even before that: 4, 8, 14, 28 for MNIST (the 16 that 8 is doubled to loses its border in the convolution), 4, 4, 8, 16,
+    32 for CIFAR10.
 
     Args:
         out_channels: C.
@@ -145,25 +148,6 @@ def mirrored_grids(side: int, count: int) -> list[tuple[int, int]]:
     return [(wide, 2 + (wide - size) // 2) for wide, size in zip(before, after, strict=True)]
 
 
-class PooledBackbone(nn.Module):
-    """Last feature map of a timm network, averaged, and a linear layer without bias.
-
-    Args:
-        name: Any timm network with feature maps.
-        latent_dim: D.
-    """
-
-    def __init__(self, *, name: str, latent_dim: int) -> None:
-        super().__init__()
-        self.features = FeatureExtractor(name, layers=[-1])
-        self.head = nn.Linear(self.features.channels[-1], latent_dim, bias=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] to (B, D)."""
-        code: Tensor = self.head(self.features(image)[-1].mean((2, 3)))
-        return code
-
-
 def global_contrast_normalization(image: Tensor) -> Tensor:
     """Shift every image to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
     centred = image - image.mean((1, 2, 3), keepdim=True)
@@ -213,26 +197,42 @@ class DeepSVDD(AnomalyModule):
     error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
     the trainer ``max_epochs`` of both phases together (300 for the paper's MNIST, 500 for its CIFAR10).
 
+    With a ``reconstruction_weight`` it is DSVDD+REC: a second decoder, IGD's, rebuilds what the encoder sees from the code,
+    and its error (MS-SSIM and L1) joins the loss of the second phase.
+
+    ``train/distance`` is the mean squared distance. One that falls to 0 within an epoch means that all images are mapped to
+    the centre, and the score is worth nothing.
+
     Args:
-        backbone: ``lenet``, the paper's networks without biases, on contrast-normalised images; or any timm network.
-        in_channels: C; 1 or 3 for a timm network.
-        image_size: Height and width for ``lenet``; a timm network takes any.
+        backbone: ``lenet``, the paper's networks without biases, on contrast-normalised images; ``residual``, IGD's network
+            for 32-pixel images; or any timm network. The last two are followed by a linear layer without bias.
+        in_channels: C; 1 or 3 for other backbones than ``lenet``.
+        image_size: Height and width; a timm network without ``reconstruction_weight`` takes any.
         widths: Channels of the LeNet; null is 8 and 4 for grey images, 32, 64 and 128 for colour.
+        width: Channels at full resolution of ``residual`` and of the decoder of DSVDD+REC.
         latent_dim: D; null is 32 for the grey LeNet, else 128.
-        weights: Of a timm network: ``imagenet``, a local file, or null for random ones.
+        weights: Of other backbones than ``lenet``: ``imagenet`` (timm networks), a file, the checkpoint of a pre-training,
+            or null for random ones.
         objective: ``one-class`` shrinks all distances, ``soft-boundary`` those outside a radius.
         nu: Share of training images that may lie outside the radius.
         warmup_epochs: Epochs of the second phase in which the radius stays 0.
+        reconstruction_weight: Weight of the reconstruction error in the second phase; 0 is Deep SVDD, 1 DSVDD+REC.
+        rho: Weight of L1 in that error; the rest is MS-SSIM's.
+        score: ``distance``; or ``sum`` with the weighted reconstruction error, the quantity that DSVDD+REC minimises. IGD's
+            tables do not say which of the two they rank by.
         lr: Learning rate of Adam.
+        lr_decay: ``milestones``, or ``polynomial`` for IGD's: at every step of the run, both phases, the rate is multiplied
+            with (1 - share of the run that is over) to the power 0.9.
         lr_milestones: Epochs of the second phase after which the rate falls to a tenth.
         weight_decay: Of Adam.
-        ae_epochs: Epochs of pre-training; null is 150 for ``lenet`` and 0 for a timm network, which has no decoder.
+        betas: Of Adam; IGD's are 0 and 0.9.
+        ae_epochs: Epochs of pre-training; null is 150 for ``lenet`` and 0 for others, which have no decoder for it.
         ae_lr: Learning rate of the pre-training.
         ae_lr_milestones: Its milestones; the paper's CIFAR10 has 250.
         ae_weight_decay: Its weight decay; the paper's CIFAR10 has 5e-7.
 
     Raises:
-        ConfigError: pre-training of a timm network, an unknown backbone, or sizes that do not fit.
+        ConfigError: pre-training of another backbone than ``lenet``, an unknown backbone, or sizes that do not fit.
     """
 
     input_range: Tensor
@@ -246,14 +246,20 @@ class DeepSVDD(AnomalyModule):
         in_channels: int = 1,
         image_size: ImageSize = 28,
         widths: Sequence[int] | None = None,
+        width: int = 64,
         latent_dim: int | None = None,
         weights: str | None = "imagenet",
         objective: Literal["one-class", "soft-boundary"] = "one-class",
         nu: float = 0.1,
         warmup_epochs: int = 10,
+        reconstruction_weight: float = 0.0,
+        rho: float = 0.15,
+        score: Literal["distance", "sum"] = "distance",
         lr: float = 1e-4,
+        lr_decay: Literal["milestones", "polynomial"] = "milestones",
         lr_milestones: Sequence[int] = (50,),
         weight_decay: float = 5e-7,
+        betas: tuple[float, float] = (0.9, 0.999),
         ae_epochs: int | None = None,
         ae_lr: float = 1e-4,
         ae_lr_milestones: Sequence[int] = (50,),
@@ -270,13 +276,23 @@ class DeepSVDD(AnomalyModule):
                 f"only lenet can be pre-trained as an autoencoder; got backbone={backbone} with ae_epochs={ae_epochs}. "
                 "Set ae_epochs to 0."
             )
+        if backbone == "residual" and weights == "imagenet":
+            raise ConfigError(
+                "the residual backbone has no ImageNet weights; got weights='imagenet'. "
+                "Set weights to null, or to the checkpoint of a pre-training."
+            )
+        if reconstruction_weight < 0 or (score == "sum" and reconstruction_weight == 0):
+            raise ConfigError(
+                f"reconstruction_weight must be 0 or above, and above 0 for score=sum; got {reconstruction_weight} with "
+                f"score={score}. DSVDD+REC uses 1."
+            )
+        size = height_width(image_size)
         latent_dim = latent_dim or (32 if is_lenet and in_channels == 1 else 128)
-        self.encoder: LeNetEncoder | PooledBackbone
+        self.encoder: LeNetEncoder | ImageEncoder
         self.decoder: LeNetDecoder | None = None
         if is_lenet:
-            size = height_width(image_size)
             widths = widths or ((8, 4) if in_channels == 1 else (32, 64, 128))
-            self.encoder = LeNetEncoder(in_channels=in_channels, image_size=size, widths=widths, latent_dim=latent_dim)
+            self.encoder = LeNetEncoder(in_channels=in_channels, image_size=size, widths=widths)
             if self.ae_epochs:
                 self.decoder = LeNetDecoder(
                     out_channels=in_channels,
@@ -286,12 +302,24 @@ class DeepSVDD(AnomalyModule):
                     normalize_code=in_channels > 1,
                 )
         else:
-            self.encoder = PooledBackbone(name=backbone, latent_dim=latent_dim)
-        self.latent_dim = latent_dim
+            self.encoder = ImageEncoder(backbone, image_size=size, width=width)
+        self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
+        self.rebuilder: ResidualDecoder | None = None
+        if reconstruction_weight:
+            self.rebuilder = ResidualDecoder(
+                in_features=latent_dim, out_channels=in_channels if is_lenet else 3, image_size=size, width=width
+            )
+            self.reconstruction_error = ReconstructionError(
+                image_size=min(size), value_range=1.0 if is_lenet else STANDARDIZED_RANGE, rho=rho
+            )
         self.weights = weights
         self.objective = objective
         self.nu = nu
         self.warmup_epochs = warmup_epochs
+        self.reconstruction_weight = reconstruction_weight
+        self.score = score
+        self.lr_decay = lr_decay
+        self.betas = betas
         self.schedule = (lr, lr_milestones, weight_decay)
         self.ae_schedule = (ae_lr, ae_lr_milestones, ae_weight_decay)
         self.register_buffer("input_range", torch.empty(0))  # smallest and largest pixel of normalised training images
@@ -304,16 +332,36 @@ class DeepSVDD(AnomalyModule):
         return self.center.numel() > 0 or (self.decoder is not None and self.input_range.numel() > 0)
 
     def load_pretrained(self) -> None:
-        """Load the weights of a timm network."""
-        if isinstance(self.encoder, PooledBackbone):
-            self.encoder.features.load_weights(self.weights)
+        """Load the weights of the backbone."""
+        if isinstance(self.encoder, ImageEncoder):
+            self.encoder.load_weights(self.weights)
 
     def normalize(self, image: Tensor) -> Tensor:
         """What the encoder takes: contrast-normalised images in the range of the training images, for ``lenet``."""
-        if isinstance(self.encoder, PooledBackbone):
-            return image  # the backbone standardises
+        if isinstance(self.encoder, ImageEncoder):
+            return image  # it standardises
         low, high = self.input_range.unbind()
         return (global_contrast_normalization(image) - low) / (high - low)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes (B, D) of normalised images (B, C, H, W)."""
+        lone = self.training and len(x) == 1 and isinstance(self.encoder, ImageEncoder)
+        if lone:  # where its last map is one cell, a single image has no batch statistics
+            self.encoder.eval()
+        code: Tensor = self.head(self.encoder(x))
+        if lone:
+            self.encoder.train()
+        return code
+
+    def rebuilding_error(self, x: Tensor, code: Tensor) -> Tensor:
+        """Error (B,) of the images that the decoder of DSVDD+REC makes of codes (B, D), given the normalised images.
+
+        They are compared as the encoder sees them: contrast-normalised, or standardised as in IGD.
+        """
+        assert self.rebuilder is not None
+        seen = standardize(x) if isinstance(self.encoder, ImageEncoder) else x
+        error: Tensor = self.reconstruction_error(seen, self.rebuilder(code))
+        return error
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
         """Score images by their distance to the centre.
@@ -322,13 +370,18 @@ class DeepSVDD(AnomalyModule):
             image: Shape (B, C, H, W), in [0, 1].
 
         Returns:
-            ``anomaly_score`` (B,), the squared distance (less the squared radius, if there is one), and no map. Before
-            the centre is set: the summed squared error of the autoencoder.
+            ``anomaly_score`` (B,), the squared distance (less the squared radius, if there is one; plus the weighted
+            reconstruction error, if ``score`` is ``sum``), and no map. Before the centre is set: the summed squared error
+            of the autoencoder.
         """
         x = self.normalize(image)
+        code = self.encode(x)
         if self.decoder is not None and not self.center.numel():
-            return squared_error(x, self.decoder(self.encoder(x))), None
-        return squared_distance(self.encoder(x), self.center) - self.radius**2, None
+            return squared_error(x, self.decoder(code)), None
+        score = squared_distance(code, self.center) - self.radius**2
+        if self.score == "sum":
+            score = score + self.reconstruction_weight * self.rebuilding_error(x, code)
+        return score, None
 
     def on_train_start(self) -> None:
         """Measure the range of the normalised training images, unless a checkpoint knows it."""
@@ -337,7 +390,7 @@ class DeepSVDD(AnomalyModule):
                 f"DeepSVDD only pre-trains its autoencoder: max_epochs={self.trainer.max_epochs} does not exceed "
                 f"ae_epochs={self.ae_epochs}. Raise max_epochs or lower ae_epochs."
             )
-        if isinstance(self.encoder, PooledBackbone) or self.input_range.numel():
+        if isinstance(self.encoder, ImageEncoder) or self.input_range.numel():
             return
         extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
         for image in self._training_images():
@@ -349,47 +402,69 @@ class DeepSVDD(AnomalyModule):
         self.input_range = torch.stack([-low, high])
 
     def on_train_epoch_start(self) -> None:
-        """Set the learning rate and weight decay of the phase, and the centre when the second phase begins.
+        """Set the centre when the second phase begins.
 
         Both phases share one optimiser, whose state is cleared between them, because Lightning builds optimisers before
-        the first epoch and restores them from a checkpoint by number. Its settings follow from the epoch alone, so that
-        a resumed run needs no scheduler state.
+        the first epoch and restores them from a checkpoint by number.
         """
-        epoch = self.current_epoch
-        (optimizer,) = self.trainer.optimizers
-        if epoch >= self.ae_epochs and not self.center.numel():
+        if self.current_epoch >= self.ae_epochs and not self.center.numel():
             self.center = away_from_zero(self._mean_code())
+            (optimizer,) = self.trainer.optimizers
             optimizer.state.clear()
-        rate, milestones, decay = self.ae_schedule if epoch < self.ae_epochs else self.schedule
-        phase_epoch = epoch if epoch < self.ae_epochs else epoch - self.ae_epochs
-        rate *= LR_DECAY ** sum(phase_epoch >= milestone for milestone in milestones)
-        encoder, *decoder = optimizer.param_groups
-        encoder.update(lr=rate, weight_decay=decay)
-        for group in decoder:  # at rest in the second phase
-            group.update(lr=rate if epoch < self.ae_epochs else 0.0, weight_decay=decay)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate and weight decay of the phase.
+
+        They follow from epoch and step alone, so that a resumed run needs no scheduler state.
+        """
+        pretraining = self.current_epoch < self.ae_epochs
+        rate, milestones, decay = self.ae_schedule if pretraining else self.schedule
+        if self.lr_decay == "polynomial":
+            rate *= polynomial_decay(self.training_progress(batch_idx))
+        else:
+            epoch = self.current_epoch - (0 if pretraining else self.ae_epochs)
+            rate *= LR_DECAY ** sum(epoch >= milestone for milestone in milestones)
+        (optimizer,) = self.trainer.optimizers
+        idle = self._idle()
+        for part, group in zip(self._parts(), optimizer.param_groups, strict=True):
+            group.update(lr=0.0 if part is idle else rate, weight_decay=decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Reconstruction error in the first phase, distance to the centre in the second."""
+        """Reconstruction error in the first phase; distance to the centre, and the weighted error, in the second."""
         x = self.normalize(batch["image"])
-        code = self.encoder(x)
+        code = self.encode(x)
         if self.decoder is not None and not self.center.numel():
             loss = squared_error(x, self.decoder(code)).mean()
         else:
             distance = squared_distance(code, self.center)
+            self.log("train/distance", distance.mean())
             if self.objective == "soft-boundary":
                 loss = soft_boundary_loss(distance, self.radius, nu=self.nu)
                 self._update_radius(distance.detach())
             else:
                 loss = distance.mean()
-            if self.decoder is not None:  # DDP waits for a gradient of every parameter
-                loss = loss + 0.0 * torch.stack([weight.sum() for weight in self.decoder.parameters()]).sum()
+            if self.rebuilder is not None:
+                error = self.rebuilding_error(x, code).mean()
+                self.log("train/reconstruction", error)
+                loss = loss + self.reconstruction_weight * error
+        idle = self._idle()
+        if idle is not None and self.trainer.world_size > 1:  # DDP waits for a gradient of every parameter
+            loss = loss + 0.0 * torch.stack([weight.sum() for weight in idle.parameters()]).sum()
         self.log("train/loss", loss)
         return loss
 
     def configure_optimizers(self) -> Optimizer:
-        """Adam; :meth:`on_train_epoch_start` sets its rates."""
-        parts = [self.encoder] if self.decoder is None else [self.encoder, self.decoder]
-        return Adam([{"params": list(part.parameters())} for part in parts])
+        """Adam; :meth:`on_train_batch_start` sets its rates."""
+        return Adam([{"params": list(part.parameters())} for part in self._parts()], betas=self.betas)
+
+    def _parts(self) -> list[nn.Module]:
+        """The optimiser's groups: encoder with its linear layer, then the decoders there are."""
+        decoders = [part for part in (self.decoder, self.rebuilder) if part is not None]
+        return [nn.ModuleList([self.encoder, self.head]), *decoders]
+
+    def _idle(self) -> nn.Module | None:
+        """The decoder that rests in this phase."""
+        return self.rebuilder if self.current_epoch < self.ae_epochs else self.decoder
 
     def _update_radius(self, distance: Tensor) -> None:
         if self.current_epoch - self.ae_epochs >= self.warmup_epochs:
@@ -407,11 +482,11 @@ class DeepSVDD(AnomalyModule):
 
     @torch.no_grad()
     def _mean_code(self) -> Tensor:
-        total = torch.zeros(self.latent_dim, dtype=torch.float64, device=self.device)
+        total = torch.zeros(self.head.out_features, dtype=torch.float64, device=self.device)
         count = torch.zeros((), device=self.device)
-        self.encoder.eval()
+        self.eval()
         for image in self._training_images():
-            total += self.encoder(self.normalize(image)).sum(0, dtype=torch.float64)
+            total += self.encode(self.normalize(image)).sum(0, dtype=torch.float64)
             count += len(image)
-        self.encoder.train()
+        self.train()
         return (self.sum_over_ranks(total) / self.sum_over_ranks(count)).float()

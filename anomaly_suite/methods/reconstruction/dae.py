@@ -2,9 +2,10 @@
 
 Papers: Masci et al., "Stacked Convolutional Auto-Encoders for Hierarchical Feature Extraction", ICANN 2011 (DAE, here a
     deep, not a denoising autoencoder unless ``noise_std`` says so); Kingma and Welling, "Auto-Encoding Variational
-    Bayes", ICLR 2014, arXiv:1312.6114 (VAE). They are baselines of Yu Tian's thesis; no code was released with it.
+    Bayes", ICLR 2014, arXiv:1312.6114 (VAE). They are baselines of Yu Tian's thesis; no code was released with it. The
+    error made of MS-SSIM and L1 is that of Chen et al., IGD, AAAI 2022.
 Differs: the thesis names neither architecture nor latent size; both are the DCGAN pair with a 128-wide latent vector. The
-    decoder's variance is fixed at 1: another one is the same as another ``beta``, up to a scale of the loss.
+    variance of a Gaussian decoder is fixed at 1: another one is the same as another ``beta``, up to a scale of the loss.
 Axes: B batch, C channels, H and W pixels, Z latent width.
 """
 
@@ -14,14 +15,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.losses import ReconstructionError
 from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, default_widths
 from anomaly_suite.nn.size import ImageSize, height_width
 
 LOG_VARIANCE_RANGE = (-10.0, 10.0)  # keeps exp() finite
+SIGNED_RANGE = 2.0  # of [-1, 1]
+SAMPLE_SEED = 0
 
 
 def to_signed(image: Tensor) -> Tensor:
@@ -41,6 +47,20 @@ def residual_scores(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tens
     """
     residual = (image.float() - reconstruction.float()) ** 2
     return residual.sum((1, 2, 3)), residual.mean(1, keepdim=True)
+
+
+def cross_entropy(image: Tensor, logits: Tensor) -> Tensor:
+    """Negative log likelihood of independent Bernoulli pixels, in float32 from logits.
+
+    Args:
+        image: Shape (B, C, H, W), in [0, 1].
+        logits: The same shape.
+
+    Returns:
+        Sum over channels and pixels (B,). It is smallest where ``sigmoid(logits)`` is the image, and 0 there only for an
+        image of zeros and ones.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), image.float(), reduction="none").sum((1, 2, 3))
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -63,7 +83,7 @@ def sample_latent(mean: Tensor, log_variance: Tensor, *, generator: Generator) -
 
 
 class DAE(AnomalyModule):
-    """Deep convolutional autoencoder, scored by the squared error of its reconstruction.
+    """Deep convolutional autoencoder, scored by the error of its reconstruction.
 
     Args:
         in_channels: C.
@@ -71,6 +91,7 @@ class DAE(AnomalyModule):
         widths: Channels of each level, outermost first; null doubles from 64 until 4 cells are left.
         latent_dim: Z; 32 suits 28-pixel digits.
         noise_std: Deviation of Gaussian noise added to training inputs in [-1, 1] (the target stays clean); 0 for none.
+        loss: ``mse``, or ``ms_ssim`` for 0.85 (1 - MS-SSIM) + 0.15 L1 / range; score and map go with it.
         lr: Learning rate of Adam.
     """
 
@@ -82,23 +103,31 @@ class DAE(AnomalyModule):
         widths: Sequence[int] | None = None,
         latent_dim: int = 128,
         noise_std: float = 0.0,
+        loss: Literal["mse", "ms_ssim"] = "mse",
         lr: float = 1e-4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.encoder, self.decoder = _pair(in_channels, image_size, widths, latent_dim, encoded=latent_dim)
+        self.error: ReconstructionError | None = None
+        if loss == "ms_ssim":
+            self.error = ReconstructionError(image_size=min(height_width(image_size)), value_range=SIGNED_RANGE)
         self.noise_std = noise_std
         self.lr = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean squared error over batch and pixels."""
+        """Error of the reconstructions, averaged over the batch (and over the pixels, if it is the squared one)."""
         clean = to_signed(batch["image"])
         noisy = clean
         if self.noise_std > 0:
             generator = self.step_generator(batch_idx)
             noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device, generator=generator)
             noisy = clean + self.noise_std * noise
-        loss = residual_scores(clean, self.decoder(self.encoder(noisy)))[1].mean()
+        reconstruction = self.decoder(self.encoder(noisy))
+        if self.error is None:
+            loss = residual_scores(clean, reconstruction)[1].mean()
+        else:
+            loss = self.error(clean, reconstruction).mean()
         self.log("train/loss", loss)
         return loss
 
@@ -109,13 +138,15 @@ class DAE(AnomalyModule):
             image: Shape (B, C, H, W), in [0, 1].
 
         Returns:
-            Summed squared error (B,) and its mean over channels (B, 1, H, W), on the scale of [-1, 1].
+            Summed squared error (B,) and its mean over channels (B, 1, H, W), on the scale of [-1, 1]; with ``ms_ssim`` that
+            error, in [0, 1], and its additive map.
 
         Raises:
             ShapeError: images of another size than ``image_size``.
         """
         x = to_signed(image)
-        return residual_scores(x, self.decoder(self.encoder(x)))
+        reconstruction = self.decoder(self.encoder(x))
+        return residual_scores(x, reconstruction) if self.error is None else self.error.with_map(x, reconstruction)
 
     def configure_optimizers(self) -> Optimizer:
         """Adam."""
@@ -131,10 +162,20 @@ class VAE(AnomalyModule):
         widths: Channels of each level, outermost first; null doubles from 64 until 4 cells are left.
         latent_dim: Z; 32 suits 28-pixel digits.
         beta: Weight of the KL divergence.
-        score: ``residual`` is the summed squared error, ``elbo`` half of it plus ``beta`` times the KL divergence,
-            ``kl`` that divergence alone. The map is the squared error in every case.
+        likelihood: Of an image given its code: ``gaussian``, whose negative logarithm is half the summed squared error on the
+            scale of [-1, 1], or ``bernoulli``, the cross-entropy summed over pixels in [0, 1].
+        score: ``residual`` is the summed squared error, ``elbo`` the likelihood's negative logarithm plus ``beta`` times the
+            KL divergence, ``kl`` that divergence alone. The map is the squared error in every case, on the scale of
+            [-1, 1] whatever the likelihood.
+        samples: Codes drawn from the posterior over which ``residual``, ``elbo`` and the map are averaged, the same draws for
+            every image and every call; 32 or more keep the noise small. 0 takes the posterior's mean instead.
         lr: Learning rate of Adam.
+
+    Raises:
+        ConfigError: a negative number of samples.
     """
+
+    noise: Tensor
 
     def __init__(
         self,
@@ -144,13 +185,22 @@ class VAE(AnomalyModule):
         widths: Sequence[int] | None = None,
         latent_dim: int = 128,
         beta: float = 1.0,
+        likelihood: Literal["gaussian", "bernoulli"] = "gaussian",
         score: Literal["residual", "elbo", "kl"] = "residual",
+        samples: int = 0,
         lr: float = 1e-4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if samples < 0:
+            raise ConfigError(f"samples must be 0 (the latent mean) or above; got {samples}. Use 32 or more to sample.")
         self.encoder, self.decoder = _pair(in_channels, image_size, widths, latent_dim, encoded=2 * latent_dim)
+        if likelihood == "bernoulli":
+            self.decoder.levels[-1] = nn.Identity()  # in the place of tanh: the output is a logit
+        generator = torch.Generator().manual_seed(SAMPLE_SEED)
+        self.register_buffer("noise", torch.randn(samples, latent_dim, generator=generator), persistent=False)
         self.beta = beta
+        self.likelihood = likelihood
         self.score = score
         self.lr = lr
 
@@ -159,19 +209,32 @@ class VAE(AnomalyModule):
         mean, log_variance = self.encoder(x).float().chunk(2, 1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
+    def compare(self, image: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode codes (B, Z) and compare with images (B, C, H, W) in [0, 1].
+
+        Returns:
+            Negative log likelihood (B,), up to a constant; summed squared error (B,) and its map (B, 1, H, W).
+        """
+        decoded = self.decoder(latent)
+        if self.likelihood == "bernoulli":
+            made = to_signed(decoded.float().sigmoid())
+            return cross_entropy(image, decoded), *residual_scores(to_signed(image), made)
+        residual, residual_map = residual_scores(to_signed(image), decoded)
+        return residual / 2, residual, residual_map
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Negative ELBO, both terms summed within an image: a mean over pixels would let the KL term win."""
         x = to_signed(batch["image"])
         mean, log_variance = self.encode(x)
         latent = sample_latent(mean, log_variance, generator=self.step_generator(batch_idx))
-        residual, _ = residual_scores(x, self.decoder(latent))
+        misfit, residual, _ = self.compare(batch["image"], latent)
         kl = kl_to_standard_normal(mean, log_variance)
-        loss = (residual / 2 + self.beta * kl).mean()
+        loss = (misfit + self.beta * kl).mean()
         self.log_dict({"train/loss": loss, "train/residual": residual.mean(), "train/kl": kl.mean()})
         return loss
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Score images; the latent mean stands for the code, so that scores are not random.
+        """Score images; the latent mean, or an average over fixed draws, keeps scores from being random.
 
         Args:
             image: Shape (B, C, H, W), in [0, 1].
@@ -182,12 +245,17 @@ class VAE(AnomalyModule):
         Raises:
             ShapeError: images of another size than ``image_size``.
         """
-        x = to_signed(image)
-        mean, log_variance = self.encode(x)
-        residual, anomaly_map = residual_scores(x, self.decoder(mean))
+        mean, log_variance = self.encode(to_signed(image))
         kl = kl_to_standard_normal(mean, log_variance)
-        score = {"residual": residual, "elbo": residual / 2 + self.beta * kl, "kl": kl}[self.score]
-        return score, anomaly_map
+        deviation = (log_variance / 2).exp()
+        latents = [mean + deviation * draw for draw in self.noise] or [mean]
+        misfit, residual, anomaly_map = self.compare(image, latents[0])
+        for latent in latents[1:]:
+            more = self.compare(image, latent)
+            misfit, residual, anomaly_map = misfit + more[0], residual + more[1], anomaly_map + more[2]
+        count = len(latents)
+        scores = {"residual": residual / count, "elbo": misfit / count + self.beta * kl, "kl": kl}
+        return scores[self.score], anomaly_map / count
 
     def configure_optimizers(self) -> Optimizer:
         """Adam."""

@@ -1,0 +1,352 @@
+"""f-AnoGAN: a GAN learns normal images, then an encoder learns to invert it; what the pair cannot rebuild is anomalous.
+
+Paper: Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
+    Analysis 54, 2019. Whole images beside patches, and the residual of encoder latents: Tian, thesis, ch. 4 (equation 4.7).
+Reference: the authors' released code, and the WGAN-GP code that it builds on, as described of them; no code read.
+Differs: the encoder is shared with the other methods; the residual one ends with two linear layers (8192 to 512 to Z)
+    instead of one. Residuals are mean squared errors as in the released code, where equation 4.7 prints norms. Both scopes
+    are trained in one run, the local one on random patches of the batch.
+Axes: B batch, C channels, H and W pixels, Z latent width, P patches of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.optim import Adam, Optimizer, RMSprop
+
+from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.methods.reconstruction.dae import to_signed
+from anomaly_suite.nn.encoders import ImageEncoder
+from anomaly_suite.nn.patches import PatchGrid
+from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder
+from anomaly_suite.nn.size import ImageSize, height_width, require_image
+
+CRITIC_STEPS = 5  # for each step of the generator
+PENALTY_WEIGHT = 10.0
+EPSILON = 1e-12  # under the root of the gradient norm, whose derivative at 0 is infinite
+BETAS = (0.0, 0.9)
+PATCHES_AT_ONCE = 450  # bounds the memory of scoring
+
+
+def gradient_norm(critic: nn.Module, point: Tensor) -> Tensor:
+    """Norm of the critic's gradient in each image, in float32 under any precision.
+
+    Args:
+        critic: Images (B, C, H, W) to (B, 1), each image alone.
+        point: Shape (B, C, H, W).
+
+    Returns:
+        Shape (B,), over channels and pixels; differentiable in the critic's weights.
+    """
+    with torch.autocast(point.device.type, enabled=False):
+        point = point.detach().float().requires_grad_()
+        tensors = {name: each.float() for name, each in (*critic.named_parameters(), *critic.named_buffers())}
+        value: Tensor = functional_call(critic, tensors, (point,))
+        (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
+        return (gradient.square().sum((1, 2, 3)) + EPSILON).sqrt()
+
+
+def mean_square(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared difference of each row, (B, ...) to (B,), in float32."""
+    return (first.float() - second.float()).square().flatten(1).mean(1)
+
+
+class EncodedGAN(nn.Module):
+    """Generator, critic and encoder for images of one size.
+
+    Args:
+        in_channels: C.
+        image_size: (H, W).
+        latent_dim: Z.
+        width: Channels at full resolution of the residual networks.
+        encoder: ``residual`` or the name of a timm network.
+    """
+
+    def __init__(
+        self, *, in_channels: int, image_size: tuple[int, int], latent_dim: int, width: int, encoder: str
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.latent_dim = latent_dim
+        self.generator = nn.Sequential(
+            ResidualDecoder(in_features=latent_dim, out_channels=in_channels, image_size=image_size, width=width),
+            nn.Tanh(),
+        )
+        self.critic = ResidualEncoder(
+            in_channels=in_channels, image_size=image_size, width=width, out_features=1, norm="layer"
+        )
+        self.encoder = ImageEncoder(encoder, image_size=image_size, width=width)
+        self.head = nn.Linear(self.encoder.out_features, latent_dim)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to codes (B, Z) in (-1, 1), the dense region of the generator's N(0, I).
+
+        Raises:
+            ShapeError: images of another size.
+        """
+        require_image(x, channels=self.in_channels, size=self.image_size)
+        if self.training:  # where the last map of a timm network is one cell, a single image has no batch statistics
+            self.encoder.train(len(x) > 1)
+        code: Tensor = self.head(self.encoder((x + 1) / 2))
+        return code.tanh()
+
+    def sample(self, count: int, *, like: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Codes from N(0, I), (``count``, Z), and the images made of them, (``count``, C, H, W) in [-1, 1]."""
+        code = torch.randn(count, self.latent_dim, generator=generator, dtype=like.dtype, device=like.device)
+        return code, self.generator(code)
+
+
+class FAnoGAN(AnomalyModule):
+    """WGAN-GP on normal images, then an encoder that inverts its generator.
+
+    Epochs before ``gan_epochs`` train generator and critic; all later ones the encoder, with both at rest. Give the trainer
+    ``max_epochs`` of both phases together. In the first phase the module scores with an encoder that is not trained: it can
+    be validated, but its scores say nothing yet, and those of different epochs are not comparable, because the critic's
+    features change. Keep the last epoch, not the one with the best validation score.
+
+    The score of an image is its image residual, the mean squared error of the reconstruction; for ``izif`` plus ``kappa``
+    times its feature residual. The map is the absolute error, averaged over channels. With the scope ``local`` the score is
+    that of the highest patch and the map an average where patches overlap; with ``both``, scores and maps are summed.
+
+    Args:
+        variant: What trains the encoder: ``izif`` image and feature residual, ``izi`` the image residual alone, ``ziz`` how
+            well it finds the code that an image was generated from.
+        gan_epochs: Epochs of the first phase; 1200 are 20,000 generator steps on 5,400 images in batches of 64.
+        kappa: Weight of the feature residual.
+        feature: ``critic`` compares the critic's last features; ``encoder`` the codes, as equation 4.7 prints.
+        scope: ``global`` for whole images, ``local`` for overlapping patches, or ``both``.
+        in_channels: C, 1 or 3.
+        image_size: Height and width of the images; the shorter side 8, 16, ... 256 unless the scope is local.
+        patch_size: Side of the patches.
+        patch_stride: Pixels from one patch to the next.
+        patches_per_step: Patches a training step of the local scope, drawn from the batch.
+        encoder: Of the global scope: ``residual``, or any timm network; it is trained in either case.
+        encoder_weights: What it starts from: ``imagenet``, a file, the checkpoint of a pre-training, or null for random
+            weights.
+        local_encoder: As ``encoder``, for patches.
+        local_encoder_weights: As ``encoder_weights``, for patches.
+        latent_dim: Z.
+        width: Channels at full resolution of the residual networks.
+        lr: Learning rate of the Adams of generator and critic.
+        encoder_lr: Learning rate of the encoder's RMSprop.
+
+    Shapes: images (B, C, H, W) in [0, 1]; score (B,); map (B, 1, H, W).
+
+    Raises:
+        ConfigError: an option outside its range, or sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        variant: Literal["izif", "izi", "ziz"] = "izif",
+        gan_epochs: int = 1200,
+        kappa: float = 1.0,
+        feature: Literal["critic", "encoder"] = "critic",
+        scope: Literal["global", "local", "both"] = "global",
+        in_channels: int = 3,
+        image_size: ImageSize = 64,
+        patch_size: int = 32,
+        patch_stride: int = 16,
+        patches_per_step: int = 64,
+        encoder: str = "residual",
+        encoder_weights: str | None = None,
+        local_encoder: str = "residual",
+        local_encoder_weights: str | None = None,
+        latent_dim: int = 128,
+        width: int = 64,
+        lr: float = 1e-4,
+        encoder_lr: float = 5e-5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        if gan_epochs < 1 or patches_per_step < 1:
+            raise ConfigError(
+                f"gan_epochs and patches_per_step must be at least 1; got {gan_epochs} and {patches_per_step}. "
+                "An encoder has nothing to invert before the generator is trained."
+            )
+        if kappa < 0:
+            raise ConfigError(f"kappa must be at least 0; got {kappa}. The paper uses 1.")
+        self.variant = variant
+        self.gan_epochs = gan_epochs
+        self.kappa = kappa
+        self.feature = feature
+        self.scope = scope
+        self.patches = PatchGrid(size=patch_size, stride=patch_stride)
+        self.patches_per_step = patches_per_step
+        self.weights = {"global": encoder_weights, "local": local_encoder_weights}
+        self.lr = lr
+        self.encoder_lr = encoder_lr
+        encoders = {"global": encoder, "local": local_encoder}
+        sizes = {"global": image_size, "local": patch_size}
+        self.scopes = nn.ModuleDict(
+            {
+                name: EncodedGAN(
+                    in_channels=in_channels,
+                    image_size=height_width(sizes[name]),
+                    latent_dim=latent_dim,
+                    width=width,
+                    encoder=encoders[name],
+                )
+                for name in (("global", "local") if scope == "both" else (scope,))
+            }
+        )
+
+    def _parts(self) -> list[tuple[str, EncodedGAN]]:
+        return [(name, part) for name, part in self.scopes.items() if isinstance(part, EncodedGAN)]
+
+    def load_pretrained(self) -> None:
+        """Load the encoders' weights."""
+        for name, part in self._parts():
+            part.encoder.load_weights(self.weights[name])
+
+    def residuals(self, part: EncodedGAN, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rebuild images and compare.
+
+        Args:
+            part: The networks of a scope.
+            x: Shape (B, C, H, W), in [-1, 1].
+
+        Returns:
+            Reconstructions like ``x``, and by name the residuals of each image (B,): ``image_residual``, and for ``izif``
+            also ``feature_residual``.
+        """
+        code = part.encode(x)
+        rebuilt = part.generator(code)
+        terms = {"image_residual": mean_square(x, rebuilt)}
+        if self.variant == "izif":
+            if self.feature == "critic":
+                terms["feature_residual"] = mean_square(part.critic.features(x), part.critic.features(rebuilt))
+            else:
+                terms["feature_residual"] = mean_square(code, part.encode(rebuilt))
+        return rebuilt, terms
+
+    def weigh(self, terms: dict[str, Tensor]) -> Tensor:
+        """The sum of :meth:`residuals`, (B,)."""
+        if "feature_residual" in terms:
+            return terms["image_residual"] + self.kappa * terms["feature_residual"]
+        return terms["image_residual"]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            ``anomaly_score`` (B,) and ``anomaly_map`` (B, 1, H, W), on the scale of [-1, 1].
+
+        Raises:
+            ShapeError: images of another size than ``image_size``, or for the local scope smaller than a patch.
+        """
+        x = to_signed(image)
+        scores, maps = [], []
+        for name, part in self._parts():
+            if name == "global":
+                score, error = self._score(part, x)
+            else:
+                pieces = [self._score(part, some) for some in torch.split(self.patches.cut(x), PATCHES_AT_ONCE)]
+                patch_score, patch_error = (torch.cat(kind) for kind in zip(*pieces, strict=True))
+                score = patch_score.view(len(x), -1).amax(1)
+                error = self.patches.join(patch_error, height=x.shape[2], width=x.shape[3])
+            scores.append(score)
+            maps.append(error)
+        return torch.stack(scores).sum(0), torch.stack(maps).sum(0)
+
+    def _score(self, part: EncodedGAN, x: Tensor) -> tuple[Tensor, Tensor]:
+        rebuilt, terms = self.residuals(part, x)
+        return self.weigh(terms), (x.float() - rebuilt.float()).abs().mean(1, keepdim=True)
+
+    def on_train_start(self) -> None:
+        """Warn if the encoder would stay untrained."""
+        if self.gan_epochs >= (self.trainer.max_epochs or math.inf) > 0:
+            rank_zero_warn(
+                f"FAnoGAN only trains its GAN: max_epochs={self.trainer.max_epochs} does not exceed "
+                f"gan_epochs={self.gan_epochs}, and without an encoder the scores say nothing. "
+                "Raise max_epochs or lower gan_epochs."
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """A critic step and after every fifth one a generator step; in the second phase an encoder step."""
+        first_phase = self.current_epoch < self.gan_epochs
+        generator = self.step_generator(batch_idx)
+        x = to_signed(batch["image"])
+        inputs = []
+        for name, part in self._parts():
+            # Set in every step: a run that is resumed within an epoch does not start that epoch.
+            part.generator.train(first_phase)
+            part.critic.train(first_phase)
+            image = self.patches.sample(x, self.patches_per_step, generator=generator) if name == "local" else x
+            inputs.append((f"train/{name}_" if self.scope == "both" else "train/", part, image))
+        generator_optimizer, critic_optimizer, encoder_optimizer = self._optimizers()
+        if not first_phase:
+            self._step(encoder_optimizer, [self._encoder_loss(*part, generator) for part in inputs])
+            return
+        self._step(critic_optimizer, [self._critic_loss(*part, generator) for part in inputs])
+        # The trainer counts the steps of all optimizers, and a checkpoint keeps its count.
+        if self.global_step % (CRITIC_STEPS + 1) == CRITIC_STEPS:
+            self._step(generator_optimizer, [self._generator_loss(*part, generator) for part in inputs])
+
+    def _critic_loss(self, prefix: str, part: EncodedGAN, x: Tensor, generator: Generator) -> Tensor:
+        with torch.no_grad():
+            _, fake = part.sample(len(x), like=x, generator=generator)
+        value_real, value_fake = part.critic(torch.cat([x, fake.to(x.dtype)])).float().chunk(2)
+        distance: Tensor = value_real.mean() - value_fake.mean()
+        share = torch.rand(len(x), 1, 1, 1, generator=generator, dtype=torch.float32, device=x.device)
+        norm = gradient_norm(part.critic, x.float().lerp(fake.float(), share))
+        values = {"wasserstein": distance.detach(), "gradient_norm": norm.detach().mean()}
+        self.log_dict({prefix + name: value for name, value in values.items()}, batch_size=len(x))
+        return PENALTY_WEIGHT * (norm - 1).square().mean() - distance
+
+    def _generator_loss(self, prefix: str, part: EncodedGAN, x: Tensor, generator: Generator) -> Tensor:
+        _, fake = part.sample(len(x), like=x, generator=generator)
+        loss: Tensor = -part.critic(fake).float().mean()
+        self.log(prefix + "generator", loss.detach(), batch_size=len(x))
+        return loss
+
+    def _encoder_loss(self, prefix: str, part: EncodedGAN, x: Tensor, generator: Generator) -> Tensor:
+        if self.variant == "ziz":
+            code, fake = part.sample(len(x), like=x, generator=generator)
+            terms = {"code_residual": mean_square(code, part.encode(fake))}
+            loss = terms["code_residual"]
+        else:
+            _, terms = self.residuals(part, x)
+            loss = self.weigh(terms)
+        self.log_dict({prefix + name: value.detach().mean() for name, value in terms.items()}, batch_size=len(x))
+        return loss.mean()
+
+    def _step(self, optimizer: Any, losses: list[Tensor]) -> None:
+        loss = torch.stack(losses).sum()
+        # Gradients of the other optimizers' weights are neither needed nor computed, ...
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        if self.trainer.world_size > 1:  # ... but DDP waits for a gradient of every parameter
+            weights = list(self.parameters())
+            loss = loss + 0.0 * torch.stack([weight.sum() for weight in weights]).sum()
+        self.manual_backward(loss, inputs=weights)
+        optimizer.step()
+        self.zero_grad()
+
+    def _optimizers(self) -> list[Any]:
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return optimizers
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Adam for the generators, Adam for the critics, RMSprop for the encoders."""
+        parts = [part for _, part in self._parts()]
+        return [
+            Adam([weight for part in parts for weight in part.generator.parameters()], lr=self.lr, betas=BETAS),
+            Adam([weight for part in parts for weight in part.critic.parameters()], lr=self.lr, betas=BETAS),
+            RMSprop(
+                [w for part in parts for net in (part.encoder, part.head) for w in net.parameters()], lr=self.encoder_lr
+            ),
+        ]

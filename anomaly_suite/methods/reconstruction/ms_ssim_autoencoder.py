@@ -1,0 +1,211 @@
+"""MS-SSIM autoencoder: what a network trained on normal images rebuilds with another structure is anomalous.
+
+Papers: Tian, thesis, ch. 4 and 5 (baseline "MS-SSIM"); Chen et al., IGD, AAAI 2022, table 6.5 (rows MSE and REC). It is IGD
+    without Gaussian, interpolation and critic.
+Reference: the released code of IGD for networks and loss, as described of it; no code read.
+Differs: both scopes are trained in one run, the local one on random patches of the batch. In the first ``warmup_epochs``
+    L1 weighs 0.85, because from random weights MS-SSIM is near 0 and has next to no gradient.
+Axes: B batch, C channels, H and W pixels, P patches of an image.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.losses import PixelComparison, PixelSpace, polynomial_decay
+from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
+from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.patches import PatchGrid
+from anomaly_suite.nn.size import ImageSize
+
+BETAS = (0.0, 0.9)
+WARMUP_RHO = 0.85
+PATCHES_AT_ONCE = 450  # bounds the memory of scoring
+
+
+def squared_error_map(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Squared error between an image in [0, 1], once standardised, and its reconstruction, as a mean over channels.
+
+    Returns:
+        Shape (B, 1, H, W), float32.
+    """
+    return ((standardize(image).float() - reconstruction.float()) ** 2).mean(1, keepdim=True)
+
+
+class ReconstructionScope(nn.Module):
+    """Autoencoder and comparison of whole images or of patches.
+
+    Args:
+        autoencoder: Of images of this size.
+        compare: What trains and scores; null for mean squared error.
+        warmup: What trains first.
+    """
+
+    def __init__(
+        self, autoencoder: DescriptorAutoencoder, compare: PixelComparison | None, warmup: PixelComparison
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.compare = compare
+        self.warmup = warmup
+
+    def loss(self, image: Tensor, *, warmup: bool) -> Tensor:
+        """Mean error of a batch (B, C, H, W)."""
+        _, reconstruction = self.autoencoder(image)
+        if self.compare is None:
+            return squared_error_map(image, reconstruction).mean()
+        compare = self.warmup if warmup else self.compare
+        error: Tensor = compare(image, reconstruction)
+        return error.mean()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Error (B,) and map (B, 1, H, W) of images (B, C, H, W) in [0, 1]."""
+        _, reconstruction = self.autoencoder(image)
+        if self.compare is not None:
+            return self.compare.with_map(image, reconstruction)
+        error_map = squared_error_map(image, reconstruction)
+        return error_map.mean((1, 2, 3)), error_map
+
+
+class MSSSIMAutoencoder(AnomalyModule):
+    """Autoencoder trained and scored by multi-scale structural similarity, by it and L1, or by squared error.
+
+    The score is ``nu`` times the error of the whole image plus ``1 - nu`` times that of the worst patch; the map is the
+    mean of the maps of both scopes.
+
+    Args:
+        scope: ``global`` for whole images, ``local`` for overlapping patches, or ``both``.
+        image_size: Height and width of the images; the shorter side 8, 16, ... 256 unless the scope is local.
+        patch_size: Side of the patches.
+        patch_stride: Pixels from one patch to the next.
+        patches_per_step: Patches a training step of the local scope; null takes all of the batch.
+        encoder: Of the global scope: any timm network, or ``residual``, which suits 32-pixel images.
+        encoder_weights: Of the global encoder: ``imagenet``, a file, the checkpoint of a pre-training, or null to train
+            from scratch.
+        local_encoder: As ``encoder``, for patches.
+        local_encoder_weights: As ``encoder_weights``, for patches.
+        freeze_encoder: Train only linear layer and decoder; null does so for encoders with weights.
+        latent_dim: Width of the code; a wide one rebuilds anomalies too.
+        width: Channels at full resolution of decoder and residual encoder.
+        loss: ``ms_ssim``, or ``mse`` for the row of that name: mean squared error of standardised images.
+        rho: Weight of L1 beside MS-SSIM: 0 in the thesis, 0.15 in IGD's row REC.
+        warmup_epochs: First epochs, in which it is 0.85.
+        pixel_space: Compare images as the networks see them, or scaled back to [0, 1].
+        nu: Share of the global score where both scopes are used.
+        lr: Learning rate of Adam; it falls polynomially to 0 over the run.
+        weight_decay: Of Adam.
+
+    Shapes: images (B, 1 or 3, H, W) in [0, 1]; score (B,); map (B, 1, H, W).
+
+    Raises:
+        ConfigError: an option outside its range, or sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        scope: Literal["global", "local", "both"] = "global",
+        image_size: ImageSize = 256,
+        patch_size: int = 32,
+        patch_stride: int = 16,
+        patches_per_step: int | None = 450,
+        encoder: str = "resnet18",
+        encoder_weights: str | None = "imagenet",
+        local_encoder: str = "residual",
+        local_encoder_weights: str | None = None,
+        freeze_encoder: bool | None = None,
+        latent_dim: int = 128,
+        width: int = 64,
+        loss: Literal["ms_ssim", "mse"] = "ms_ssim",
+        rho: float = 0.0,
+        warmup_epochs: int = 1,
+        pixel_space: PixelSpace = "standardized",
+        nu: float = 0.5,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not 0 <= nu <= 1:
+            raise ConfigError(f"nu must be between 0 and 1; got {nu}. 0.5 weighs both scopes evenly.")
+        self.scope = scope
+        self.nu = {"global": 1.0, "local": 0.0, "both": nu}[scope]
+        self.patches = PatchGrid(size=patch_size, stride=patch_stride)
+        self.patches_per_step = patches_per_step
+        self.weights = {"global": encoder_weights, "local": local_encoder_weights}
+        self.warmup_epochs = warmup_epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        names = {"global": encoder, "local": local_encoder}
+        sizes = {"global": image_size, "local": patch_size}
+        self.scopes = nn.ModuleDict(
+            {
+                name: ReconstructionScope(
+                    DescriptorAutoencoder(
+                        encoder=names[name],
+                        image_size=sizes[name],
+                        latent_dim=latent_dim,
+                        width=width,
+                        freeze_encoder=self.weights[name] is not None if freeze_encoder is None else freeze_encoder,
+                    ),
+                    PixelComparison(image_size=sizes[name], rho=rho, space=pixel_space) if loss == "ms_ssim" else None,
+                    PixelComparison(image_size=sizes[name], rho=WARMUP_RHO, space=pixel_space),
+                )
+                for name in (("global", "local") if scope == "both" else (scope,))
+            }
+        )
+
+    def _parts(self) -> list[tuple[str, ReconstructionScope]]:
+        return [(name, part) for name, part in self.scopes.items() if isinstance(part, ReconstructionScope)]
+
+    def load_pretrained(self) -> None:
+        """Load the encoders' weights."""
+        for name, part in self._parts():
+            part.autoencoder.encoder.load_weights(self.weights[name])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            ``anomaly_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
+        """
+        scores, maps = [], []
+        for name, part in self._parts():
+            if name == "global":
+                score, error_map = part(image)
+                scores.append(self.nu * score)
+            else:
+                pieces = [part(some) for some in torch.split(self.patches.cut(image), PATCHES_AT_ONCE)]
+                score, patch_maps = (torch.cat(kind) for kind in zip(*pieces, strict=True))
+                scores.append((1 - self.nu) * score.view(len(image), -1).amax(1))
+                error_map = self.patches.join(patch_maps, height=image.shape[2], width=image.shape[3])
+            maps.append(error_map)
+        return torch.stack(scores).sum(0), torch.stack(maps).mean(0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean reconstruction error of every scope, summed."""
+        (optimizer,) = self.trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * polynomial_decay(self.training_progress(batch_idx))
+        losses = []
+        for name, part in self._parts():
+            image = batch["image"]
+            if name == "local":
+                image = self.patches.sample(image, self.patches_per_step, generator=self.step_generator(batch_idx))
+            losses.append(part.loss(image, warmup=self.current_epoch < self.warmup_epochs))
+            self.log(f"train/{name}_loss" if self.scope == "both" else "train/loss", losses[-1], batch_size=len(image))
+        return torch.stack(losses).sum()
+
+    def configure_optimizers(self) -> Optimizer:
+        """Adam for linear layers and decoders, and for encoders that are not frozen."""
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        return Adam(weights, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay)

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.methods.pretraining.knowledge_distillation import (
+    KnowledgeDistillation,
+    PooledTeacher,
+    distillation_error,
+    random_patches,
+)
+from anomaly_suite.nn.encoders import ImageEncoder
+
+Make = Callable[..., Trainer]
+TINY: dict[str, Any] = {
+    "teacher": "test_resnet", "teacher_weights": None, "teacher_size": 32, "image_size": 16, "width": 4, "lr": 3e-3,
+}  # fmt: skip
+
+
+def images(count: int, *, size: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def loader(image: Tensor, *, batch_size: int = 4) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(image, torch.zeros(len(image), dtype=torch.long)), batch_size=batch_size)
+
+
+def make(**options: Any) -> KnowledgeDistillation:
+    seed_everything(0, verbose=False)
+    return KnowledgeDistillation(**{**TINY, **options})
+
+
+def fit(trainer: Trainer, image: Tensor, **options: Any) -> KnowledgeDistillation:
+    model = make(**options)
+    trainer.fit(model, loader(image))
+    return model.eval()
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def full_state(name: str, *, seed: int) -> dict[str, Tensor]:
+    """Tensors of the full timm model, batch-norm statistics included, all of them random."""
+    generator = torch.Generator().manual_seed(seed)
+    state = timm.create_model(name).state_dict()
+    return {
+        key: torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+
+
+class TestTeacher:
+    @pytest.mark.parametrize("size", [16, 32, 48])
+    def test_features_are_those_of_the_full_network_on_resized_images(self, size: int, tmp_path: Path) -> None:
+        state = full_state("test_resnet", seed=1)
+        torch.save(state, tmp_path / "teacher.pth")
+        teacher = PooledTeacher("test_resnet", size=32)
+        teacher.encoder.load_weights(str(tmp_path / "teacher.pth"))
+        network = timm.create_model("test_resnet").eval()
+        network.load_state_dict(state)
+        config = network.pretrained_cfg
+        mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+        image = images(2, size=size)
+        resized = F.interpolate(image, size=(32, 32), mode="bilinear", antialias=size > 32)
+        with torch.no_grad():
+            expected = network.forward_features((resized - mean) / std).mean((2, 3))
+        torch.testing.assert_close(teacher(image), expected, rtol=1e-4, atol=1e-4)
+
+    def test_grey_images_are_repeated(self) -> None:
+        teacher, grey = PooledTeacher("test_resnet", size=32), images(2)[:, :1]
+        torch.testing.assert_close(teacher(grey), teacher(grey.repeat(1, 3, 1, 1)))
+
+    def test_nothing_in_it_changes(self, trainer_in: Make) -> None:
+        model = make()
+        before, student = tensors(model.teacher), tensors(model.encoder)
+        trainer_in(max_epochs=2).fit(model, loader(images(8)))
+        assert any("running_mean" in name for name in before)
+        for name, value in tensors(model.teacher).items():
+            assert torch.equal(value, before[name]), name
+        assert all(not torch.equal(value, student[name]) for name, value in tensors(model.encoder).items())
+        assert not any(module.training for module in model.train().teacher.encoder.modules())
+        assert not model(images(2))[0].isnan().any()
+
+
+class TestFormulas:
+    def test_distance_is_squared_and_summed(self) -> None:
+        first, second = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[4.0, -2.0], [0.0, 0.5]])
+        assert distillation_error(first, second).tolist() == [25, 0.25]
+        maps = distillation_error(first.view(2, 2, 1, 1).repeat(1, 1, 3, 5), second.view(2, 2, 1, 1))
+        assert maps.shape == (2, 3, 5)
+        assert maps[:, 1, 1].tolist() == [25, 0.25]
+
+    def test_half_precision_features_are_compared_in_single_precision(self) -> None:
+        student = torch.full((1, 1000), 0.1, dtype=torch.bfloat16)
+        error = distillation_error(student, torch.zeros(1, 1000, dtype=torch.bfloat16))
+        assert error.dtype == torch.float32
+        assert error.item() == pytest.approx(1000 * float(student[0, 0]) ** 2, rel=1e-5)
+
+    def test_training_loss_is_the_mean_over_images(self) -> None:
+        model, image = make().eval(), images(3)
+        model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        loss = model.training_step({"image": image}, 0)
+        with torch.no_grad():
+            student, teacher = model.head(model.encoder(image)), model.teacher(image)
+        expected = sum((student[b, d] - teacher[b, d]) ** 2 for b in range(3) for d in range(teacher.shape[1])) / 3
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        assert all(p.grad is None for p in model.teacher.parameters())
+        assert all(p.grad is not None for part in (model.encoder, model.head) for p in part.parameters())
+
+    def test_a_linear_layer_only_where_widths_differ(self) -> None:
+        features = PooledTeacher("test_resnet", size=32).out_features
+        assert features % 8 == 0
+        assert isinstance(make(width=features // 8).head, nn.Identity)
+        head = make(width=4).head
+        assert isinstance(head, nn.Linear)
+        assert (head.in_features, head.out_features) == (32, features)
+
+
+class TestPatches:
+    def test_every_place_of_every_image(self) -> None:
+        count, height, width, size = 3, 7, 9, 4
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        image = torch.stack([torch.stack([torch.full_like(rows, b), rows, columns]) for b in range(count)]).float()
+        patch = random_patches(image, size=size, count=200, generator=torch.Generator().manual_seed(0))
+        assert patch.shape == (600, 3, size, size)
+        owner, row, column = patch[:, :, 0, 0].long().unbind(1)
+        assert owner.tolist() == [b for b in range(count) for _ in range(200)]
+        for index in range(600):
+            cut = image[owner[index], :, row[index] : row[index] + size, column[index] : column[index] + size]
+            assert torch.equal(patch[index], cut)
+        assert set(zip(row.tolist(), column.tolist(), strict=True)) == {(r, c) for r in range(4) for c in range(6)}
+
+    def test_draws_follow_from_the_generator(self) -> None:
+        first, again, other = (
+            random_patches(images(2), size=5, count=3, generator=torch.Generator().manual_seed(seed))
+            for seed in (0, 0, 1)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_a_patch_as_large_as_the_image(self) -> None:
+        patch = random_patches(images(2), size=16, count=1, generator=torch.Generator())
+        assert torch.equal(patch, images(2))
+        with pytest.raises(ShapeError, match=r"patch of 17 pixels; got \(2, 3, 16, 16\)"):
+            random_patches(images(2), size=17, count=1, generator=torch.Generator())
+
+    def test_the_score_is_the_largest_of_overlapping_patches(self) -> None:
+        model, image = make(patch_size=16).eval(), images(2, size=40)
+        score, anomaly_map = model(image)
+        assert anomaly_map is None
+        places = [(row, column) for row in range(0, 25, 8) for column in range(0, 25, 8)]
+        alone = torch.stack([model.error(image[:, :, r : r + 16, c : c + 16]) for r, c in places])
+        torch.testing.assert_close(score, alone.amax(0), rtol=1e-4, atol=1e-5)
+        assert alone.amax(0).gt(alone.amin(0)).all()
+
+    def test_training_draws_patches_and_resumes_with_the_same_ones(self, tmp_path: Path, trainer_in: Make) -> None:
+        image, options = images(8, size=24), {"patch_size": 16, "patches_per_image": 2}
+        whole = fit(trainer_in(max_epochs=4), image, **options)
+        saver = ModelCheckpoint(dirpath=tmp_path, filename="half")
+        fit(trainer_in(max_epochs=2, enable_checkpointing=True, callbacks=[saver]), image, **options)
+        resumed = make(**options)
+        seed_everything(1, verbose=False)
+        trainer_in(max_epochs=4).fit(resumed, loader(image), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+        for name, value in tensors(whole.encoder).items():
+            assert torch.equal(value, tensors(resumed.encoder)[name]), name
+
+    def test_no_patches(self) -> None:
+        with pytest.raises(ConfigError, match="patches_per_image must be at least 1; got 0"):
+            make(patch_size=16, patches_per_image=0)
+
+
+class TestFit:
+    def test_the_student_approaches_the_teacher(self, trainer_in: Make) -> None:
+        image = images(16)
+        before = make().train()
+        with torch.no_grad():
+            start = before.error(image).mean()
+            model = fit(trainer_in(max_epochs=15), image).train()
+            assert model.error(image).mean() < 0.2 * start
+
+    def test_one_image_a_batch(self, trainer_in: Make) -> None:
+        model = make()
+        trainer_in().fit(model, loader(images(2), batch_size=1))
+        assert model.eval()(images(1))[0].isfinite().all()
+
+    def test_images_of_another_size_are_refused(self, trainer_in: Make) -> None:
+        with pytest.raises(ShapeError, match=r"\(3, 16, 16\); got \(3, 20, 20\)"):
+            fit(trainer_in(), images(4, size=20))
+
+
+class TestHandingOn:
+    @pytest.mark.parametrize(
+        ("encoder", "options"),
+        [("residual", {"width": 4}), ("residual", {"patch_size": 16}), ("test_efficientnet", {})],
+    )
+    def test_an_image_encoder_takes_the_checkpoint(
+        self, encoder: str, options: dict[str, Any], tmp_path: Path, trainer_in: Make
+    ) -> None:
+        trainer = trainer_in(limit_train_batches=2)
+        size = 24 if "patch_size" in options else 16
+        model = fit(trainer, images(8, size=size), encoder=encoder, **options)
+        trainer.save_checkpoint(tmp_path / "kd.ckpt")
+        seed_everything(5, verbose=False)
+        taken = ImageEncoder(encoder, image_size=16, width=4).eval()
+        image = images(3, seed=1)
+        with torch.no_grad():
+            assert not torch.allclose(taken(image), model.encoder(image))
+            taken.load_weights(str(tmp_path / "kd.ckpt"))
+            assert torch.equal(taken(image), model.encoder(image))
+
+    def test_an_encoder_of_another_width_says_so(self, tmp_path: Path, trainer_in: Make) -> None:
+        trainer = trainer_in()
+        fit(trainer, images(4))
+        trainer.save_checkpoint(tmp_path / "kd.ckpt")
+        with pytest.raises(WeightsError, match="same encoder, image_size and width"):
+            ImageEncoder("residual", image_size=16, width=8).load_weights(str(tmp_path / "kd.ckpt"))
+
+    def test_teacher_weights_arrive_with_the_fit_and_stay_in_the_checkpoint(
+        self, tmp_path: Path, trainer_in: Make
+    ) -> None:
+        file, state = tmp_path / "teacher.pth", full_state("test_resnet", seed=1)
+        torch.save(state, file)
+        model = make(teacher_weights=str(file))
+        weight = model.teacher.encoder.net.net.get_parameter("conv1.0.weight")
+        assert not torch.equal(weight, state["conv1.0.weight"])
+        trainer = trainer_in()
+        trainer.fit(model, loader(images(4)))
+        assert torch.equal(weight, state["conv1.0.weight"])
+        trainer.save_checkpoint(tmp_path / "kd.ckpt")
+        file.unlink()
+        restored = KnowledgeDistillation.load_from_checkpoint(tmp_path / "kd.ckpt", weights_only=True).eval()
+        assert torch.equal(restored(images(3))[0], model.eval()(images(3))[0])
+        with pytest.raises(WeightsError, match=r"got .*teacher\.pth"):
+            trainer_in().fit(make(teacher_weights=str(file)), loader(images(4)))

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.nn.patches import PatchGrid
+
+GRIDS = [
+    (4, 2, 8, 8),
+    (4, 4, 8, 12),
+    (4, 3, 10, 7),
+    (4, 1, 6, 5),
+    (4, 3, 9, 11),
+    (5, 4, 5, 6),
+    (3, 3, 3, 3),
+    (4, 4, 10, 9),
+]
+"""Side, stride, height and width; the last ones are not covered by the grid."""
+
+
+def corners(side: int, *, size: int, stride: int) -> list[int]:
+    """First pixels of patches until one reaches the end."""
+    found = [0]
+    while found[-1] + size < side:
+        found.append(found[-1] + stride)
+    return found
+
+
+def slow_cut(image: Tensor, *, size: int, stride: int) -> Tensor:
+    """Pixel by pixel; what lies beyond the border is the nearest pixel."""
+    _, _, height, width = image.shape
+    patches = []
+    for one in image:
+        for top in corners(height, size=size, stride=stride):
+            for left in corners(width, size=size, stride=stride):
+                rows = [min(row, height - 1) for row in range(top, top + size)]
+                columns = [min(column, width - 1) for column in range(left, left + size)]
+                patches.append(one[:, rows][:, :, columns])
+    return torch.stack(patches)
+
+
+def slow_join(patches: Tensor, *, size: int, stride: int, height: int, width: int) -> Tensor:
+    """Average of all patches over each pixel."""
+    places = [
+        (top, left)
+        for top in corners(height, size=size, stride=stride)
+        for left in corners(width, size=size, stride=stride)
+    ]
+    shape = (len(patches) // len(places), patches.shape[1], height + size, width + size)
+    total, hits = torch.zeros(shape), torch.zeros(shape)
+    for index, patch in enumerate(patches):
+        image, (top, left) = index // len(places), places[index % len(places)]
+        total[image, :, top : top + size, left : left + size] += patch
+        hits[image, :, top : top + size, left : left + size] += 1
+    return (total / hits)[:, :, :height, :width]
+
+
+@pytest.mark.parametrize(("size", "stride", "height", "width"), GRIDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cut_equals_a_slow_loop(size: int, stride: int, height: int, width: int, channels: int) -> None:
+    grid, image = PatchGrid(size=size, stride=stride), torch.rand(2, channels, height, width)
+    patches = grid.cut(image)
+    assert torch.equal(patches, slow_cut(image, size=size, stride=stride))
+    assert len(patches) == 2 * grid.count(height, width)
+
+
+@pytest.mark.parametrize(("size", "stride", "height", "width"), GRIDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_join_equals_a_slow_loop(size: int, stride: int, height: int, width: int, channels: int) -> None:
+    grid = PatchGrid(size=size, stride=stride)
+    patches = torch.rand(2 * grid.count(height, width), channels, size, size)
+    expected = slow_join(patches, size=size, stride=stride, height=height, width=width)
+    torch.testing.assert_close(grid.join(patches, height=height, width=width), expected)
+
+
+@pytest.mark.parametrize(("size", "stride", "height", "width"), [*GRIDS, (32, 16, 256, 256), (32, 16, 100, 70)])
+def test_join_undoes_cut(size: int, stride: int, height: int, width: int) -> None:
+    grid, image = PatchGrid(size=size, stride=stride), torch.rand(2, 3, height, width)
+    torch.testing.assert_close(grid.join(grid.cut(image), height=height, width=width), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (64, 90)])
+def test_a_constant_stays_one(height: int, width: int) -> None:
+    grid = PatchGrid(size=32, stride=16)
+    patches = torch.full((2 * grid.count(height, width), 1, 32, 32), 0.7)
+    joined = grid.join(patches, height=height, width=width)
+    torch.testing.assert_close(joined, torch.full((2, 1, height, width), 0.7))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "height", "width", "expected"),
+    [
+        (32, 16, 256, 256, 225),
+        (32, 32, 256, 256, 64),
+        (32, 16, 32, 32, 1),
+        (32, 16, 33, 32, 2),
+        (32, 16, 48, 49, 6),
+        (32, 30, 256, 256, 81),
+        (4, 1, 6, 5, 6),
+    ],
+)
+def test_counts(size: int, stride: int, height: int, width: int, expected: int) -> None:
+    grid = PatchGrid(size=size, stride=stride)
+    assert grid.count(height, width) == expected
+    assert len(grid.cut(torch.rand(1, 1, height, width))) == expected
+
+
+def test_gradients_reach_every_pixel_evenly() -> None:
+    image = torch.rand(1, 2, 10, 7, requires_grad=True)
+    grid = PatchGrid(size=4, stride=3)
+    grid.join(grid.cut(image), height=10, width=7).sum().backward()
+    torch.testing.assert_close(image.grad, torch.ones_like(image))
+
+
+@pytest.mark.parametrize("count", [1, 7, 11])
+def test_sample_draws_without_replacement(count: int) -> None:
+    grid, image = PatchGrid(size=4, stride=2), torch.rand(2, 1, 6, 8)
+    every = grid.cut(image)
+    assert len(every) == 12
+    drawn = grid.sample(image, count, generator=torch.Generator().manual_seed(0))
+    again = grid.sample(image, count, generator=torch.Generator().manual_seed(0))
+    match = (drawn[:, None] == every[None]).flatten(2).all(2)  # (count, 12)
+    assert (match.sum(1) == 1).all()
+    assert match.any(0).sum() == count
+    assert torch.equal(drawn, again)
+
+
+@pytest.mark.parametrize("count", [None, 12, 100])
+def test_sample_takes_all_where_there_are_no_more(count: int | None) -> None:
+    grid, image = PatchGrid(size=4, stride=2), torch.rand(2, 1, 6, 8)
+    assert torch.equal(grid.sample(image, count, generator=torch.Generator()), grid.cut(image))
+
+
+@pytest.mark.parametrize("stride", [0, -1, 33])
+def test_a_stride_that_leaves_pixels_out(stride: int) -> None:
+    with pytest.raises(ConfigError, match=rf"between 1 and patch_size=32; got {stride}\."):
+        PatchGrid(size=32, stride=stride)
+
+
+@pytest.mark.parametrize("size", [(31, 40), (40, 31)])
+def test_an_image_smaller_than_a_patch(size: tuple[int, int]) -> None:
+    with pytest.raises(ShapeError, match=r"at least as large as a patch of 32 pixels; got \(1, 3, \d+, \d+\)"):
+        PatchGrid(size=32, stride=16).cut(torch.rand(1, 3, *size))
