@@ -48,7 +48,12 @@ class ImageEncoder(nn.Module):
             self.out_features = self.net.channels[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, ``out_features``); each network standardises for itself."""
+        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, ``out_features``); each network standardises for itself.
+
+        A single training image uses running statistics: where a map is one cell, it has none of its own.
+        """
+        if self.training:
+            self.net.train(len(image) > 1)
         if isinstance(self.net, ResidualEncoder):
             return cast(Tensor, self.net(standardize(image)))
         return cast(list[Tensor], self.net(image))[-1].mean((2, 3))

@@ -11,6 +11,11 @@ from anomaly_suite.nn.residual import DownBlock, DownConv, Norm, ResidualDecoder
 NORMS: tuple[Norm, ...] = ("batch", "layer", "group")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def plain_down(layer: DownConv, x: Tensor) -> Tensor:
     return F.avg_pool2d(F.conv2d(x, layer.weight, layer.bias, padding=1), 2)
 
@@ -122,7 +127,7 @@ class TestBlocks:
     def test_batch_norm_does_not(self) -> None:
         encoder = ResidualEncoder(in_channels=3, image_size=(16, 16), width=4, out_features=1).train()
         image = torch.randn(4, 3, 16, 16)
-        assert (encoder(image)[:1] - encoder(image[:1])).abs().max() > 1e-3
+        assert (encoder(image)[:1] - encoder(image[:1])).abs().max() > 1e-4
 
     def test_group_norm_has_the_statistics_of_layer_norm(self) -> None:
         layer = ResidualEncoder(in_channels=1, image_size=(8, 16), width=4, out_features=2, norm="layer")

@@ -345,12 +345,7 @@ class DeepSVDD(AnomalyModule):
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes (B, D) of normalised images (B, C, H, W)."""
-        lone = self.training and len(x) == 1 and isinstance(self.encoder, ImageEncoder)
-        if lone:  # where its last map is one cell, a single image has no batch statistics
-            self.encoder.eval()
         code: Tensor = self.head(self.encoder(x))
-        if lone:
-            self.encoder.train()
         return code
 
     def rebuilding_error(self, x: Tensor, code: Tensor) -> Tensor:

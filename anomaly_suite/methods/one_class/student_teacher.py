@@ -7,7 +7,7 @@ Reference: none was released by the authors, and no code was read. Students regr
 Differs: the teacher is distilled on patches of the training images instead of ImageNet. Random scales are drawn once for a
     step, not for each patch. Descriptors are decorrelated over their dimensions, which the paper's wording leaves open. The
     last convolution has no activation, which could hardly go below zero. Descriptors at every pixel come from pooling on
-    all shifted grids, stacked along the batch: the same values as dilated convolutions, 1.7 times faster to train at p = 65.
+    all shifted grids, stacked along the batch: the same values as dilated convolutions, 1.7 times faster to train at p = 65 (one CPU thread).
 Axes: B batch, C channels, H and W pixels, D descriptor width, p side of a patch, M students, S patch sizes.
 """
 
@@ -202,8 +202,7 @@ class StudentTeacher(AnomalyModule):
         patch_sizes: p of every teacher, 17, 33 or 65; the map is the mean over them. Images must be larger than p / 2.
         num_students: M; with a single one there is no disagreement.
         width: D; the paper has 128.
-        teacher_epochs: Epochs of the first phase; 0 leaves the teachers random, from which students learn less. The paper
-            takes 50,000 steps.
+        teacher_epochs: Epochs of the first phase; 0 leaves the teachers random. The paper takes 50,000 steps.
         teacher: Any timm network that is distilled.
         teacher_weights: ``imagenet``, a local file, or null for random weights.
         teacher_size: Height and width that patches are resized to for the timm network.

@@ -93,7 +93,7 @@ class KnowledgeDistillation(AnomalyModule):
 
     Args:
         teacher: Any timm network; its last feature map is averaged.
-        teacher_weights: ``imagenet``, a local file, or null for random weights, from which less can be learnt.
+        teacher_weights: ``imagenet``, a local file, or null for random weights.
         teacher_size: Height and width that images or patches are resized to for the teacher.
         encoder: The student: ``residual``, or the name of a timm network.
         image_size: Height and width of the images that a ``residual`` student takes.

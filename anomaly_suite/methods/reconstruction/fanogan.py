@@ -93,8 +93,6 @@ class EncodedGAN(nn.Module):
             ShapeError: images of another size.
         """
         require_image(x, channels=self.in_channels, size=self.image_size)
-        if self.training:  # where the last map of a timm network is one cell, a single image has no batch statistics
-            self.encoder.train(len(x) > 1)
         code: Tensor = self.head(self.encoder((x + 1) / 2))
         return code.tanh()
 
