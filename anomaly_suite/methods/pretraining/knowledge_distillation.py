@@ -96,7 +96,7 @@ class KnowledgeDistillation(AnomalyModule):
         teacher_weights: ``imagenet``, a local file, or null for random weights.
         teacher_size: Height and width that images or patches are resized to for the teacher.
         encoder: The student: ``residual``, or the name of a timm network.
-        image_size: Height and width of the images that a ``residual`` student takes.
+        image_size: Height and width of the images that a ``residual`` student takes, unless it takes patches.
         width: Channels of the first convolution of ``residual``; it ends with 8 times as many.
         patch_size: Train on random square patches of so many pixels, for a ``residual`` student of that size. The score is
             then the largest over a grid of patches that overlap by half. Null takes whole images.
