@@ -357,6 +357,13 @@ class AnomalyModule(LightningModule):
         for raw in loader:
             yield as_batch(self.trainer.strategy.batch_to_device(raw, self.device))
 
+    def training_images(self) -> Iterator[Tensor]:
+        """Images (B, C, H, W) of :meth:`training_batches`, less those repeated for another process's sake."""
+        for batch in self.training_batches():
+            image = batch["image"][~batch["padding"]] if "padding" in batch else batch["image"]
+            if len(image):
+                yield image
+
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes; the tensor itself in a single process."""
         return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))

@@ -230,7 +230,9 @@ class TestStandardizing:
 def test_a_single_training_image_leaves_the_statistics(name: str) -> None:
     encoder = ImageEncoder(name, image_size=32, width=4).train()
     before = {key: value.clone() for key, value in encoder.named_buffers()}
-    encoder(torch.rand(1, 1, 32, 32)).sum().backward()  # at 32 pixels resnet18 ends with one cell, where torch refuses it
+    encoder(
+        torch.rand(1, 1, 32, 32)
+    ).sum().backward()  # at 32 pixels resnet18 ends with one cell, where torch refuses it
     assert all(torch.equal(value, before[key]) for key, value in encoder.named_buffers())
     encoder(torch.rand(2, 1, 32, 32))
     assert any(not torch.equal(value, before[key]) for key, value in encoder.named_buffers())

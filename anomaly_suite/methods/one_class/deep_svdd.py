@@ -14,7 +14,7 @@ Axes: B batch, C channels, H and W pixels, D embedding width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -388,7 +388,7 @@ class DeepSVDD(AnomalyModule):
         if isinstance(self.encoder, ImageEncoder) or self.input_range.numel():
             return
         extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
-        for image in self._training_images():
+        for image in self.training_images():
             x = global_contrast_normalization(image)
             extremes = torch.maximum(extremes, torch.stack([-x.amin(), x.amax()]))
         low, high = self.trainer.strategy.reduce(extremes, reduce_op="max").unbind()
@@ -467,20 +467,12 @@ class DeepSVDD(AnomalyModule):
             assert isinstance(everywhere, Tensor)
             self.radius.copy_(boundary_radius(everywhere.flatten(), nu=self.nu))
 
-    def _training_images(self) -> Iterator[Tensor]:
-        for batch in self.training_batches():
-            image = batch["image"]
-            if "padding" in batch:  # repeated for another process's sake
-                image = image[~batch["padding"]]
-            if len(image):
-                yield image
-
     @torch.no_grad()
     def _mean_code(self) -> Tensor:
         total = torch.zeros(self.head.out_features, dtype=torch.float64, device=self.device)
         count = torch.zeros((), device=self.device)
         self.eval()
-        for image in self._training_images():
+        for image in self.training_images():
             total += self.encode(self.normalize(image)).sum(0, dtype=torch.float64)
             count += len(image)
         self.train()

@@ -310,17 +310,12 @@ class IGD(AnomalyModule):
             name: torch.zeros(part.autoencoder.projection.out_features + 2, dtype=torch.float64, device=self.device)
             for name, part in self._parts()
         }  # sum of codes, sum of squared norms, count
-        for batch in self.training_batches():
-            image = batch["image"]
-            if "padding" in batch:  # repeated for another process's sake
-                image = image[~batch["padding"]]
+        for image in self.training_images():
             for name, part in self._parts():
                 pieces = [image] if name == "global" else torch.split(self.patches.cut(image), PATCHES_AT_ONCE)
                 for piece in pieces:
-                    if len(piece):
-                        code = part.autoencoder.encode(piece).double()
-                        count = code.new_tensor([len(code)])
-                        totals[name] += torch.cat([code.sum(0), (code**2).sum().view(1), count])
+                    code = part.autoencoder.encode(piece).double()
+                    totals[name] += torch.cat([code.sum(0), (code**2).sum().view(1), code.new_tensor([len(code)])])
         for name, part in self._parts():
             total = self.sum_over_ranks(totals[name])
             mean, mean_square = total[:-2] / total[-1], total[-2] / total[-1]

@@ -440,10 +440,7 @@ class StudentTeacher(AnomalyModule):
     def _measure(self, function: Callable[[int, Tensor], Tensor], *, channels: int) -> Tensor:
         """Mean and deviation of ``function(scale, x)`` over all training pixels of all processes, (S, 2, ``channels``)."""
         total = torch.zeros(len(self.teachers), 3, channels, dtype=torch.float64, device=self.device)
-        for batch in self.training_batches():
-            image = batch["image"]
-            if "padding" in batch:  # repeated for another process's sake
-                image = image[~batch["padding"]]
+        for image in self.training_images():
             for few in _portions(image):
                 x = standardize(few)
                 total += torch.stack([moments(function(scale, x)) for scale in range(len(self.teachers))])
