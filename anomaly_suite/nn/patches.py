@@ -5,11 +5,16 @@ Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError
+
+PATCHES_AT_ONCE = 450
+"""Patches scored at once, which bounds the memory; those of two images of 256 pixels."""
 
 
 class PatchGrid:
@@ -73,3 +78,18 @@ class PatchGrid:
         ones = columns.new_ones(1, self.size**2, count)
         overlap = F.fold(ones, padded, self.size, stride=self.stride)
         return (total / overlap)[:, :, :height, :width]
+
+    def score(self, image: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Score images by their patches.
+
+        Args:
+            image: Shape (B, C, H, W).
+            function: Patches (N, C, S, S) to scores (N,) and maps (N, 1, S, S).
+
+        Returns:
+            The highest score of each image (B,), and its map (B, 1, H, W), the mean where patches overlap.
+        """
+        pieces = [function(some) for some in torch.split(self.cut(image), PATCHES_AT_ONCE)]
+        score, patch_map = (torch.cat(kind) for kind in zip(*pieces, strict=True))
+        joined = self.join(patch_map, height=image.shape[2], width=image.shape[3])
+        return score.view(image.shape[0], -1).amax(1), joined

@@ -148,3 +148,12 @@ def test_a_stride_that_leaves_pixels_out(stride: int) -> None:
 def test_an_image_smaller_than_a_patch(size: tuple[int, int]) -> None:
     with pytest.raises(ShapeError, match=r"at least as large as a patch of 32 pixels; got \(1, 3, \d+, \d+\)"):
         PatchGrid(size=32, stride=16).cut(torch.rand(1, 3, *size))
+
+
+def test_score_is_that_of_the_highest_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly_suite.nn.patches.PATCHES_AT_ONCE", 5)  # less than the nine patches of one image
+    grid, image = PatchGrid(size=4, stride=2), torch.rand(3, 1, 8, 8)
+    score, anomaly_map = grid.score(image, lambda piece: (piece.mean((1, 2, 3)), piece))
+    expected = torch.stack([grid.cut(each.unsqueeze(0)).mean((1, 2, 3)).max() for each in image])
+    assert torch.allclose(score, expected)
+    assert torch.allclose(anomaly_map, image)

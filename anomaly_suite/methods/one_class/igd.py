@@ -13,6 +13,7 @@ Axes: B batch, C channels, H and W pixels, D latent width, P patches of an image
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,12 +27,11 @@ from anomaly_suite.losses import PixelComparison, PixelSpace, polynomial_decay
 from anomaly_suite.methods.one_class.deep_svdd import away_from_zero, squared_distance
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
 from anomaly_suite.nn.encoders import standardize
-from anomaly_suite.nn.patches import PatchGrid
+from anomaly_suite.nn.patches import PATCHES_AT_ONCE, PatchGrid
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
 
 BETAS = (0.0, 0.9)
-PATCHES_AT_ONCE = 450  # bounds the memory of scoring; two images of 256 pixels
 
 Scope = Literal["global", "local", "both"]
 
@@ -111,6 +111,11 @@ class Descriptor(nn.Module):
         latent, reconstruction = self.autoencoder(image)
         error, error_map = self.compare.with_map(image, reconstruction)
         return error, 1 - normality(latent, self.center, self.variance), error_map
+
+    def score(self, image: Tensor, *, xi: float) -> tuple[Tensor, Tensor]:
+        """``xi`` times reconstruction error plus ``1 - xi`` times abnormality (B,), and the map (B, 1, H, W)."""
+        error, abnormality, error_map = self.components(image)
+        return xi * error + (1 - xi) * abnormality, error_map
 
     def judge(self, image: Tensor, *, train_critic: bool) -> Tensor:
         """The critic's guess of each interpolation coefficient, (B,) float32, for standardised images (B, 3, H, W).
@@ -269,16 +274,8 @@ class IGD(AnomalyModule):
         """
         scores, maps = {}, {}
         for name, part in self._parts():
-            xi = self.xi[name]
-            if name == "global":
-                error, distance, maps[name] = part.components(image)
-                scores[name] = xi * error + (1 - xi) * distance
-            else:
-                height, width = image.shape[2:]
-                pieces = [part.components(some) for some in torch.split(self.patches.cut(image), PATCHES_AT_ONCE)]
-                error, distance, error_map = (torch.cat(kind) for kind in zip(*pieces, strict=True))
-                scores[name] = (xi * error + (1 - xi) * distance).view(len(image), -1).amax(1)
-                maps[name] = self.patches.join(error_map, height=height, width=width)
+            score = partial(part.score, xi=self.xi[name])
+            scores[name], maps[name] = score(image) if name == "global" else self.patches.score(image, score)
         if self.scope != "both":
             return scores[self.scope], maps[self.scope]
         return (

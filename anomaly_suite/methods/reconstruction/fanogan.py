@@ -12,6 +12,7 @@ Axes: B batch, C channels, H and W pixels, Z latent width, P patches of an image
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,6 @@ CRITIC_STEPS = 5  # for each step of the generator
 PENALTY_WEIGHT = 10.0
 EPSILON = 1e-12  # under the root of the gradient norm, whose derivative at 0 is infinite
 BETAS = (0.0, 0.9)
-PATCHES_AT_ONCE = 450  # bounds the memory of scoring
 
 
 def gradient_norm(critic: nn.Module, point: Tensor) -> Tensor:
@@ -249,13 +249,8 @@ class FAnoGAN(AnomalyModule):
         x = to_signed(image)
         scores, maps = [], []
         for name, part in self._parts():
-            if name == "global":
-                score, error = self._score(part, x)
-            else:
-                pieces = [self._score(part, some) for some in torch.split(self.patches.cut(x), PATCHES_AT_ONCE)]
-                patch_score, patch_error = (torch.cat(kind) for kind in zip(*pieces, strict=True))
-                score = patch_score.view(len(x), -1).amax(1)
-                error = self.patches.join(patch_error, height=x.shape[2], width=x.shape[3])
+            score_part = partial(self._score, part)
+            score, error = score_part(x) if name == "global" else self.patches.score(x, score_part)
             scores.append(score)
             maps.append(error)
         return torch.stack(scores).sum(0), torch.stack(maps).sum(0)

@@ -26,7 +26,6 @@ from anomaly_suite.nn.size import ImageSize
 
 BETAS = (0.0, 0.9)
 WARMUP_RHO = 0.85
-PATCHES_AT_ONCE = 450  # bounds the memory of scoring
 
 
 def squared_error_map(image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -180,14 +179,9 @@ class MSSSIMAutoencoder(AnomalyModule):
         """
         scores, maps = [], []
         for name, part in self._parts():
-            if name == "global":
-                score, error_map = part(image)
-                scores.append(self.nu * score)
-            else:
-                pieces = [part(some) for some in torch.split(self.patches.cut(image), PATCHES_AT_ONCE)]
-                score, patch_maps = (torch.cat(kind) for kind in zip(*pieces, strict=True))
-                scores.append((1 - self.nu) * score.view(len(image), -1).amax(1))
-                error_map = self.patches.join(patch_maps, height=image.shape[2], width=image.shape[3])
+            is_global = name == "global"
+            score, error_map = part(image) if is_global else self.patches.score(image, part)
+            scores.append((self.nu if is_global else 1 - self.nu) * score)
             maps.append(error_map)
         return torch.stack(scores).sum(0), torch.stack(maps).mean(0)
 
