@@ -14,6 +14,12 @@ from lightning.pytorch import Trainer
 torch.set_num_threads(1)  # two test processes share two cores
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, whichever tests ran before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real data sets; the test is skipped where there is none."""

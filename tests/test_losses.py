@@ -22,11 +22,6 @@ SETTINGS = [(5, 11, 256), (4, 3, 32), (3, 11, 64), (4, 5, 64), (1, 3, 8)]
 """Scales, window and side of the images."""
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def natural(count: int = 3, size: int = 32, *, seed: int = 0) -> Tensor:
     """Smooth random colour images in [0, 1], (B, 3, size, size)."""
     noise = torch.rand(count * 3, 1, size, size, generator=torch.Generator().manual_seed(seed))

@@ -15,11 +15,6 @@ from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, destanda
 RESIDUAL, TIMM = "residual", "resnet10t"
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def build(name: str = RESIDUAL, *, size: int = 16, width: int = 4, seed: int = 0) -> ImageEncoder:
     torch.manual_seed(seed)
     return ImageEncoder(name, image_size=size, width=width).eval()

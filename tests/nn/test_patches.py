@@ -20,11 +20,6 @@ GRIDS = [
 """Side, stride, height and width; the last ones are not covered by the grid."""
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def corners(side: int, *, size: int, stride: int) -> list[int]:
     """First pixels of patches until one reaches the end."""
     found = [0]

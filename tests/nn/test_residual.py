@@ -11,11 +11,6 @@ from anomaly_suite.nn.residual import DownBlock, DownConv, Norm, ResidualDecoder
 NORMS: tuple[Norm, ...] = ("batch", "layer", "group")
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def plain_down(layer: DownConv, x: Tensor) -> Tensor:
     return F.avg_pool2d(F.conv2d(x, layer.weight, layer.bias, padding=1), 2)
 
