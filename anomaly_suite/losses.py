@@ -22,6 +22,8 @@ SIGMA = 1.5
 K1, K2 = 0.01, 0.03
 SMALLEST_MEAN = 1e-6  # a negative mean has no fractional power, and one near 0 an exploding gradient
 
+CENTER_MARGIN = 0.1  # components of c nearer to 0 could be matched by weights of 0
+
 PixelSpace = Literal["standardized", "unit"]
 """Where reconstructions are compared: as the networks see them, or scaled back to [0, 1]."""
 
@@ -244,6 +246,17 @@ class PixelComparison(nn.Module):
         if self.space == "standardized":
             return standardize(image), reconstruction
         return image.expand(-1, 3, -1, -1), destandardize(reconstruction.float())
+
+
+def squared_distance(code: Tensor, center: Tensor) -> Tensor:
+    """(B, D) and (D,) to (B,), in float32."""
+    return ((code.float() - center) ** 2).sum(1)
+
+
+def away_from_zero(center: Tensor) -> Tensor:
+    """Move components with absolute value below 0.1 to 0.1 or -0.1; an exact 0 goes to 0.1."""
+    sign = torch.where(center < 0, -1.0, 1.0)
+    return torch.where(center.abs() < CENTER_MARGIN, CENTER_MARGIN * sign, center)
 
 
 def polynomial_decay(progress: float, *, power: float = 0.9) -> float:

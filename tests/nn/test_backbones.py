@@ -93,6 +93,7 @@ class TestMaps:
         image = torch.rand(2, 3, 64, 64, generator=generator)
         with torch.no_grad():
             expected, maps = plain(image), frozen(image)
+            # Processes that are spawned, and weight averaging, copy modules in these two ways.
             copied = pickle.loads(pickle.dumps(copy.deepcopy(frozen)))(image)
         for a, b, c in zip(expected, maps, copied, strict=True):
             assert (a - b).abs().max() < 1e-5 * a.abs().max()

@@ -26,12 +26,11 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.losses import ReconstructionError, polynomial_decay
+from anomaly_suite.losses import ReconstructionError, away_from_zero, polynomial_decay, squared_distance
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, standardize
 from anomaly_suite.nn.residual import ResidualDecoder
 from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
-CENTER_MARGIN = 0.1  # components of c nearer to 0 could be matched by weights of 0
 BN_EPS = 1e-4
 LR_DECAY = 0.1
 CODE_GRID = 4  # the code is decoded from 4 x 4 cells
@@ -155,20 +154,9 @@ def global_contrast_normalization(image: Tensor) -> Tensor:
     return centred / scale.clamp_min(1e-5)  # an image of one colour stays near 0: its rounding errors are below 1e-7
 
 
-def squared_distance(code: Tensor, center: Tensor) -> Tensor:
-    """(B, D) and (D,) to (B,), in float32."""
-    return ((code.float() - center) ** 2).sum(1)
-
-
 def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Summed squared error of each image, (B,)."""
     return ((image.float() - reconstruction.float()) ** 2).sum((1, 2, 3))
-
-
-def away_from_zero(center: Tensor) -> Tensor:
-    """Move components with absolute value below 0.1 to 0.1 or -0.1; an exact 0 goes to 0.1."""
-    sign = torch.where(center < 0, -1.0, 1.0)
-    return torch.where(center.abs() < CENTER_MARGIN, CENTER_MARGIN * sign, center)
 
 
 def soft_boundary_loss(distance: Tensor, radius: Tensor, *, nu: float) -> Tensor:

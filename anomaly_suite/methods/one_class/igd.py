@@ -23,8 +23,7 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.losses import PixelComparison, PixelSpace, polynomial_decay
-from anomaly_suite.methods.one_class.deep_svdd import away_from_zero, squared_distance
+from anomaly_suite.losses import PixelComparison, PixelSpace, away_from_zero, polynomial_decay, squared_distance
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
 from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.patches import PATCHES_AT_ONCE, PatchGrid

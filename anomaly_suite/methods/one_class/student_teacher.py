@@ -64,9 +64,7 @@ class PatchNet(nn.Module):
     def __init__(self, *, size: int, width: int) -> None:
         super().__init__()
         self.size = size
-        self.field = (
-            1  # pixels on which a descriptor depends: poolings of odd sizes leave out the last ones of 33 and 65
-        )
+        self.field = 1  # pixels that a descriptor sees; poolings of odd sizes leave out the last ones of 33 and 65
         self.stride = 1
         channels = 3
         layers: list[nn.Module] = []
