@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from anomaly_suite.errors import CheckpointError, ConfigError, NotFittedError, ShapeError
+from anomaly_suite.snippets import SNIPPET_FRAMES
 
 
 class Batch(TypedDict, total=False):
@@ -30,7 +31,9 @@ class Batch(TypedDict, total=False):
     Images: ``image`` (B, C, H, W) float, in [0, 1] from the data modules of this package; ``label`` (B,) long, 1 is
     anomalous; ``mask`` (B, 1, H, W) bool, True is anomalous; ``image_path`` and ``category``, one string an image;
     ``padding`` (B,) bool marks images repeated only to give every process equally many.
-    Weak video: ``snippet_features`` (B, T, D), ``bag_label`` (B,), ``frame_label`` (F,).
+    Weak video: ``snippet_features`` (B, C, T, D) float of C crops, ``length`` (B,) snippets of each video, the others being
+    padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
+    truth: ``frame_label`` (F,) bool, the videos one after another, and ``frame_count`` (B,) frames of each.
     Pixel OOD: ``target`` (B, H, W) train ids, ``ood_mask`` (B, H, W) 0, 1 or 255 (void).
     """
 
@@ -41,8 +44,10 @@ class Batch(TypedDict, total=False):
     category: list[str]
     padding: Tensor
     snippet_features: Tensor
+    length: Tensor
     bag_label: Tensor
     frame_label: Tensor
+    frame_count: Tensor
     target: Tensor
     ood_mask: Tensor
 
@@ -79,11 +84,12 @@ def as_batch(batch: Any) -> Batch:
             list ``(image,)``, ``(image, label)`` or ``(image, label, mask)``, or an image tensor alone.
 
     Returns:
-        A new mapping; ``label`` is long (B,), ``mask`` bool (B, 1, H, W); a missing label is taken from the mask.
+        A new mapping; ``label`` is long (B,), ``mask`` bool (B, 1, H, W); a missing label is taken from the mask. With
+        ``snippet_features`` (B, T, D) or (B, C, T, D), these get a crop axis, and ``length`` is filled in.
 
     Raises:
         ShapeError: no image, an image that is not a float (B, C, H, W) tensor, labels other than 0 and 1, or a mask of
-            another height or width.
+            another height or width; for weak video, tensors that do not fit together.
     """
     if isinstance(batch, _Checked):
         return cast(Batch, batch)
@@ -100,6 +106,7 @@ def as_batch(batch: Any) -> Batch:
         del out[name]
     if "image" not in out:
         if "snippet_features" in out:
+            _check_bags(out)
             return cast(Batch, out)
         found = ", ".join(map(str, out)) or type(batch).__name__
         raise ShapeError(
@@ -142,6 +149,42 @@ def _as_label(label: Tensor, batch_size: int) -> Tensor:
             "or use a data module with normal_class."
         )
     return label.long()
+
+
+def _check_bags(out: _Checked) -> None:
+    """Check the parts of a weak-video batch in place."""
+    features = out["snippet_features"]
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4) or not features.is_floating_point():
+        what = f"{tuple(features.shape)} {features.dtype}" if isinstance(features, Tensor) else type(features).__name__
+        raise ShapeError(
+            f"snippet_features must be a floating-point tensor of shape (B, T, D) or (B, C, T, D); got {what}. "
+            "Pad and stack the videos in the loader."
+        )
+    out["snippet_features"] = features = features.unsqueeze(1) if features.ndim == 3 else features
+    count, _, snippets, _ = features.shape
+    for name in ("length", "frame_count", "bag_label", "frame_label"):
+        if name in out:
+            out[name] = torch.as_tensor(out[name], device=features.device).reshape(-1)
+    if "length" not in out:
+        out["length"] = torch.full((count,), snippets, device=features.device)
+    length = out["length"]
+    if len(length) != count or bool(((length < 1) | (length > snippets)).any()):
+        raise ShapeError(
+            f"length must hold 1 to {snippets} snippets for each of {count} videos; got {length.tolist()}. "
+            "It says where the padding of each video begins."
+        )
+    if "bag_label" in out:
+        out["label"] = out.pop("bag_label")
+    if "label" in out:
+        out["label"] = _as_label(torch.as_tensor(out["label"], device=features.device), count)
+    if "frame_label" in out:
+        frames = out.setdefault("frame_count", SNIPPET_FRAMES * length)
+        if len(frames) != count or len(out["frame_label"]) != int(frames.sum()):
+            raise ShapeError(
+                f"frame_label must hold the frames of all videos, one after another; got {len(out['frame_label'])} for "
+                f"frame_count {frames.tolist()}. Cut truth and features to the same frames."
+            )
+        out["frame_label"] = out["frame_label"] > 0
 
 
 class Calibration(nn.Module):

@@ -6,6 +6,6 @@ from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
-from anomaly_suite.data.synthetic import SyntheticTextures
+from anomaly_suite.data.synthetic import SyntheticTextures, SyntheticVideos
 
-__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "Folder", "MVTecAD", "SyntheticTextures"]
+__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "Folder", "MVTecAD", "SyntheticTextures", "SyntheticVideos"]

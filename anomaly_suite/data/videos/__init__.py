@@ -1,0 +1,1 @@
+"""Data modules of whole videos as snippet features."""

@@ -1,0 +1,144 @@
+"""What methods of multiple-instance learning share: a video is a bag of snippets, and only bags have labels in training.
+
+Axes: B bags, N normal and M anomalous ones of them, C crops, T snippets, L segments, D feature width, F frames.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anomaly_suite.contract import AnomalyModule, Batch, Prediction
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.snippets import SEGMENTS, frame_scores, pool_segments
+
+
+class Bags(NamedTuple):
+    """A training batch with the normal bags first: ``snippet_features`` (N + M, C, L, D), ``label`` (N + M,), N and M."""
+
+    snippet_features: Tensor
+    label: Tensor
+    normal: int
+    anomalous: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a normal and an anomalous bag, the i-th with the i-th."""
+        return min(self.normal, self.anomalous)
+
+
+class BagModule(AnomalyModule):
+    """A detector of anomalous snippets. A method writes ``__init__``, :meth:`snippet_scores` and ``training_step``.
+
+    Training pools every video to ``segments`` parts; evaluation scores all snippets as they are.
+
+    Args:
+        feature_dim: Width D of the snippet features.
+        segments: Parts of a video in training.
+
+    Raises:
+        ConfigError: an option below 1.
+    """
+
+    def __init__(self, *, feature_dim: int, segments: int = SEGMENTS) -> None:
+        super().__init__()
+        for name, value in (("feature_dim", feature_dim), ("segments", segments)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1; got {value}.")
+        self.feature_dim = feature_dim
+        self.segments = segments
+
+    def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
+        """Score snippets.
+
+        Args:
+            snippet_features: Shape (B, C, T, D).
+            length: Snippets of each video, shape (B,); what comes after them is padding and must not matter.
+
+        Returns:
+            Shape (B, T), in [0, 1]; anything in padding.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define snippet_scores(snippet_features, length).")
+
+    def forward(self, snippet_features: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score videos.
+
+        Args:
+            snippet_features: Shape (B, C, T, D).
+            length: Snippets of each video, shape (B,); T for all if None.
+
+        Returns:
+            ``anomaly_score`` of shape (B,), the highest score of a snippet, and ``snippet_score`` of shape (B, T), zero in
+            padding.
+
+        Raises:
+            ShapeError: features of another width.
+        """
+        batch, _, snippets, width = snippet_features.shape
+        if width != self.feature_dim:
+            raise ShapeError(
+                f"{type(self).__name__} was built for snippet features of width {self.feature_dim}; got {width}. "
+                f"Set feature_dim: {width}, or load other features."
+            )
+        if length is None:
+            length = torch.full((batch,), snippets, device=snippet_features.device)
+        score = self.snippet_scores(snippet_features, length).float()
+        padding = torch.arange(snippets, device=score.device) >= length.unsqueeze(1)
+        score = score.masked_fill(padding, 0)  # scores are not negative, so padding is never the highest
+        return score.amax(1), score
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Scores of whole videos, of their snippets, and of their frames, the videos one after another."""
+        length = self._features(batch)["length"]
+        anomaly_score, snippet_score = self(batch["snippet_features"], length)
+        frames = frame_scores(snippet_score, length, batch.get("frame_count"))
+        return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
+
+    def bags(self, batch: Batch) -> Bags:
+        """Order a training batch: normal bags first, every video pooled to segments.
+
+        Raises:
+            ShapeError: the batch has no features, no labels, or bags of one kind only.
+        """
+        if "label" not in self._features(batch):
+            raise ShapeError(
+                f"{type(self).__name__} learns from labels of videos; the batch has none. Give 'label' or 'bag_label'."
+            )
+        label = batch["label"]
+        anomalous = int(label.sum())
+        if not 0 < anomalous < len(label):
+            raise ShapeError(
+                f"a training batch needs normal and anomalous videos; got {len(label) - anomalous} normal and {anomalous} "
+                "anomalous. Draw both in every batch, as the data modules of this package do."
+            )
+        order = torch.argsort(label, stable=True)
+        features = pool_segments(batch["snippet_features"], self.segments, batch["length"])
+        return Bags(features[order], label[order], len(label) - anomalous, anomalous)
+
+    def _features(self, batch: Batch) -> Batch:
+        if "snippet_features" not in batch:
+            raise ShapeError(
+                f"{type(self).__name__} takes snippet features of videos; the batch has {', '.join(map(str, batch))}. Use a data "
+                "module of videos, or give 'snippet_features' (B, C, T, D); extract-features makes them from video files."
+            )
+        return batch
+
+
+def top_mean(snippet_score: Tensor, k: int) -> Tensor:
+    """Mean of the ``k`` largest scores of every bag; of all where a bag has fewer.
+
+    Args:
+        snippet_score: Shape (B, L).
+        k: At least 1.
+
+    Returns:
+        Shape (B,).
+    """
+    return snippet_score.topk(min(k, snippet_score.shape[1]), dim=1).values.mean(1)
+
+
+def smoothness(snippet_score: Tensor) -> Tensor:
+    """Sum of squared differences of neighbouring scores, inside each bag: (B, L) to (B,)."""
+    return torch.diff(snippet_score, dim=1).square().sum(1)
