@@ -263,7 +263,8 @@ class AnomalyModule(LightningModule):
     Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks
     read. ``forward`` is the only path from image to score, so what is exported is what was tested.
 
-    Batches reach ``training_step`` already passed through :func:`as_batch`.
+    Batches reach ``training_step`` already passed through :func:`as_batch`, and torch's generator, from which dropout
+    draws, is set anew for each step, so that a resumed run draws what an uninterrupted one would have drawn.
 
     A method without gradients sets ``automatic_optimization = False`` and ``single_pass = True``, collects in
     ``training_step``, turns what it collected into buffers in :meth:`fit_statistics`, and overrides :attr:`is_fitted`.
@@ -373,9 +374,11 @@ class AnomalyModule(LightningModule):
         They depend on the run's seed, epoch, step and process alone, so a resumed run repeats what an uninterrupted run
         would have drawn.
         """
-        words = (self._seed or 0, self.current_epoch, batch_idx, self.global_rank)
-        generator = torch.Generator(device=self.device)
-        return generator.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+        return torch.Generator(device=self.device).manual_seed(self._step_seed(batch_idx))
+
+    def _step_seed(self, batch_idx: int, *more: int) -> int:
+        words = (self._seed or 0, self.current_epoch, batch_idx, self.global_rank, *more)
+        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
     def training_progress(self, batch_idx: int) -> float:
         """Share of the training that lies behind this step, in [0, 1); 0 throughout if the trainer has no end.
@@ -444,8 +447,11 @@ class AnomalyModule(LightningModule):
 
 def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(step)
-    def training_step(self: AnomalyModule, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        return step(self, as_batch(batch), *args, **kwargs)
+    def training_step(self: AnomalyModule, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
+            return step(self, as_batch(batch), batch_idx, *args, **kwargs)
 
     return training_step
 

@@ -70,12 +70,16 @@ def fitted(name: str) -> tuple[AnomalyModule, dict[str, Any]]:
 
 
 @lru_cache
-def all_test_images(name: str) -> dict[str, Any]:
-    """All test images in one batch."""
-    data = make_data(name)
+def all_test_inputs(name: str) -> dict[str, Any]:
+    """All test images, or whole videos padded to one length, in one batch."""
+    data = make_data(name, eval_batch_size=10_000)
     data.setup("test")
-    parts = list(data.test_dataloader())
-    return {key: torch.cat([part[key] for part in parts]) for key in ("image", "label", "mask") if key in parts[0]}
+    (batch,) = data.test_dataloader()
+    return {key: batch[key] for key in ("image", "mask", "snippet_features", "length", "label") if key in batch}
+
+
+def takes_videos(name: str) -> bool:
+    return "snippet_features" in all_test_inputs(name)
 
 
 @torch.no_grad()
@@ -88,7 +92,7 @@ def predict(model: AnomalyModule, batch: dict[str, Any], rows: slice = slice(Non
 class TestEveryMethod:
     def test_scores_are_finite_and_rank_anomalies_higher(self, name: str) -> None:
         model, _ = fitted(name)
-        batch = all_test_images(name)
+        batch = all_test_inputs(name)
         prediction = predict(model, batch)
         score, label = prediction["anomaly_score"], batch["label"]
         assert score.shape == label.shape
@@ -98,8 +102,12 @@ class TestEveryMethod:
             anomaly_map = prediction["anomaly_map"]
             assert anomaly_map.shape == (len(score), 1, *batch["image"].shape[2:])
             assert anomaly_map.isfinite().all()
+        if "snippet_score" in prediction:
+            assert prediction["snippet_score"].shape == (len(score), int(batch["length"].max()))
+            assert prediction["frame_score"].shape == (16 * int(batch["length"].sum()),)
+            assert prediction["frame_score"].isfinite().all()
         higher = (score[label == 1].unsqueeze(1) > score[label == 0]).float().mean()
-        assert higher > 0.8, "anomalous images should outrank normal ones"
+        assert higher > 0.8, "anomalous inputs should outrank normal ones"
 
     def test_checkpoint_restores_the_scores_without_network(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +117,7 @@ class TestEveryMethod:
         torch.save(checkpoint, file)
         monkeypatch.setattr("socket.socket.connect", _no_network)
         restored = type(model).load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
-        first, second = predict(model, all_test_images(name)), predict(restored, all_test_images(name))
+        first, second = predict(model, all_test_inputs(name)), predict(restored, all_test_inputs(name))
         assert torch.equal(first["anomaly_score"], second["anomaly_score"])
 
     def test_checkpoint_of_another_class_is_refused(self, name: str) -> None:
@@ -120,12 +128,12 @@ class TestEveryMethod:
 
     def test_batch_size_does_not_matter(self, name: str) -> None:
         model, _ = fitted(name)
-        batch = all_test_images(name)
+        batch = all_test_inputs(name)
         together = predict(model, batch, slice(0, 8))
         for row in range(8):
             alone = predict(model, batch, slice(row, row + 1))
-            for key, value in alone.items():
-                assert torch.allclose(value, together[key][row : row + 1], rtol=1e-4, atol=1e-5)  # type: ignore[literal-required]
+            for key in alone.keys() - {"frame_score"}:  # it has the frames of all videos, and follows from snippet_score
+                assert torch.allclose(alone[key], together[key][row : row + 1], rtol=1e-4, atol=1e-5)  # type: ignore[literal-required]
 
     @pytest.mark.parametrize("sanity", [0, 2], ids=["no_sanity_check", "sanity_check"])
     @pytest.mark.parametrize("kind", ["own", "mapping", "pair", "triple"])
@@ -133,7 +141,9 @@ class TestEveryMethod:
         self, name: str, kind: str, sanity: int, trainer_in: Callable[..., Trainer]
     ) -> None:
         model, data = make_model(name), make_data(name)
-        used = data if kind == "own" else ForeignData(data, kind)
+        if takes_videos(name) and kind in ("pair", "triple"):
+            pytest.skip("a pair would be taken for images: videos come as mappings")
+        used = data if kind == "own" else (ForeignVideos if takes_videos(name) else ForeignData)(data, kind)
         trainer = trainer_in(
             num_sanity_val_steps=sanity, limit_train_batches=3, limit_val_batches=2, limit_test_batches=2
         )
@@ -181,7 +191,7 @@ class TestEveryMethod:
 
     def test_unfitted_predicts_or_says_so(self, name: str) -> None:
         model = make_model(name).eval()
-        batch = {key: value[:2] for key, value in all_test_images(name).items()}
+        batch = {key: value[:2] for key, value in all_test_inputs(name).items()}
         if model.is_fitted:
             assert model.test_step(batch, 0)["anomaly_score"].shape == (2,)  # type: ignore[index]
         else:
@@ -196,10 +206,10 @@ class TestEveryMethod:
             devices=2, strategy="ddp_spawn", max_epochs=1, limit_train_batches=steps, default_root_dir=tmp_path
         )
         trainer.fit(model, datamodule=make_data(name))  # what rank zero ends with comes back
-        score = predict(model.eval(), all_test_images(name))["anomaly_score"]
+        score = predict(model.eval(), all_test_inputs(name))["anomaly_score"]
         assert score.isfinite().all()
         if model.single_pass:  # statistics of all processes together are those of a single one
-            alone = predict(fitted(name)[0], all_test_images(name))["anomaly_score"]
+            alone = predict(fitted(name)[0], all_test_inputs(name))["anomaly_score"]
             assert torch.allclose(score, alone, rtol=1e-4)
 
 
@@ -239,6 +249,19 @@ class ForeignData(LightningDataModule):
             if len(items) > 4 * batch_size:
                 break
         return DataLoader(Items(items), batch_size=batch_size)
+
+
+class ForeignVideos(ForeignData):
+    """Somebody else's videos: as mappings with ``bag_label``, one crop without an axis of its own, whole in training too."""
+
+    def _loader(self, source: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
+        batch = next(iter(source))
+        rows = torch.stack([batch["label"].eq(0).nonzero()[:4, 0], batch["label"].eq(1).nonzero()[:4, 0]], 1).flatten()
+        items = [
+            {"snippet_features": batch["snippet_features"][row, 0, :32], "bag_label": int(batch["label"][row])}
+            for row in rows
+        ]
+        return DataLoader(Items(items), batch_size=4)
 
 
 class Items(Dataset[Any]):
