@@ -34,7 +34,8 @@ class Batch(TypedDict, total=False):
     Weak video: ``snippet_features`` (B, C, T, D) float of C crops, ``length`` (B,) snippets of each video, the others being
     padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
     truth: ``frame_label`` (F,) bool, the videos one after another, and ``frame_count`` (B,) frames of each.
-    Pixel OOD: ``target`` (B, H, W) train ids, ``ood_mask`` (B, H, W) 0, 1 or 255 (void).
+    Pixel OOD: ``target`` (B, H, W) long, class of each pixel, 254 for a pasted outlier and 255 for void; ``ood_mask``
+    (B, H, W) uint8, 0 normal, 1 anomalous, 255 not scored.
     """
 
     image: Tensor
@@ -64,6 +65,7 @@ class Prediction(TypedDict, total=False):
     anomaly_map: Tensor
     snippet_score: Tensor
     frame_score: Tensor
+    pred_target: Tensor
     pred_label: Tensor
     pred_mask: Tensor
     normalized_score: Tensor
@@ -125,6 +127,9 @@ def as_batch(batch: Any) -> Batch:
         out["label"] = _as_label(torch.as_tensor(out["label"], device=image.device), len(image))
     elif "mask" in out:
         out["label"] = out["mask"].flatten(1).any(1).long()
+    for name, kind in (("target", torch.long), ("ood_mask", torch.uint8)):
+        if name in out:
+            out[name] = _as_pixel_labels(torch.as_tensor(out[name], device=image.device), image, name).to(kind)
     return cast(Batch, out)
 
 
@@ -136,6 +141,16 @@ def _as_mask(mask: Tensor, image: Tensor) -> Tensor:
             "Resize masks together with their images (nearest neighbour)."
         )
     return mask >= 0.5 if mask.is_floating_point() else mask > 0
+
+
+def _as_pixel_labels(value: Tensor, image: Tensor, name: str) -> Tensor:
+    value = value.squeeze(1) if value.ndim == 4 and value.shape[1] == 1 else value
+    if value.shape != (len(image), *image.shape[2:]) or value.is_floating_point():
+        raise ShapeError(
+            f"{name} must be whole numbers of shape (B, H, W) and share B, H and W with image {tuple(image.shape)}; got "
+            f"{tuple(value.shape)} {value.dtype}. Resize labels together with their images (nearest neighbour)."
+        )
+    return value
 
 
 def _as_label(label: Tensor, batch_size: int) -> Tensor:
