@@ -77,7 +77,7 @@ def test_every_run_is_a_line_and_none_is_repeated(
     train, trained = benchmark.train_and_test, []
 
     def record_and_train(run: Any, **options: Any) -> dict[str, Any]:
-        trained.append((run.contamination, run.seed, run.normal_class))
+        trained.append((run.options["contamination"], run.seed, run.options["normal_class"]))
         return train(run, **options)  # type: ignore[no-any-return]  # a module of no package
 
     monkeypatch.setattr(benchmark, "train_and_test", record_and_train)
@@ -94,9 +94,9 @@ def test_auroc_is_that_of_a_model_trained_by_hand(
     benchmark: ModuleType, config: Path, trainer_in: Callable[..., Trainer]
 ) -> None:
     setting = benchmark.read_setting(config, epochs=None, train_fraction=0.5, test_per_class=None)
-    run = benchmark.Run(setting, 0.1, 3, 2)
+    run = benchmark.Run(setting, 3, {"contamination": 0.1, "normal_class": 2})
     record = benchmark.train_and_test(run, accelerator="cpu")
-    model, data = benchmark.build(run)
+    model, data = benchmark.grid.build(run)
     assert (data.contamination, data.seed, data.normal_class, data.train_fraction) == (0.1, 3, 2, 0.5)
     assert data.validation == "none"
     trainer_in(max_epochs=8).fit(model, train_dataloaders=data.train_dataloader())
@@ -118,8 +118,13 @@ def test_epochs_of_the_phases_shrink_with_all_epochs(benchmark: ModuleType, conf
 
 
 def test_table_is_mean_over_classes_then_seeds(benchmark: ModuleType) -> None:
-    setting = benchmark.Setting("tiny", {}, {}, {}, None)
-    runs = [benchmark.Run(setting, level, seed, digit) for level in (0.0, 0.05) for seed in (0, 1) for digit in (0, 1)]
+    setting = benchmark.Setting("tiny", {}, {}, {}, {})
+    runs = [
+        benchmark.Run(setting, seed, {"contamination": level, "normal_class": digit})
+        for level in (0.0, 0.05)
+        for seed in (0, 1)
+        for digit in (0, 1)
+    ]
     values = [0.9, 1.0, 0.8, 0.9, 0.6, 0.6, 0.7, 0.7]
     records = [{**run.key, "auroc": value} for run, value in zip(runs, values, strict=True)]
     lines = benchmark.table(runs, records).splitlines()
@@ -140,4 +145,4 @@ def test_what_cannot_be_run_is_told_in_one_sentence(
     assert "line 2 is not JSON" in complaint(str(config), "--results", str(broken))
     assert "there is no none.yaml" in complaint("none.yaml", "--results", str(broken))
     config.write_text(yaml.safe_dump({**CONFIG, "data": {"class_path": "SyntheticTextures"}}))
-    assert "one class against the others" in complaint(str(config), "--results", str(tmp_path / "new.jsonl"))
+    assert "tiny: model and data must take the options given" in complaint(str(config), "--results", str(tmp_path / "new.jsonl"))

@@ -1,0 +1,119 @@
+"""Configurations trained and tested with several seeds: one JSON line a run, then a Markdown table of means and deviations.
+
+    python benchmarks/repeat.py sample_configs/weak_video/{deep_mil,rtfm,ctmil}_synthetic_cpu.yaml --seeds 0 1 2 \
+        --metrics frame_AUROC frame_AP --results runs/weak_video.jsonl
+    python benchmarks/repeat.py sample_configs/weak_video/rtfm_ucsd_ped2_cpu.yaml --seeds 0 --vary split 0 1 2 3 4 5 6 7 8 9 \
+        --metrics frame_AUROC --results runs/ped2.jsonl
+
+The seed decides weights, order and splits of a run. With ``--vary``, every seed is also run with every value of one option of
+the data module. The last epoch is tested on the test set, once; no run is chosen by its result, and the ``checkpoint``
+section of a configuration is not read.
+
+``--save FOLDER`` keeps each run's checkpoint as ``<configuration>-<seed>.ckpt``; ``{seed}`` in an option of a later
+configuration's model, such as ``segmenter_weights: FOLDER/deeplabv3plus-{seed}.ckpt``, then finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import grid
+from grid import Record, Run
+from lightning.pytorch import Trainer
+
+from anomaly_suite.callbacks import AnomalyMetrics, SegmentationMetrics
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
+from anomaly_suite.errors import AnomalySuiteError, ConfigError
+
+
+def train_and_test(run: Run, *, accelerator: str, save: Path | None) -> Record:
+    """Train one model and test it.
+
+    Returns:
+        ``metrics`` of the test by name; wall (``_s``) and processor (``_cpu_s``) seconds of training and test.
+    """
+    model, data = grid.build(run)
+    with tempfile.TemporaryDirectory() as folder:
+        callbacks = [AnomalyMetrics(), SegmentationMetrics()]
+        trainer = grid.quiet_trainer(run, accelerator=accelerator, callbacks=callbacks, default_root_dir=folder)
+        return _train_and_test(trainer, model, data, save and save / f"{run.setting.name}-{run.seed}.ckpt")
+
+
+def _train_and_test(trainer: Trainer, model: AnomalyModule, data: AnomalyDataModule, save: Path | None) -> Record:
+    times = [(time.perf_counter(), time.process_time())]
+    trainer.fit(model, train_dataloaders=data.train_dataloader())
+    times.append((time.perf_counter(), time.process_time()))
+    if save is not None:
+        trainer.save_checkpoint(save)
+    (values,) = trainer.test(model, dataloaders=data.test_dataloader(), verbose=False)
+    times.append((time.perf_counter(), time.process_time()))
+    fit, test = ([after - before for before, after in zip(*times[i : i + 2], strict=True)] for i in (0, 1))
+    return {
+        "method": type(model).__name__,
+        "data": type(data).__name__,
+        "metrics": {name.removeprefix("test/"): float(value) for name, value in values.items()},
+        "fit_s": round(fit[0], 2),
+        "fit_cpu_s": round(fit[1], 2),
+        "test_s": round(test[0], 2),
+        "test_cpu_s": round(test[1], 2),
+    }
+
+
+def table(runs: Sequence[Run], records: Sequence[Record], metrics: Sequence[str]) -> str:
+    """Markdown: configurations as rows, metrics as columns, mean and standard deviation over runs.
+
+    Raises:
+        ConfigError: a metric that no test logged.
+    """
+    lines = ["| | " + " | ".join(metrics) + " |", "|---|" + "---|" * len(metrics)]
+    for name in dict.fromkeys(run.setting.name for run in runs):
+        found = [record for run in runs if run.setting.name == name and (record := grid.find(records, run))]
+        cells = []
+        for metric in metrics:
+            values = [record["metrics"][metric] for record in found if metric in record["metrics"]]
+            if not values:
+                known = ", ".join(sorted({key for record in found for key in record["metrics"]}))
+                raise ConfigError(f"{name} has no metric {metric!r}; its tests logged {known}.")
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.4f}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Several seeds of several configurations, as a Markdown table.")
+    grid.add_common_options(parser)
+    parser.add_argument("--metrics", nargs="+", default=("frame_AUROC", "frame_AP"), help="columns of the table")
+    parser.add_argument("--vary", nargs="+", metavar="OPTION VALUE", help="whole-number option of the data module")
+    parser.add_argument("--save", type=Path, help="folder for checkpoints")
+    options = parser.parse_args(words)
+    grid.prepare(options, parser)
+    name, *values = options.vary or ["", ""]
+    if options.vary and (not values or not all(value.isdigit() for value in values)):
+        parser.error(f"--vary needs an option of the data module and whole numbers; got {' '.join(options.vary)}.")
+    try:
+        runs = [
+            Run(grid.read_setting(file), seed, {name: int(value)} if name else {})
+            for file, seed, value in product(options.configs, options.seeds, values)
+        ]
+        work = partial(train_and_test, accelerator=options.accelerator, save=options.save)
+        records = grid.run_all(runs, options.results, work)
+        rows = table(runs, records, options.metrics)
+    except AnomalySuiteError as error:
+        parser.error(str(error))
+    varied = f"; {name} {', '.join(values)}" if name else ""
+    print(f"seeds {', '.join(map(str, options.seeds))}{varied}: mean ± standard deviation over runs\n")
+    print(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
