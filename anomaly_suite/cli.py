@@ -1,7 +1,7 @@
-"""The command line: ``anomaly-suite fit|validate|test|predict|calibrate|list|report``.
+"""The command line: ``anomaly-suite fit|validate|test|predict|calibrate|extract-features|list|report``.
 
 This file imports neither torch nor Lightning: help, ``list``, ``report`` and ``--version`` answer at once, and a misspelt
-class is reported before anything slow is loaded. The verbs that need a trainer live in ``anomaly_suite.runner``.
+class is reported before anything slow is loaded. The verbs that need torch live in ``anomaly_suite.runner``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ verbs that need a configuration (anomaly-suite VERB --help lists every option):
   predict     scores and heatmaps without labels
   calibrate   refit thresholds of a checkpoint by another rule, without training
 
+verb that needs videos:
+  extract-features INPUT OUTPUT          snippet features of video files or folders of frames (--help lists the options)
+
 verbs that answer at once:
   list methods|data|metrics|callbacks    what the package offers
   report RUN                             metrics of a run folder as a table
@@ -36,7 +39,7 @@ common options:
   --model NAME --data NAME  short class name (see list), or the dotted name of your own class in the current folder
   --print_config            print the complete configuration and stop
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
-  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, heatmaps, plots, table
+  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, heatmaps, plots, curves, table
   --version                 print the version
 
 example:
@@ -73,8 +76,12 @@ def main(args: list[str] | None = None) -> None:
             from anomaly_suite.runner import run
 
             run(verb, rest)
+        elif verb == "extract-features":
+            from anomaly_suite.runner import extract_features
+
+            extract_features(rest)
         else:
-            known = (*RUN_VERBS, "list", "report")
+            known = (*RUN_VERBS, "extract-features", "list", "report")
             raise ConfigError(f"unknown verb {verb!r}; known are {', '.join(known)}.{did_you_mean(verb, known)}")
     except ConfigError as error:
         _stop(error, 2)
@@ -175,8 +182,9 @@ def print_report(result: dict[str, Any], folder: Path) -> None:
         console.print("Validation was the test set: thresholds and the chosen epoch have seen it.", style="bold red")
     console.print(f"command: {result['command']}", soft_wrap=True)
     console.print(f"files:   {folder}", soft_wrap=True)
+    results = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
     for item in sorted(folder.iterdir()):
-        if item.name in ("heatmaps", "plots", "metrics.json", "config.yaml") or item.suffix in (".csv", ".parquet"):
+        if item.name in results or item.suffix in (".csv", ".parquet"):
             console.print(f"         {item.name}{'/' if item.is_dir() else ''}")
 
 

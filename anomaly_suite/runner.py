@@ -20,17 +20,28 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 import anomaly_suite.data
 import anomaly_suite.methods
-from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, HeatmapExport, ScorePlots, ScoreTable
+from anomaly_suite.callbacks import (
+    AnomalyMetrics,
+    Calibrate,
+    HeatmapExport,
+    ScoreCurves,
+    ScorePlots,
+    ScoreTable,
+    SegmentationMetrics,
+)
 from anomaly_suite.callbacks.files import replacing
 from anomaly_suite.cli import check_class_name, find_run
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError, did_you_mean
+from anomaly_suite.extraction import extract
 
 LAYER = {
     "calibrate": Calibrate,
     "metrics": AnomalyMetrics,
+    "segmentation": SegmentationMetrics,
     "heatmaps": HeatmapExport,
     "plots": ScorePlots,
+    "curves": ScoreCurves,
     "table": ScoreTable,
 }
 
@@ -71,6 +82,28 @@ def run(verb: str, words: list[str]) -> None:
         raise CheckpointError(f"{error}. Give a file that exists with --ckpt_path.") from error
     if verb == "calibrate":
         _save_calibration(cli)
+
+
+def extract_features(words: list[str]) -> None:
+    """Run the verb ``extract-features``.
+
+    Args:
+        words: The rest of the command line.
+
+    Raises:
+        ConfigError: wrong options, in one sentence.
+        DatasetError: some videos cannot be read. All others are written.
+    """
+    parser = SuiteParser(prog="anomaly-suite extract-features", description="Extract snippet features of videos.")
+    parser.add_function_arguments(extract, as_group=False, as_positional=True)
+    SuiteParser.known |= {action.dest for action in parser._actions}
+    options = parser.parse_args(words)
+    done = extract(**vars(options))
+    frames, snippets = (sum(column) for column in zip((0, 0), *done.written.values(), strict=True))
+    print(
+        f"{len(done.written)} videos written to {options.output} ({frames} frames, {snippets} snippets), "
+        f"{len(done.skipped)} were there."
+    )
 
 
 def _expand_run(words: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ ALLOWED = {
     "data": {"data", "contract", "errors", "augment", "snippets"},
     "callbacks": {"callbacks", "metrics", "contract", "errors"},
     "contract": {"errors", "snippets"},
+    "extraction": {"nn", "data", "callbacks", "snippets", "errors", "__version__"},
     "catalog": set(),
     "cli": {"catalog", "errors", "runner", "__version__"},
 }

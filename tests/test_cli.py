@@ -229,6 +229,7 @@ def test_help_of_a_verb_lists_the_options_of_the_callbacks():
         "--calibrate.quantile",
         "--metrics.image",
         "--heatmaps.max_images",
+        "--curves.save_scores",
         "--trainer.max_epochs",
         "--disable",
     ):

@@ -7,6 +7,7 @@ tell planted anomalies from normal images.
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from anomaly_suite.metrics import auroc
 
 METHODS = [entry.name for entry in catalog("methods")]
 SEED = 0
+FOLDER = tempfile.TemporaryDirectory()  # of checkpoints that several tests read
 
 
 def config(name: str) -> dict[str, Any]:
@@ -38,8 +40,13 @@ def config(name: str) -> dict[str, Any]:
 
 
 def make_model(name: str) -> AnomalyModule:
+    options = dict(config(name)["model"])
+    if first := config(name).get(
+        "pretrain"
+    ):  # another method's checkpoint, without which this one has nothing to work on
+        options["segmenter_weights"] = str(checkpoint_file(first))
     seed_everything(SEED, verbose=False)
-    return getattr(anomaly_suite.methods, name)(**config(name)["model"])
+    return getattr(anomaly_suite.methods, name)(**options)
 
 
 def make_data(name: str, **changes: Any) -> AnomalyDataModule:
@@ -68,6 +75,13 @@ def fitted(name: str) -> tuple[AnomalyModule, dict[str, Any]]:
     trainer.fit(model, datamodule=data)
     checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     return model.eval(), copy.deepcopy(checkpoint)
+
+
+@lru_cache
+def checkpoint_file(name: str) -> Path:
+    file = Path(FOLDER.name) / f"{name}.ckpt"
+    torch.save(fitted(name)[1], file)
+    return file
 
 
 @lru_cache
@@ -119,11 +133,10 @@ class TestEveryMethod:
         assert auroc(score, label) > 0.8, "anomalous inputs should outrank normal ones"
 
     def test_checkpoint_restores_the_scores_without_network(
-        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model, checkpoint = fitted(name)
-        file = tmp_path / "model.ckpt"
-        torch.save(checkpoint, file)
+        model, _ = fitted(name)
+        file = checkpoint_file(name)
         monkeypatch.setattr("socket.socket.connect", _no_network)
         restored = type(model).load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
         first, second = predict(model, all_test_inputs(name)), predict(restored, all_test_inputs(name))

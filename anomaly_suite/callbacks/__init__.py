@@ -4,6 +4,16 @@ from anomaly_suite.callbacks.anomaly_metrics import AnomalyMetrics
 from anomaly_suite.callbacks.calibrate import Calibrate
 from anomaly_suite.callbacks.heatmaps import HeatmapExport
 from anomaly_suite.callbacks.plots import ScorePlots
+from anomaly_suite.callbacks.score_curves import ScoreCurves
+from anomaly_suite.callbacks.segmentation_metrics import SegmentationMetrics
 from anomaly_suite.callbacks.table import ScoreTable
 
-__all__ = ["AnomalyMetrics", "Calibrate", "HeatmapExport", "ScorePlots", "ScoreTable"]
+__all__ = [
+    "AnomalyMetrics",
+    "Calibrate",
+    "HeatmapExport",
+    "ScoreCurves",
+    "ScorePlots",
+    "ScoreTable",
+    "SegmentationMetrics",
+]

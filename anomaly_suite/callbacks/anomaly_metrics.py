@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,23 +18,42 @@ from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite import metrics
 from anomaly_suite.callbacks.files import output_folder, replacing
-from anomaly_suite.contract import Prediction, as_batch
+from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
+from anomaly_suite.metrics.checks import check_shapes
 
 log = logging.getLogger(__name__)
 
-Level = Literal["image", "pixel", "frame"]
 POOLED = ""  # the key of all categories together
-RANKING = ("AUROC", "AP", "F1Max", "FPR95", "EER", "IoUMax", "DiceMax", "AUPRO")
+RANKING = ("AUROC", "AP", "F1Max", "FPR95", "EER", "IoUMax", "DiceMax", "AUPRO", "PRAUC")
 THRESHOLDED = ("Accuracy", "Sensitivity", "Specificity", "IoU", "Dice")
+OF_FRAMES = ("AUROC", "AP", "F1Max", "FPR95", "EER", "PRAUC")
+INSIDE, ORACLE = "inside", "oracle"
+FALSE_ALARM = 0.5  # a frame above it counts in FAR, as in the DeepMIL paper
+NOTES = {  # what the logged name adds to the definition of its metric
+    INSIDE: "Of the frames of anomalous videos alone.",
+    ORACLE: "Of a score that is the label of the whole video for all its frames, whatever the method says.",
+    "FAR": f"Of the frames of normal videos; those with a score above {FALSE_ALARM} are called anomalous.",
+}
 
 
 class AnomalyMetrics(Callback):
-    """Image, pixel and frame metrics of every validation and test epoch.
+    """Image, pixel, video and frame metrics of every validation and test epoch.
 
     Logged as ``val/image_AUROC``, ``test/pixel_AUPRO`` and so on, and ``val/normal_score``, the mean raw score of normal
-    images, which needs no anomalies: monitor it to choose an epoch from normals alone. Several categories are also
+    images or videos, which needs no anomalies: monitor it to choose an epoch from normals alone. Several categories are also
     logged one by one (``test/bottle/image_AUROC``) and averaged (``test/mean/image_AUROC``).
+
+    Batches of videos have ``video_AUROC`` and so on of whole videos and, where the truth of frames is known,
+    ``frame_AUROC`` and so on of the frames of all videos together, every frame counting the same. Two more figures say how
+    much of that is finding *when* something happens:
+
+    - ``frame_AUROC_inside`` is the same of anomalous videos alone, where knowing which videos are anomalous does not help;
+    - ``frame_AUROC_oracle`` is what the labels of the videos reach as scores, constant over each video; it is a figure of
+      the data set, and a ``frame_AUROC`` below it is little evidence that events are found in time.
+
+    ``frame_FAR`` is the share of the frames of normal videos with a score above 0.5, for scores in [0, 1]. It and the two
+    figures need the labels of the videos beside those of the frames. ``frame_PRAUC`` is what released video codes call AP.
 
     A metric without a value, such as an AUROC on one label, is left out of the log, explained once, and listed under
     ``undefined`` in ``metrics.json``; it never becomes NaN or 0.
@@ -42,13 +61,15 @@ class AnomalyMetrics(Callback):
     Args:
         image: Metrics of whole images; those at the calibrated threshold need ``Calibrate``.
         pixel: Metrics of pixels, where predictions have a map and batches a mask. Their memory does not grow.
-        frame: Metrics of video frames.
+        video: Metrics of whole videos, as those of images.
+        frame: Metrics of video frames: those of the order of scores but ``AUPRO``, each also with ``_inside`` or ``_oracle``
+            after its name, and ``FAR``. They keep 5 to 12 bytes a frame.
         pixel_in_validation: Also compute the pixel metrics in validation.
         exact: Keep every pixel instead of a bounded-memory sketch; for checking the sketch.
         filename: Name of the result file in the run folder.
 
     Raises:
-        ConfigError: an unknown metric.
+        ConfigError: an unknown metric, or one that the level does not have.
     """
 
     def __init__(
@@ -56,16 +77,29 @@ class AnomalyMetrics(Callback):
         *,
         image: Sequence[str] = ("AUROC", "AP", "F1Max", "Accuracy", "Sensitivity", "Specificity"),
         pixel: Sequence[str] = ("AUROC", "AP", "F1Max", "FPR95", "AUPRO", "IoU", "Dice", "IoUMax", "DiceMax"),
-        frame: Sequence[str] = ("AUROC", "AP", "EER"),
+        video: Sequence[str] = ("AUROC", "AP", "F1Max", "Accuracy", "Sensitivity", "Specificity"),
+        frame: Sequence[str] = (
+            *("AUROC", "AP", "EER", "PRAUC", "FAR"),
+            *("AUROC_inside", "AP_inside", "AUROC_oracle", "AP_oracle"),
+        ),
         pixel_in_validation: bool = False,
         exact: bool = False,
         filename: str = "metrics.json",
     ) -> None:
-        known = (*RANKING, *THRESHOLDED)
-        for name in (*image, *pixel, *frame):
-            if name not in known:
-                raise ConfigError(f"no metric {name!r}; known are {', '.join(known)}.{did_you_mean(name, known)}")
-        self.names: dict[str, Sequence[str]] = {"image": image, "pixel": pixel, "frame": frame}
+        scoped = [f"{name}_{scope}" for scope in (INSIDE, ORACLE) for name in OF_FRAMES]
+        self._members: dict[str, list[str]] = {}  # names by collection: level, then scope, then @ for decisions
+        for level, names in {"image": image, "pixel": pixel, "video": video, "frame": frame}.items():
+            known = (*OF_FRAMES, "FAR", *scoped) if level == "frame" else (*RANKING, *THRESHOLDED)
+            for name in names:
+                if name not in known:
+                    raise ConfigError(
+                        f"{level} has no metric {name!r}; known are {', '.join(known)}.{did_you_mean(name, known)}"
+                    )
+                metric, _, scope = name.partition("_")
+                decides = "@" if metric in (*THRESHOLDED, "FAR") else ""
+                self._members.setdefault(f"{level}_{scope}".rstrip("_") + decides, []).append(name)
+        if "PRAUC" in pixel and not exact:
+            raise ConfigError("pixel: PRAUC needs every pixel; got exact: false. Use exact: true, or AP in its place.")
         self.pixel_in_validation = pixel_in_validation
         self.exact = exact
         self.filename = filename
@@ -73,8 +107,8 @@ class AnomalyMetrics(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._collections: dict[tuple[str, str], MetricCollection] = {}  # (category, level)
-        self._counts = torch.zeros(2, dtype=torch.long)  # normal and anomalous images
+        self._collections: dict[tuple[str, str], MetricCollection] = {}  # by category and key of self._members
+        self._counts = torch.zeros(2, dtype=torch.long)  # normal and anomalous images or videos
         self._normal_sum = torch.zeros((), dtype=torch.float64)
 
     # The two epochs that are scored ------------------------------------------------------------------------------
@@ -118,7 +152,7 @@ class AnomalyMetrics(Callback):
             return
         batch = as_batch(raw)
         if "frame_score" in outputs and "frame_label" in batch:
-            self._add(POOLED, "frame", outputs["frame_score"], batch["frame_label"], None)
+            self._update_frames(outputs["frame_score"].detach(), batch)
         if "label" not in batch or "anomaly_score" not in outputs:
             return
         score, label = outputs["anomaly_score"].detach(), batch["label"]
@@ -130,30 +164,44 @@ class AnomalyMetrics(Callback):
             for category in sorted(set(categories)):
                 members = torch.tensor([item == category for item in categories], device=score.device)
                 groups.append((category, members))
+        level = "video" if "snippet_features" in batch else "image"
         for category, rows in groups:
-            decided = outputs["pred_label"][rows] if "pred_label" in outputs else None
-            self._add(category, "image", score[rows], label[rows], decided)
+            self._add(category, level, score[rows], label[rows])
+            if "pred_label" in outputs:
+                self._add(category, f"{level}@", outputs["pred_label"][rows], label[rows])
             if with_pixels and "anomaly_map" in outputs and "mask" in batch:
-                region = outputs["pred_mask"][rows] if "pred_mask" in outputs else None
-                self._add(category, "pixel", outputs["anomaly_map"].detach()[rows], batch["mask"][rows], region)
+                mask = batch["mask"][rows]
+                self._add(category, "pixel", outputs["anomaly_map"].detach()[rows], mask)
+                if "pred_mask" in outputs:
+                    self._add(category, "pixel@", outputs["pred_mask"][rows], mask)
 
-    def _add(self, category: str, level: Level, score: Tensor, truth: Tensor, decided: Tensor | None) -> None:
-        for suffix, values in (("", score), ("@", decided)):
-            if values is None:
-                continue
-            key = (category, level + suffix)
-            if key not in self._collections:
-                self._collections[key] = self._build(level, ranking=not suffix).to(score.device)
-            self._collections[key].update(values, truth)
+    def _update_frames(self, score: Tensor, batch: Batch) -> None:
+        truth = batch["frame_label"]
+        check_shapes(score, truth)
+        self._add(POOLED, "frame", score, truth)
+        if "label" in batch and "frame_count" in batch:
+            anomalous = batch["label"].bool().repeat_interleave(batch["frame_count"])  # F, the label of a frame's video
+            self._add(POOLED, f"frame_{INSIDE}", score[anomalous], truth[anomalous])
+            self._add(POOLED, f"frame_{ORACLE}", anomalous.byte(), truth)
+            self._add(POOLED, "frame@", score > FALSE_ALARM, anomalous)
 
-    def _build(self, level: Level, *, ranking: bool) -> MetricCollection:
-        names = [name for name in self.names[level] if (name in RANKING) == ranking]
-        names.sort(key=lambda name: name != "AUPRO")  # the first of the group keeps the state, and AUPRO needs more
-        members: dict[str, Metric | MetricCollection] = {}
-        for name in names:
-            exact = {"exact": self.exact or level != "pixel"} if ranking else {}
-            members[name] = getattr(metrics, name)(**exact)
-        return MetricCollection(members, compute_groups=[names] if ranking and names else False)
+    def _add(self, category: str, key: str, values: Tensor, truth: Tensor) -> None:
+        """Add scores, or decisions where the key says so, and their truth."""
+        if key not in self._members:
+            return
+        if (category, key) not in self._collections:
+            self._collections[category, key] = self._build(key).to(values.device)
+        self._collections[category, key].update(values, truth)
+
+    def _build(self, key: str) -> MetricCollection:
+        ranking = not key.endswith("@")
+        # The first of the group keeps the state, and AUPRO needs more.
+        names = sorted(self._members[key], key=lambda name: name != "AUPRO")
+        exact = {"exact": self.exact or key != "pixel"} if ranking else {}
+        members: dict[str, Metric | MetricCollection] = {
+            name: getattr(metrics, name.partition("_")[0])(**exact) for name in names
+        }
+        return MetricCollection(members, compute_groups=[names] if ranking else False)
 
     # Compute -----------------------------------------------------------------------------------------------------
 
@@ -161,10 +209,11 @@ class AnomalyMetrics(Callback):
         self._share_keys(pl_module)
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
-        for (category, level), collection in sorted(self._collections.items()):
+        for (category, members), collection in sorted(self._collections.items()):
             prefix = f"{category}/" if category else ""
+            level = members.rstrip("@").partition("_")[0]
             for name, metric in collection.items(keep_base=True, copy_state=False):
-                key = f"{prefix}{level.rstrip('@')}_{name}"
+                key = f"{prefix}{level}_{name}"
                 try:
                     values[key] = float(metric.compute())
                 except MetricUndefinedError as error:
@@ -192,9 +241,8 @@ class AnomalyMetrics(Callback):
             return
         keys: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(keys, sorted(self._collections))
-        for category, level in sorted({key for part in keys for key in part} - set(self._collections)):
-            built = self._build(level.rstrip("@"), ranking=not level.endswith("@"))
-            self._collections[category, level] = built.to(pl_module.device)
+        for category, key in sorted({pair for part in keys for pair in part} - set(self._collections)):
+            self._collections[category, key] = self._build(key).to(pl_module.device)
 
     def _write(
         self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float], undefined: dict[str, str]
@@ -203,17 +251,16 @@ class AnomalyMetrics(Callback):
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        members = {
-            name: item for (_, level), c in self._collections.items() for name, item in c.items(copy_state=False)
-        }
+        units = {"unit": "videos"} if any(key.startswith("video") for _, key in self._collections) else {}
+        members = {name: item for group in self._collections.values() for name, item in group.items(copy_state=False)}
         result = {
             "metrics": values,
             "undefined": undefined,
             "error_bound": bounds,
-            "definitions": {name: _first_line(metric) for name, metric in members.items()},
+            "definitions": {name: _definition(name, metric) for name, metric in members.items()},
             "method": type(pl_module).__name__,
             "dataset": type(data).__name__ if data is not None else "unknown",
-            "data": {"normal": int(self._counts[0]), "anomalous": int(self._counts[1])},
+            "data": {"normal": int(self._counts[0]), "anomalous": int(self._counts[1]), **units},
             "validation": getattr(data, "validation", "unknown"),
             "calibration": getattr(getattr(pl_module, "calibration", None), "record", {}),
             "seed": torch.initial_seed(),
@@ -254,8 +301,9 @@ def _category_means(values: dict[str, float]) -> dict[str, float]:
     return {f"mean/{name}": sum(items) / len(items) for name, items in grouped.items() if len(items) > 1}
 
 
-def _first_line(metric: Metric) -> str:
-    return (type(metric).__doc__ or "").strip().partition(" See ")[0].partition("\n")[0]
+def _definition(name: str, metric: Metric) -> str:
+    first = (type(metric).__doc__ or "").strip().partition(" See ")[0].partition("\n")[0]
+    return " ".join([first, *(note for key, note in NOTES.items() if key in name.split("_"))])
 
 
 def _versions() -> dict[str, str]:

@@ -46,6 +46,7 @@ def choose_threshold(curve: Curve, rule: Literal["max_f1", "youden", "quantile"]
 class Calibrate(Callback):
     """Fit the module's thresholds at the end of every validation epoch.
 
+    Images: one score each; for weak video, one score a video, and the record says ``unit: videos``.
     Pixels: with masks, all pixels; without, the pixels of normal images, which are known to be normal.
 
     Args:
@@ -85,6 +86,7 @@ class Calibrate(Callback):
 
     def _reset(self) -> None:
         self._scores = {"image": F1Max(), "pixel": F1Max(exact=False)}
+        self._units = {"image": "images", "pixel": "pixels"}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
@@ -100,6 +102,8 @@ class Calibrate(Callback):
         if "label" not in checked:
             return
         label = checked["label"]
+        if "snippet_features" in checked:
+            self._units["image"] = "videos"
         self._scores["image"].to(label.device).update(outputs["anomaly_score"], label)
         if "anomaly_map" not in outputs:
             return
@@ -131,6 +135,8 @@ class Calibrate(Callback):
             how: dict[str, str | int | float] = {"rule": rule, "split": split, "normal": normal, "anomalous": anomalous}
             if rule == "quantile":
                 how["quantile"] = quantile
+            if self._units[level] == "videos":
+                how["unit"] = "videos"
             pl_module.calibration.set(level, threshold=threshold, low=low, high=high, **how)  # type: ignore[arg-type]
 
     def _rule_for(
@@ -138,10 +144,11 @@ class Calibrate(Callback):
     ) -> Literal["max_f1", "youden", "quantile", "fixed"] | None:
         if self.rule == "fixed":
             return "fixed"
-        unit = "images" if level == "image" else "pixels"
+        unit = self._units[level]
         if self.rule == "auto":
             if normal == 0:
-                log.warning("Validation has no normal %s, so no %s threshold is set; add normals.", unit, level)
+                kind = unit.removesuffix("s")
+                log.warning("Validation has no normal %s, so no %s threshold is set; add normals.", unit, kind)
                 return None
             return "max_f1" if anomalous else "quantile"
         if normal == 0 or (self.rule != "quantile" and anomalous == 0):

@@ -145,9 +145,7 @@ class MirroredNames:
         number = self._rank + self._count * self._world
         self._count += 1
         name = self._mirrored(path) if path else Path(f"image_{number:06d}")
-        again = (name.with_name(f"{name.name}-{time}") for time in itertools.count(2))
-        free = next(each for each in itertools.chain([name], again) if str(each).casefold() not in self._used)
-        self._used.add(str(free).casefold())
+        free = free_name(name, self._used)
         return free.with_name(f"{free.name}.png")
 
     def _mirrored(self, path: str) -> Path:
@@ -155,10 +153,23 @@ class MirroredNames:
         if self._root is not None and whole.is_relative_to(self._root):
             parts = whole.relative_to(self._root).parts
         else:
-            given = Path(os.path.normpath(path))
-            parts = tuple(part for part in given.parts if part not in (given.anchor, os.pardir))[-3:]
+            parts = tree_parts(path)
         checksum = f"-{zlib.crc32(os.fsencode(whole)):08x}" if self._world > 1 else ""
         return Path(*parts[:-1], Path(parts[-1]).stem + checksum)
+
+
+def tree_parts(path: str) -> tuple[str, ...]:
+    """The last three components of a path, without what would leave the output folder."""
+    given = Path(os.path.normpath(path))
+    return tuple(part for part in given.parts if part not in (given.anchor, os.pardir))[-3:]
+
+
+def free_name(name: Path, used: set[str]) -> Path:
+    """``name``, or the first of ``name-2``, ``name-3`` and so on that is not in ``used``, whatever its case; added there."""
+    again = (name.with_name(f"{name.name}-{time}") for time in itertools.count(2))
+    free = next(each for each in itertools.chain([name], again) if str(each).casefold() not in used)
+    used.add(str(free).casefold())
+    return free
 
 
 def gather_rows(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]) -> list[T]:

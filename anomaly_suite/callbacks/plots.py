@@ -21,8 +21,8 @@ from anomaly_suite.callbacks.files import (
     output_folder,
     replacing,
 )
+from anomaly_suite.callbacks.videos import Frames, frames_of
 from anomaly_suite.contract import Batch, Prediction
-from anomaly_suite.errors import ShapeError
 from anomaly_suite.metrics import auroc, average_precision
 
 UNKNOWN = -1  # label of an image without truth
@@ -53,7 +53,7 @@ class ScorePlots(StageCallback):
         super().__init__()
         self.folder = folder
         self._images: dict[int, list[tuple[float, int]]] = {}
-        self._videos: dict[int, list[tuple[Scores, Labels]]] = {}
+        self._videos: dict[int, list[Frames]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
         """Forget all scores."""
@@ -75,16 +75,7 @@ class ScorePlots(StageCallback):
             scores = prediction["anomaly_score"].tolist()
             labels = labels_of(batch) or [UNKNOWN] * len(scores)
             self._images.setdefault(dataloader_idx, []).extend(zip(scores, labels, strict=True))
-        if "frame_score" in prediction:
-            frame_score = prediction["frame_score"].double()
-            frame_label = batch.get("frame_label", torch.full_like(frame_score, UNKNOWN))
-            if frame_label.shape != frame_score.shape:
-                raise ShapeError(
-                    f"frame_score and frame_label must have one value a frame; got shapes {tuple(frame_score.shape)} and "
-                    f"{tuple(frame_label.shape)}. Check that features and annotation belong to the same video."
-                )
-            video = (frame_score.cpu().numpy(), frame_label.cpu().numpy().astype(np.int8))
-            self._videos.setdefault(dataloader_idx, []).append(video)
+        self._videos.setdefault(dataloader_idx, []).extend(frames_of(prediction, batch))
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the scores of all processes and draw them."""
@@ -98,29 +89,39 @@ class ScorePlots(StageCallback):
             score, label = (np.array(column) for column in zip(*images, strict=True))
             _draw(self._target, stage, score, label, unit="samples", threshold=threshold)
         if videos:
-            score, label = (np.concatenate(column) for column in zip(*videos, strict=True))
+            score = np.concatenate([video.score for video in videos], dtype=np.float64)
+            label = np.concatenate([_labels(video) for video in videos])
             _draw(self._target, f"{stage}_frame", score, label, unit="frames", threshold=None)
 
 
+def _labels(video: Frames) -> Labels:
+    return np.full(len(video.score), UNKNOWN, np.int8) if video.label is None else video.label.astype(np.int8)
+
+
 def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> None:
-    with _axes(folder / f"{prefix}_histogram.png") as axes:
+    with new_axes(folder / f"{prefix}_histogram.png") as axes:
         _histogram(axes, score, label, unit, threshold)
     known = label != UNKNOWN
     score, label = score[known], label[known]
     if len(np.unique(label)) == 2 and np.isfinite(score).all():
-        with _axes(folder / f"{prefix}_roc.png") as axes:
+        with new_axes(folder / f"{prefix}_roc.png") as axes:
             _roc(axes, score, label)
-        with _axes(folder / f"{prefix}_pr.png") as axes:
+        with new_axes(folder / f"{prefix}_pr.png") as axes:
             _precision_recall(axes, score, label)
 
 
 @contextmanager
-def _axes(path: Path) -> Iterator[Any]:
-    """Axes of a new figure, written to ``path`` at the end; pyplot and its global state stay out of it."""
+def new_axes(path: Path, *, size: tuple[float, float] = (5, 4)) -> Iterator[Any]:
+    """Axes of a new figure, written to ``path`` at the end; pyplot and its global state stay out of it.
+
+    Args:
+        path: Final name.
+        size: Width and height in inches, of 150 pixels each.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 4), dpi=150, layout="constrained")
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""ScoreTable: one row an image with its score and decision, for spreadsheets and scripts."""
+"""ScoreTable: one row an image or video with its score and decision, for spreadsheets and scripts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.files import Stage, StageCallback, gather_rows, labels_of, output_folder, replacing
+from anomaly_suite.callbacks.videos import frames_of
 from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ConfigError
 
@@ -23,6 +24,13 @@ class ScoreRow(NamedTuple):
     anomaly_score: float
     normalized_score: float | None
     decision: Literal["normal", "anomalous"] | None
+    snippets: int | None
+    frames: int | None
+    peak_frame: int | None
+    frame_AUROC: float | None  # noqa: N815 - the name of the metric
+
+
+OPTIONAL = ("category", "snippets", "frames", "peak_frame", "frame_AUROC")  # columns only where a row has a value
 
 
 class ScoreTable(StageCallback):
@@ -31,6 +39,9 @@ class ScoreTable(StageCallback):
     Columns: ``index`` counts the rows from 0; ``path``; ``category``, only where batches have it; ``label``, 0 or 1;
     ``anomaly_score``, raw, with every digit; ``normalized_score`` and ``decision`` (``normal`` or ``anomalous``), empty
     without a calibration. What is unknown is an empty field in CSV, null in Parquet.
+
+    Videos have one row each, and further columns: ``snippets`` and ``frames`` count them; ``peak_frame`` is the first frame,
+    from 0, with the highest score; ``frame_AUROC`` is that inside the video, empty where all its frames have one label.
 
     Rows stand in the order of the data set where it is known, see :func:`~anomaly_suite.callbacks.files.gather_rows`.
     Process zero writes them once, at the end of the stage; until then rows are plain numbers and strings, not tensors.
@@ -72,13 +83,14 @@ class ScoreTable(StageCallback):
         stage: Stage,
         dataloader_idx: int,
     ) -> None:
-        """Add one row an image."""
+        """Add one row an image or video."""
         if "anomaly_score" not in prediction:
             return
         scores = prediction["anomaly_score"].tolist()
         unknown: list[Any] = [None] * len(scores)
         normalized = prediction["normalized_score"].tolist() if "normalized_score" in prediction else unknown
         decided = prediction["pred_label"].tolist() if "pred_label" in prediction else unknown
+        videos = frames_of(prediction, batch) if "snippet_features" in batch else []
         columns = (
             [path if path is None else str(path) for path in batch.get("image_path", unknown)],
             batch.get("category", unknown),
@@ -86,17 +98,23 @@ class ScoreTable(StageCallback):
             scores,
             normalized,
             [decision if decision is None else ("normal", "anomalous")[decision] for decision in decided],
+            batch["length"].tolist() if "length" in batch else unknown,
+            [len(video.score) for video in videos] or unknown,
+            [video.peak() for video in videos] or unknown,
+            [video.auroc() for video in videos] or unknown,
         )
         self._rows.setdefault(dataloader_idx, []).extend(map(ScoreRow, *columns))
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        """Gather the rows of all processes and write them; nothing is written where no image got a score."""
+        """Gather the rows of all processes and write them; nothing is written where nothing got a score."""
         rows = gather_rows(trainer, stage, self._rows)
         self._rows = {}
         if not rows or not trainer.is_global_zero:
             return
         fields = [
-            name for name in ScoreRow._fields if name != "category" or any(row.category is not None for row in rows)
+            name
+            for name in ScoreRow._fields
+            if name not in OPTIONAL or any(getattr(row, name) is not None for row in rows)
         ]
         columns = {"index": list(range(len(rows)))} | {name: [getattr(row, name) for row in rows] for name in fields}
         with replacing(self._target) as temporary:
@@ -118,6 +136,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     from pyarrow import parquet
 
     types = {"index": pyarrow.int64(), "label": pyarrow.int8()}
-    types |= dict.fromkeys(("anomaly_score", "normalized_score"), pyarrow.float64())
+    types |= dict.fromkeys(("anomaly_score", "normalized_score", "frame_AUROC"), pyarrow.float64())
+    types |= dict.fromkeys(("snippets", "frames", "peak_frame"), pyarrow.int64())
     schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in columns])
     parquet.write_table(pyarrow.table(columns, schema=schema), path)

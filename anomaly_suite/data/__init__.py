@@ -6,6 +6,38 @@ from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
+from anomaly_suite.data.scenes.camvid import CamVid
+from anomaly_suite.data.scenes.cityscapes import Cityscapes
+from anomaly_suite.data.scenes.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
+from anomaly_suite.data.scenes.lost_and_found import LostAndFound
+from anomaly_suite.data.scenes.road_anomaly import RoadAnomaly
+from anomaly_suite.data.scenes.synthetic_streets import SyntheticStreets
 from anomaly_suite.data.synthetic import SyntheticTextures, SyntheticVideos
+from anomaly_suite.data.videos.polyp_video import PolypVideo
+from anomaly_suite.data.videos.shanghaitech import ShanghaiTech
+from anomaly_suite.data.videos.ucf_crime import UCFCrime
+from anomaly_suite.data.videos.ucsd_ped import UCSDPedWeak
+from anomaly_suite.data.videos.xd_violence import XDViolence
 
-__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "Folder", "MVTecAD", "SyntheticTextures", "SyntheticVideos"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "CamVid",
+    "Cityscapes",
+    "Digits",
+    "FashionMNIST",
+    "FishyscapesLostAndFound",
+    "FishyscapesStatic",
+    "Folder",
+    "LostAndFound",
+    "MVTecAD",
+    "PolypVideo",
+    "RoadAnomaly",
+    "ShanghaiTech",
+    "SyntheticStreets",
+    "SyntheticTextures",
+    "SyntheticVideos",
+    "UCFCrime",
+    "UCSDPedWeak",
+    "XDViolence",
+]

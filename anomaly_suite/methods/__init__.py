@@ -1,20 +1,25 @@
 """Detectors."""
 
 from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
+from anomaly_suite.methods.pixel_ood import DeepLabV3Plus, PostHocScore
 from anomaly_suite.methods.pretraining import KnowledgeDistillation
 from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
-from anomaly_suite.methods.weak_video import DeepMIL
+from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
 
 __all__ = [
     "ADACL",
+    "CTMIL",
     "DAE",
     "IGD",
+    "RTFM",
     "VAE",
+    "DeepLabV3Plus",
     "DeepMIL",
     "DeepSVDD",
     "FAnoGAN",
     "KnowledgeDistillation",
     "MSSSIMAutoencoder",
     "PaDiM",
+    "PostHocScore",
     "StudentTeacher",
 ]

@@ -2,7 +2,8 @@
 
 Image level: ``AUROC``, ``AP``, ``F1Max``, ``EER`` of scores; ``Accuracy``, ``Sensitivity``, ``Specificity`` of decisions.
 Pixel level: the same of maps with ``exact=False`` (bounded memory, certified error), ``FPR95``, ``AUPRO``, ``IoUMax``,
-``DiceMax``; ``IoU`` and ``Dice`` of decisions. One state can serve all pixel metrics::
+``DiceMax``; ``IoU`` and ``Dice`` of decisions; ``MeanIoU`` of classes. Frame level: ``PRAUC`` and ``FAR`` too. One state can
+serve all pixel metrics::
 
     members = {"AUPRO": AUPRO(exact=False), "AUROC": AUROC(exact=False), "AP": AP(exact=False)}
     metrics = MetricCollection(members, compute_groups=[list(members)])  # AUPRO first
@@ -10,12 +11,13 @@ Pixel level: the same of maps with ``exact=False`` (bounded memory, certified er
 """
 
 from anomaly_suite.metrics.aupro import AUPRO, aupro
-from anomaly_suite.metrics.decision import Accuracy, Dice, IoU, Sensitivity, Specificity, confusion
+from anomaly_suite.metrics.decision import FAR, Accuracy, Dice, IoU, Sensitivity, Specificity, confusion
 from anomaly_suite.metrics.ranking import (
     AP,
     AUROC,
     EER,
     FPR95,
+    PRAUC,
     DiceMax,
     F1Max,
     IoUMax,
@@ -24,27 +26,35 @@ from anomaly_suite.metrics.ranking import (
     equal_error_rate,
     f1_max,
     fpr_at_tpr,
+    precision_recall_area,
 )
+from anomaly_suite.metrics.segmentation import MeanIoU, confusion_matrix, intersection_over_union
 
 __all__ = [
     "AP",
     "AUPRO",
     "AUROC",
     "EER",
+    "FAR",
     "FPR95",
+    "PRAUC",
     "Accuracy",
     "Dice",
     "DiceMax",
     "F1Max",
     "IoU",
     "IoUMax",
+    "MeanIoU",
     "Sensitivity",
     "Specificity",
     "aupro",
     "auroc",
     "average_precision",
     "confusion",
+    "confusion_matrix",
     "equal_error_rate",
     "f1_max",
     "fpr_at_tpr",
+    "intersection_over_union",
+    "precision_recall_area",
 ]

@@ -1,4 +1,4 @@
-"""Metrics of decisions at a calibrated threshold: Accuracy, Sensitivity, Specificity, IoU, Dice.
+"""Metrics of decisions at a threshold: Accuracy, Sensitivity, Specificity, FAR, IoU, Dice.
 
 All take ``update(decided, target)``: ``pred_label`` and ``label`` of images, or ``pred_mask`` and ``mask`` of pixels.
 The best value over all thresholds has another name: ``IoUMax`` and ``DiceMax``.
@@ -97,6 +97,13 @@ class Specificity(DecisionMetric):
     """Share of the normal samples that are left alone: TN / (TN + FP)."""
 
     top, bottom, about = (0, 0, 0, 1), (0, 1, 0, 1), "normal "
+
+
+class FAR(DecisionMetric):
+    """False-alarm rate, the share of the normal samples that are called anomalous: FP / (FP + TN)."""
+
+    higher_is_better = False
+    top, bottom, about = (0, 1, 0, 0), (0, 1, 0, 1), "normal "
 
 
 class IoU(DecisionMetric):

@@ -1,4 +1,4 @@
-"""Metrics of the order of the scores: AUROC, AP, F1Max, FPR95, EER, IoUMax, DiceMax.
+"""Metrics of the order of the scores: AUROC, AP, PRAUC, F1Max, FPR95, EER, IoUMax, DiceMax.
 
 Scores are compared and never transformed, so any strictly increasing function of them gives the same value. Each
 metric is a function of exact scores and a torchmetrics class; the class keeps all scores (``exact=True``) or a sketch of
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.metrics.checks import check_pairs, check_share
 from anomaly_suite.metrics.sketch import Rows
 from anomaly_suite.metrics.state import Curve, RankMetric, arrange, both_labels, make_curve, partial_area
@@ -33,6 +34,13 @@ def _auroc(curve: Curve) -> Tensor:
 def _average_precision(curve: Curve) -> Tensor:
     gained = torch.diff(curve.true, prepend=curve.true.new_zeros(1))
     return (gained * curve.true / (curve.true + curve.false)).sum() / curve.true[-1]
+
+
+def _precision_recall_area(curve: Curve) -> Tensor:
+    precision = curve.true / (curve.true + curve.false)
+    before = torch.cat([precision.new_ones(1), precision[:-1]])
+    gained = torch.diff(curve.true, prepend=curve.true.new_zeros(1))
+    return (gained * (precision + before)).sum() / (2 * curve.true[-1])
 
 
 def _f1(curve: Curve) -> Tensor:
@@ -94,6 +102,22 @@ def average_precision(score: Tensor, target: Tensor) -> Tensor:
         tensor(0.8333, dtype=torch.float64)
     """
     return _average_precision(curve_of(score, target, "AP"))
+
+
+def precision_recall_area(score: Tensor, target: Tensor) -> Tensor:
+    """Area under the precision-recall curve, its points joined by straight lines from recall 0 and precision 1.
+
+    Released code for weakly labelled video reports this number as AP: scikit-learn's ``auc(recall, precision)``. Straight
+    lines promise points that no threshold reaches (Davis and Goadrich, ICML 2006), so where few scores are distinct it is
+    larger than :func:`average_precision`: if all are equal, it is the mean of 1 and the share of anomalous samples.
+
+    Arguments, range and errors are those of :func:`auroc`.
+
+    Example:
+        >>> precision_recall_area(torch.ones(4), torch.tensor([0, 0, 0, 1]))
+        tensor(0.6250, dtype=torch.float64)
+    """
+    return _precision_recall_area(curve_of(score, target, "PRAUC"))
 
 
 def f1_max(score: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,6 +210,32 @@ class AP(RankMetric):
         lower = (first / (first + false) + last / (last + false)) / 2
         share = rows.positive.double() / rows.positive.sum()
         return (share * lower).sum(), (share * most / (most + least)).sum()
+
+
+class PRAUC(RankMetric):
+    """Area under the precision-recall curve by trapezoids, which released video codes call AP. See :func:`precision_recall_area`.
+
+    Only of exact scores: breaking a tie may raise or lower it, so the arrangements that bound the others do not bound it.
+
+    Args:
+        exact: Must be True.
+        **kwargs: Passed on to :class:`RankMetric`.
+
+    Raises:
+        ConfigError: ``exact`` is False.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, *, exact: bool = True, **kwargs: Any) -> None:
+        if not exact:
+            raise ConfigError(
+                "PRAUC needs every score; got exact=False. Use exact=True, or AP, whose error a sketch bounds."
+            )
+        super().__init__(exact=exact, **kwargs)
+
+    def _value(self, curve: Curve) -> Tensor:
+        return _precision_recall_area(curve)
 
 
 class FPR95(RankMetric):

@@ -5,7 +5,9 @@ Scores are float32 and are compared as 32-bit integers in the same order (:func:
 key choose one of 65,536 prefixes (one per 0.8 % of a score's magnitude); each prefix splits its lower 16 bits into
 ``2**depth`` equal bins; a bin holds one row. The depth follows the share of the data in the prefix, so crowded ranges
 (scores near 1 after a sigmoid, 1000 plus a little noise) get bins down to single floating-point numbers and no range
-needs to be known beforehand. A batch is counted by prefix and the bins are refined *before* its pixels are filed. A
+needs to be known beforehand. The highest scores get bins of their own beyond their share, because rare anomalies lie
+there: where one pixel in a million is anomalous, precision turns on the highest millionth of the normal pixels
+(:func:`refine_depth`). A batch is counted by prefix and the bins are refined *before* its pixels are filed. A
 refined bin's row moves, whole, to the new bin at the middle of its scores: the lowest and highest score travel with
 it, so a row is never more precise than it claims.
 
@@ -31,6 +33,7 @@ from torch import Tensor
 PREFIXES = 1 << 16
 CHUNK = 1 << 20  # pixels filed at a time; bounds the memory of an update and stays near the cache
 OVERFULL, OVERDUE = 4, 1 / 1024  # refine when this share of the data is in bins this many times as full as wanted
+HEAD = 1 << 10  # below this rank from the top, bins are spread evenly over ranks and not over their logarithm
 
 
 class Rows(NamedTuple):
@@ -88,12 +91,15 @@ def scores_of(key: Tensor) -> Tensor:
 def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
     """Choose how finely each prefix is split, from what is known about the data so far.
 
-    A prefix with a share ``m`` of the data (mean of its shares of the normal and of the anomalous pixels) wants
-    ``m * bins`` bins. Fewer pixels than ``bins`` do not need all of them: a few early pixels must not use up the budget.
+    A prefix with a share ``m`` of the data wants ``m * bins`` bins; fewer pixels than ``bins`` do not need all of them: a
+    few early pixels must not use up the budget. ``m`` is the mean of three shares: of the normal pixels, which AUROC and FPR
+    at a TPR need; of the anomalous pixels; and of the logarithm of the rank from the top, ``log(1 + rank / HEAD)``. Under the
+    last, a row holds about the same fraction of the pixels above it wherever it lies, so the precision at any anomalous
+    pixel, and with it AP, is equally sharp however rare the anomalous pixels are and however late they come.
 
     Args:
         depth: Present depths, int32, 0 to 16. Shape ``(65536,)``.
-        mass: Normal and anomalous pixels seen in each prefix. Shape ``(2, 65536)``.
+        mass: Normal and anomalous pixels seen in each prefix, at least one in all. Shape ``(2, 65536)``.
         bins: Bins wanted for all data together.
 
     Returns:
@@ -101,7 +107,10 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
         finer bins do not fit, prefixes that have become light give theirs back.
     """
     seen = mass.sum(dim=1, keepdim=True)
-    share = (mass.double() / seen.clamp(min=1)).sum(dim=0) / (seen > 0).sum().clamp(min=1)
+    rank = mass.sum(dim=0).flip(0).cumsum(0).double()  # of the last pixel of each prefix, the highest prefix first
+    logarithm = (rank / HEAD).log1p()
+    top = logarithm.diff(prepend=logarithm.new_zeros(1)).flip(0) / logarithm[-1]
+    share = ((mass.double() / seen.clamp(min=1)).sum(dim=0) + top) / ((seen > 0).sum() + 1)
     wanted_bins = share * (4 * seen.sum()).clamp(max=bins)
     overfull = wanted_bins.clamp(max=PREFIXES) > OVERFULL * torch.exp2(depth)
     room = 2 * bins + PREFIXES
@@ -136,10 +145,10 @@ def file_pixels(table: Rows, index: Tensor, key: Tensor, positive: Tensor, weigh
         weight: Region weight of each anomalous pixel, float64, shape ``(P,)``; None counts none.
     """
     _widen(table, index, key, key)
-    one = torch.ones(1, dtype=torch.int64, device=key.device)
-    table.total.index_add_(0, index, one.expand(len(index)))
+    table.total.add_(index.bincount(minlength=len(table.total)))
     if len(positive):
         index = index.index_select(0, positive)
+        one = torch.ones(1, dtype=torch.int64, device=key.device)
         table.positive.index_add_(0, index, one.expand(len(index)))
         if weight is not None:
             table.weight.index_add_(0, index, weight)

@@ -221,7 +221,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     """Named tensors of a file, without running code from it.
 
     Args:
-        path: Written by ``torch.save`` (a mapping of tensors, or one under ``state_dict``) or as safetensors.
+        path: Written by ``torch.save`` (a mapping of tensors, or one under ``state_dict`` or ``model``) or as safetensors.
 
     Raises:
         WeightsError: no such file, an unreadable one, or no tensors in it.
@@ -241,8 +241,9 @@ def read_tensors(path: str) -> dict[str, Tensor]:
             f"{path} must hold plain tensors, saved by torch.save or as safetensors; reading it failed ({reason}). "
             "Save the network's state_dict() instead."
         ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise WeightsError(

@@ -9,24 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def gaussian_blur(x: Tensor, *, sigma: float) -> Tensor:
-    """Smooth every plane of a batch with a separable Gaussian.
+def gaussian_blur(x: Tensor, *, sigma: float, radius: int | None = None) -> Tensor:
+    """Smooth every plane of a batch with a separable Gaussian, in the precision of the batch also under autocast.
 
     Args:
         x: Shape (B, 1, H, W).
-        sigma: Standard deviation in pixels, above 0. The kernel reaches 4 sigma; borders are reflected.
+        sigma: Standard deviation in pixels, above 0. Borders are reflected.
+        radius: Reach of the kernel, which has 2 * radius + 1 weights; null is 4 sigma, rounded up.
 
     Returns:
         Shape (B, 1, H, W).
     """
+    most = math.ceil(4 * sigma) if radius is None else radius
     for dim in (2, 3):
-        radius = min(math.ceil(4 * sigma), x.shape[dim] - 1)  # a reflection cannot be wider than the image
-        offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+        reach = min(most, x.shape[dim] - 1)  # a reflection cannot be wider than the image
+        offset = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
         kernel = torch.softmax(-(offset**2) / (2 * sigma**2), 0)
-        shape, padding = (
-            ((1, 1, -1, 1), (0, 0, radius, radius)) if dim == 2 else ((1, 1, 1, -1), (radius, radius, 0, 0))
-        )
-        x = F.conv2d(F.pad(x, padding, mode="reflect"), kernel.view(shape))
+        shape, padding = ((1, 1, -1, 1), (0, 0, reach, reach)) if dim == 2 else ((1, 1, 1, -1), (reach, reach, 0, 0))
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.conv2d(F.pad(x, padding, mode="reflect"), kernel.view(shape))
     return x
 
 

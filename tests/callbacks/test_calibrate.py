@@ -285,6 +285,39 @@ def test_a_rule_for_images_leaves_pixels_without_masks_alone(trainer_in):
     assert set(record) == {"image"}
 
 
+# Videos --------------------------------------------------------------------------------------------------------------
+
+
+class BestSnippet(MeanScore):
+    def predict(self, batch):
+        return {"anomaly_score": batch["snippet_features"].flatten(1).amax(1)}
+
+
+def video_loader(score, label):
+    items = [{"snippet_features": torch.tensor([[s], [s - 1]]), "label": y} for s, y in zip(score, label, strict=True)]
+    return DataLoader(items, batch_size=2)
+
+
+def test_videos_are_calibrated_on_their_own_scores_and_the_record_says_so(trainer_in):
+    score, label = [0.1, 0.5, 0.4, 0.9, 0.3], [0, 0, 1, 1, 0]
+    module = BestSnippet()
+    record = calibrated(video_loader(score, label), trainer_in, module)
+    assert set(record) == {"image"}
+    assert record["image"]["threshold"] == pytest.approx(float(f1_max(torch.tensor(score), torch.tensor(label))[1]))
+    assert record["image"]["threshold"] == pytest.approx(0.4)
+    assert (record["image"]["normal"], record["image"]["anomalous"]) == (3, 2)
+    assert record["image"]["unit"] == "videos"
+    assert module.validation_step(next(iter(video_loader(score, label))), 0)["pred_label"].tolist() == [False, True]
+
+
+def test_complaints_about_videos_call_them_videos(trainer_in, caplog):
+    with pytest.raises(ConfigError, match="rule max_f1 cannot work on 2 normal and 0 anomalous validation videos"):
+        calibrated(video_loader([1.0, 2.0], [0, 0]), trainer_in, BestSnippet(), rule="max_f1")
+    with caplog.at_level(logging.WARNING):
+        assert calibrated(video_loader([1.0, 2.0], [1, 1]), trainer_in, BestSnippet()) == {}
+    assert "Validation has no normal videos, so no video threshold is set" in caplog.text
+
+
 # A trained method ----------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.utils.data import DataLoader
 
+from anomaly_suite.callbacks import plots
 from anomaly_suite.callbacks.plots import ScorePlots
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.errors import ShapeError
@@ -29,8 +30,8 @@ class Video(MeanIsOdd):
     """A frame's score is the first feature of its snippet, held for two frames."""
 
     def predict(self, batch):
-        score = batch["snippet_features"][..., 0]
-        return {"anomaly_score": score.amax(1), "frame_score": score[0].repeat_interleave(2)}
+        score = batch["snippet_features"][:, 0, :, 0]
+        return {"anomaly_score": score.amax(1), "frame_score": score.flatten().repeat_interleave(2)}
 
 
 @pytest.fixture
@@ -136,6 +137,7 @@ def videos(frames=6):
             "snippet_features": torch.rand(1, 3, 2, generator=generator),
             "bag_label": torch.tensor([index % 2]),
             "frame_label": frame_label,
+            "frame_count": torch.tensor([frames]),
         }
 
 
@@ -152,6 +154,28 @@ def test_frames_have_their_own_plots(tmp_path, trainer_in, drawn):
     label = torch.cat([video["frame_label"] for video in data])
     assert drawn[3].get_ylabel() == "frames"
     assert drawn[4].get_title() == f"ROC, AUROC = {roc_auc_score(label, score):.4f}"
+
+
+def test_videos_in_batches_are_drawn_from_the_same_scores(trainer_in, monkeypatch):
+    drawings = []
+    monkeypatch.setattr(
+        plots, "_draw", lambda _, prefix, score, label, **words: drawings.append((prefix, score, label))
+    )
+    data = list(videos())
+    together = {
+        "snippet_features": torch.cat([video["snippet_features"] for video in data]),
+        "label": torch.cat([video["bag_label"] for video in data]),
+        "frame_label": torch.cat([video["frame_label"] for video in data]),
+        "frame_count": torch.tensor([6] * 4),
+    }
+    run_videos(data, trainer_in)
+    run_videos([together], trainer_in)
+    assert [prefix for prefix, _, _ in drawings] == ["test", "test_frame"] * 2
+    for (_, *one), (_, *all_at_once) in zip(drawings[:2], drawings[2:], strict=True):
+        np.testing.assert_array_equal(one, all_at_once)
+    score = together["snippet_features"][..., 0].flatten().repeat_interleave(2)
+    np.testing.assert_array_equal(drawings[1][1], score)
+    np.testing.assert_array_equal(drawings[1][2], together["frame_label"])
 
 
 def test_frames_and_annotation_of_another_length(tmp_path, trainer_in):

@@ -146,14 +146,96 @@ def test_parquet_has_types_and_nulls(tmp_path, trainer_in):
     assert columns["normalized_score"] == columns["decision"] == [None] * 3
 
 
+VIDEO_HEADER = [*HEADER, "snippets", "frames", "peak_frame", "frame_AUROC"]
+
+
+class Video(MeanIsOdd):
+    """A snippet's score is the mean of its features, held for two frames of those that the batch counts."""
+
+    def predict(self, batch):
+        score = batch["snippet_features"].mean((1, 3))
+        frames = [row.repeat_interleave(2)[:count] for row, count in zip(score, batch["frame_count"], strict=True)]
+        return {"anomaly_score": score.amax(1), "frame_score": torch.cat(frames)}
+
+
+def video_batch(scores, labels, truths, **more):
+    """Videos of one feature value a snippet, padded with a high one that must not count."""
+    longest = max(map(len, scores))
+    rows = [[*score, *[9.0] * (longest - len(score))] for score in scores]
+    return {
+        "snippet_features": torch.tensor(rows)[:, None, :, None],
+        "length": torch.tensor([len(score) for score in scores]),
+        "label": torch.tensor(labels),
+        "image_path": [f"v{number}.mp4" for number in range(len(labels))],
+        "frame_label": torch.tensor([value for truth in truths for value in truth]),
+        "frame_count": torch.tensor([len(truth) for truth in truths]),
+        **more,
+    }
+
+
+def run_videos(batches, trainer_in, **options):
+    trainer_in(callbacks=[ScoreTable(**options)]).test(Video(), DataLoader(batches, batch_size=None), verbose=False)
+
+
+def test_videos_have_a_row_each_and_columns_of_their_own(tmp_path, trainer_in):
+    scores = [[0.5, 0.25, 0.75], [0.5, 0.75], [0.25]]
+    truths = [[0, 1, 0, 0, 1], [0, 0, 0, 0], [1, 1]]
+    run_videos([video_batch(scores, [1, 0, 1], truths)], trainer_in)
+    header, *rows = read(tmp_path / "test_scores.csv")
+    assert header == VIDEO_HEADER
+    # 0.5 0.5 0.25 0.25 0.75: the frame at 0.75 beats three normal ones, that at 0.5 two and ties with one
+    assert rows[0][1:3] + rows[0][6:9] == ["v0.mp4", "1", "3", "5", "4"]
+    assert float(rows[0][9]) == pytest.approx((3 + 2.5) / 6)
+    assert rows[1][6:] == ["2", "4", "2", ""]  # one label only: no AUROC
+    assert rows[2][6:] == ["1", "2", "0", ""]
+
+
+def test_videos_one_by_one_give_the_same_table(tmp_path, trainer_in):
+    scores = [[0.5, 0.25, 0.75], [0.5, 0.75]]
+    truths = [[0, 1, 0, 0, 1], [0, 0, 0, 1]]
+    run_videos([video_batch(scores, [1, 1], truths)], trainer_in)
+    together = read(tmp_path / "test_scores.csv")
+    single = [video_batch(scores[i : i + 1], [1], truths[i : i + 1], image_path=[f"v{i}.mp4"]) for i in range(2)]
+    run_videos(single, trainer_in)
+    found = read(tmp_path / "test_scores.csv")
+    score = VIDEO_HEADER.index("anomaly_score")  # this network looks at padding; the frames must not
+    assert [row[:score] + row[score + 1 :] for row in found] == [row[:score] + row[score + 1 :] for row in together]
+
+
+def test_without_truth_and_numbers_less_is_said(tmp_path, trainer_in):
+    batch = video_batch([[0.5, float("nan")], [0.5, 0.75]], [1, 0], [[0, 1, 1], [0, 1, 1, 1]])
+    run_videos([batch], trainer_in)
+    header, *rows = read(tmp_path / "test_scores.csv")
+    assert header == VIDEO_HEADER
+    assert [row[6:] for row in rows] == [["2", "3", "", ""], ["2", "4", "2", "0.8333333333333334"]]
+    del batch["frame_label"]
+    run_videos([batch], trainer_in)
+    header, *rows = read(tmp_path / "test_scores.csv")
+    assert header == VIDEO_HEADER[:-1]
+    assert [row[6:] for row in rows] == [["2", "3", ""], ["2", "4", "2"]]
+
+
+def test_parquet_of_videos_has_numbers(tmp_path, trainer_in):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    batch = video_batch([[0.5, 0.25], [0.5, 0.75]], [1, 0], [[0, 1, 1], [0, 0, 0]])
+    run_videos([batch], trainer_in, format="parquet")
+    table = parquet.read_table(tmp_path / "test_scores.parquet")
+    assert table.column_names == VIDEO_HEADER
+    assert list(map(str, table.schema.types))[6:] == ["int64", "int64", "int64", "double"]
+    assert table.to_pydict()["frame_AUROC"] == [0.25, None]
+
+
 def test_video_scores_take_the_label_of_the_bag(tmp_path, trainer_in):
-    class Video(MeanIsOdd):
+    class NoFrames(MeanIsOdd):
         def predict(self, batch):
-            return {"anomaly_score": batch["snippet_features"].mean((1, 2))}
+            return {"anomaly_score": batch["snippet_features"].mean((1, 2, 3))}
 
     data = [{"snippet_features": torch.full((3, 2), 0.5), "bag_label": 1, "image_path": "v.mp4"}]
-    run(ScoreTable(), data, trainer_in, module=Video())
-    assert read(tmp_path / "test_scores.csv")[1] == ["0", "v.mp4", "1", "0.5", "", ""]
+    run(ScoreTable(), data, trainer_in, module=NoFrames())
+    assert read(tmp_path / "test_scores.csv") == [
+        [*HEADER, "snippets"],
+        ["0", "v.mp4", "1", "0.5", "", "", "3"],
+    ]
 
 
 @pytest.mark.parametrize("module", [NoScore(), Nothing()])

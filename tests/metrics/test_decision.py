@@ -5,10 +5,17 @@ import torch
 from torchmetrics import MetricCollection
 
 from anomaly_suite.errors import MetricUndefinedError, ShapeError
-from anomaly_suite.metrics import Accuracy, Dice, IoU, Sensitivity, Specificity
+from anomaly_suite.metrics import FAR, Accuracy, Dice, IoU, Sensitivity, Specificity
 from anomaly_suite.metrics.decision import DecisionMetric
 
-EXPECTED = {Accuracy: 7 / 12, Sensitivity: 2 / 5, Specificity: 5 / 7, IoU: 2 / 7, Dice: 4 / 9}  # TP 2 FP 2 FN 3 TN 5
+EXPECTED = {  # TP 2 FP 2 FN 3 TN 5
+    Accuracy: 7 / 12,
+    Sensitivity: 2 / 5,
+    Specificity: 5 / 7,
+    FAR: 2 / 7,
+    IoU: 2 / 7,
+    Dice: 4 / 9,
+}
 DECIDED = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0])
 TARGET = torch.tensor([1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0])
 
@@ -40,6 +47,7 @@ def test_a_collection_shares_one_state() -> None:
         (IoU, 0, "IoU needs anomalous samples"),
         (Dice, 0, "Dice needs anomalous samples"),
         (Specificity, 1, "Specificity needs normal samples; got 0 normal and 3 anomalous"),
+        (FAR, 1, "FAR needs normal samples; got 0 normal and 3 anomalous"),
     ],
 )
 def test_missing_samples_have_no_value(metric: type[DecisionMetric], target: int, message: str) -> None:

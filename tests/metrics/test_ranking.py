@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from metric_references import slow_counts, tensors
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, NotFiniteError, ShapeError
@@ -17,6 +17,7 @@ from anomaly_suite.metrics import (
     AUROC,
     EER,
     FPR95,
+    PRAUC,
     DiceMax,
     F1Max,
     IoUMax,
@@ -25,6 +26,7 @@ from anomaly_suite.metrics import (
     equal_error_rate,
     f1_max,
     fpr_at_tpr,
+    precision_recall_area,
 )
 from anomaly_suite.metrics.state import RankMetric
 
@@ -47,6 +49,39 @@ def test_auroc_and_ap_equal_scikit_learn(dtype: torch.dtype, ties: bool) -> None
         known = (target.numpy(), score.double().numpy())
         assert float(auroc(score, target)) == pytest.approx(roc_auc_score(*known), abs=1e-12)
         assert float(average_precision(score, target)) == pytest.approx(average_precision_score(*known), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_the_precision_recall_area_is_what_released_codes_call_ap(dtype: torch.dtype, ties: bool) -> None:
+    for seed in range(5):
+        score, target = tensors(*data(seed=seed, ties=ties))
+        score = score.to(dtype)
+        precision, recall, _ = precision_recall_curve(target.numpy(), score.double().numpy())
+        assert float(precision_recall_area(score, target)) == pytest.approx(auc(recall, precision), abs=1e-12)
+        metric = PRAUC()
+        for part, truth in zip(score.split(7), target.split(7), strict=True):
+            metric.update(part, truth)
+        assert float(metric.compute()) == float(precision_recall_area(score, target))
+
+
+def test_the_precision_recall_area_by_hand() -> None:
+    target = torch.tensor([1, 0, 1, 0])
+    # Points (recall, precision): (0, 1), (1/2, 1), (1/2, 1/2), (1, 2/3), (1, 1/2)
+    value = float(precision_recall_area(torch.tensor([4.0, 3.0, 2.0, 1.0]), target))
+    assert value == pytest.approx(1 / 2 + (1 / 2 + 2 / 3) / 4, abs=1e-12)
+    assert float(precision_recall_area(torch.ones(4), target)) == 0.75  # the mean of 1 and 1/2, where AP is 1/2
+    assert float(average_precision(torch.ones(4), target)) == 0.5
+    metric = PRAUC()
+    metric.update(torch.rand(3), torch.ones(3))
+    with pytest.raises(MetricUndefinedError, match="PRAUC needs normal and anomalous samples; got 0 normal and 3"):
+        metric.compute()
+    assert float(metric.error_bound()) == 0
+
+
+def test_the_precision_recall_area_refuses_a_sketch() -> None:
+    with pytest.raises(ConfigError, match=r"PRAUC needs every score; got exact=False\. Use exact=True, or AP"):
+        PRAUC(exact=False)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -104,7 +139,7 @@ INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("metric", RANK)
+@pytest.mark.parametrize("metric", [*RANK, PRAUC])
 def test_no_increasing_transform_and_no_split_changes_a_rank_metric(metric: type[RankMetric], ties: bool) -> None:
     score, target = tensors(*data(ties=ties))
     whole = metric()

@@ -48,7 +48,8 @@ def cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, int, float]]:
     target = rng.random(N) < 0.05
     normal = rng.normal(size=N) + 2 * target
     cauchy = np.clip(rng.standard_cauchy(N) + 3 * target, -3e38, 3e38)
-    rare = rng.random(N) < 1e-4
+    rare, normal0 = rng.random(N) < 1e-4, rng.normal(size=N)
+    rare_last = np.argsort(rare, kind="stable")
     anomalous_last = np.argsort(target, kind="stable")
     rising = np.argsort(normal)
     yield "normal", normal, target, 5, 1e-4
@@ -57,9 +58,13 @@ def cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, int, float]]:
     yield "signed fifth power of Cauchy", np.clip(np.sign(cauchy) * np.abs(cauchy) ** 5, -3e38, 3e38), target, 5, 1e-4
     yield "saturated sigmoid", 1 / (1 + np.exp(-(4 * normal + 10))), target, 5, 1e-4
     yield "1000 plus noise", 1000 + 0.01 * normal, target, 5, 1e-4
-    yield "0.01 % anomalous", rng.normal(size=N) + 2 * rare, rare, 5, 1e-3
-    yield "0.01 % anomalous, far", rng.normal(size=N) + 5 * rare, rare, 5, 1e-3
+    yield "0.01 % anomalous", rng.normal(size=N) + 2 * rare, rare, 5, 1e-4
+    yield "0.01 % anomalous, far", rng.normal(size=N) + 5 * rare, rare, 5, 1e-4
     yield "anomalous last", normal[anomalous_last], target[anomalous_last], 5, 3e-4
+    yield "0.01 % anomalous, last", (normal0 + 4 * rare)[rare_last], rare[rare_last], 50, 1e-4
+    yield "0.01 % anomalous, sigmoid near 0", 1 / (1 + np.exp(10 - 2.5 * normal0 - 9 * rare)), rare, 5, 1e-4
+    yield "0.01 % anomalous, energies", np.where(rare, -8 + 2 * normal0, -12 - normal0 * (normal0 < 0)), rare, 5, 1e-4
+    yield "half of the batches constant", np.where(np.arange(N) // (N // 10) % 2 == 0, -12, normal - 12), target, 10, 1e-4
     yield "anomalous last and far", (normal + 50 * target)[anomalous_last], target[anomalous_last], 5, 1e-4
     yield "sorted", normal[rising], target[rising], 5, 1e-4
     yield "sorted backwards", normal[rising[::-1]], target[rising[::-1]], 5, 1e-4
@@ -182,13 +187,14 @@ def test_refined_rows_move_whole() -> None:
 def test_depth_follows_the_share_within_the_budget() -> None:
     depth = torch.zeros(PREFIXES, dtype=torch.int32)
     mass = torch.zeros(2, PREFIXES, dtype=torch.int64)
-    mass[0, 100], mass[0, 200], mass[1, 300] = 750_000, 250_000, 10
+    mass[0, 100], mass[0, 200], mass[1, 300] = 990_000, 10_000, 10
     refined = refine_depth(depth, mass, bins=2**10)
-    assert refined[[100, 200, 300, 400]].tolist() == [9, 7, 9, 0]  # shares 3/8, 1/8 and 1/2
+    # means of the shares of the normal, the anomalous and log(1 + rank / 1024): 0.548, 0.118 and 0.334 of 1024 bins
+    assert refined[[100, 200, 300, 400]].tolist() == [10, 7, 9, 0]
     assert refine_depth(refined, mass, bins=2**10) is refined
-    for step, prefix in enumerate((400, 500, 600, 700, 800)):  # each makes up nearly half of everything
+    for step, prefix in enumerate((400, 500, 600, 700, 800)):  # each makes up nearly two thirds of everything
         mass[0, prefix] = 10 ** (8 + 2 * step)
         refined = refine_depth(refined, mass, bins=2**10)
-        assert int(refined[prefix]) == int(refined[300]) == 9
+        assert refined[[prefix, 300]].tolist() == [10, 9]
         assert int((1 << refined.long()).sum()) <= 2 * 2**10 + PREFIXES
     assert int(refined[400]) == 0  # gave its bins back when the finer ones no longer fitted

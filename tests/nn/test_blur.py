@@ -27,3 +27,24 @@ def test_a_wide_kernel_fits_a_small_image() -> None:
 )
 def test_sigma_follows_the_shorter_side(size: tuple[int, int], expected: float) -> None:
     assert smoothing_sigma(*size) == expected
+
+
+def test_a_radius_cuts_the_kernel() -> None:
+    image = torch.rand(2, 1, 23, 31, dtype=torch.float64)
+    expected = [gaussian_filter(x.numpy(), 1.0, mode="mirror", radius=3) for x in image[:, 0]]
+    np.testing.assert_allclose(gaussian_blur(image, sigma=1.0, radius=3)[:, 0].numpy(), expected, rtol=1e-10)
+    impulse = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
+    impulse[..., 7, 7] = 1
+    spread = gaussian_blur(impulse, sigma=1.0, radius=3)
+    torch.testing.assert_close(spread.sum(), torch.ones((), dtype=torch.float64))
+    row = spread[0, 0].sum(0)
+    assert row[3] == 0
+    weights = torch.tensor([0.004433, 0.054006, 0.242036, 0.399050], dtype=torch.float64)
+    torch.testing.assert_close(row[4:8], weights, rtol=0, atol=5e-7)
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    image = torch.rand(1, 1, 12, 12) - 20
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gaussian_blur(image, sigma=1.0)
+    assert torch.equal(inside, gaussian_blur(image, sigma=1.0))

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import AnomalyDataModule, Batch, ShardSampler, Splits, as_batch
+from anomaly_suite.data.files import require_files
 from anomaly_suite.data.sets import BatchedDataset, derive_seed
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.snippets import SEGMENTS, SNIPPET_FRAMES, pool_segments, snippet_count
@@ -35,13 +36,45 @@ class Video(NamedTuple):
     """One video.
 
     ``source`` is a file of all crops, several files of one crop each, or the features (C, T, D) themselves.
-    ``frame_label`` is bool (frames,) where the truth is known; a normal video needs none.
+    ``frame_label`` is bool (frames,) where the truth is known; a normal video needs none. ``beside`` are files of other
+    features of the same crops (optical flow beside RGB), which are appended along D.
     """
 
     name: str
     label: int
     source: Path | tuple[Path, ...] | Tensor
     frame_label: npt.NDArray[np.bool_] | None = None
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of ``source``; none where that is a tensor."""
+        if isinstance(self.source, Tensor):
+            return ()
+        return self.source if isinstance(self.source, tuple) else (self.source,)
+
+
+def open_array(file: Path) -> npt.NDArray[Any]:
+    """Open a ``.npy`` file without reading it.
+
+    Returns:
+        Memory-mapped, of any shape and type but Python objects.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DatasetError: it is no plain array.
+    """
+    try:
+        # numpy.load would open archives of arrays as well.
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
+    except FileNotFoundError as error:
+        raise DatasetNotFoundError(f"there is no file '{file}'. Check root and the list of videos.") from error
+    except Exception as error:  # damaged headers raise errors of many kinds
+        raise DatasetError(
+            f"'{file}' is no plain NumPy array ({error}). Object arrays hold pickles, which are never loaded: save it again with "
+            "numpy.save(file, numpy.asarray(array, dtype='float32'))."
+        ) from error
+    return array
 
 
 def open_features(file: Path, layout: Layout = "snippets_first") -> npt.NDArray[Any]:
@@ -58,15 +91,7 @@ def open_features(file: Path, layout: Layout = "snippets_first") -> npt.NDArray[
         DatasetNotFoundError: there is no such file.
         DatasetError: no plain array of numbers of such a shape.
     """
-    try:
-        array: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DatasetNotFoundError(f"no features at '{file}'. Check root and the list of videos.") from error
-    except (ValueError, OSError, EOFError) as error:
-        raise DatasetError(
-            f"'{file}' is no plain NumPy array ({error}). Object arrays hold pickles, which are never loaded: save it again with "
-            "numpy.save(file, numpy.asarray(array, dtype='float32'))."
-        ) from error
+    array = open_array(file)
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "fiu":
         raise DatasetError(
             f"'{file}' must be numbers of shape (T, D), (T, C, D) or (C, T, D); got {array.shape} {array.dtype}. "
@@ -81,30 +106,51 @@ def read_video(video: Video, layout: Layout = "snippets_first") -> Tensor:
     """Features of a whole video, float32 (C, T, D).
 
     Raises:
+        DatasetNotFoundError: a file is missing.
         DatasetError: crops of different lengths, or values that are no finite numbers.
     """
     if isinstance(video.source, Tensor):
         return video.source
-    files = (video.source,) if isinstance(video.source, Path) else video.source
+    features = [_read_crops(video.name, files, layout) for files in (video.files, video.beside) if files]
+    if len(features) == 1:
+        return features[0]
+    lengths = [part.shape[1] for part in features]
+    if features[0].shape[0] != features[1].shape[0] or abs(lengths[0] - lengths[1]) > 1:
+        raise DatasetError(
+            f"'{video.files[0]}' holds features of shape {tuple(features[0].shape)} and '{video.beside[0]}' beside it of "
+            f"{tuple(features[1].shape)} (C, T, D). Extract both from the same crops and frames."
+        )
+    return torch.cat([part[:, : min(lengths)] for part in features], dim=2)  # flow has one frame less than RGB
+
+
+def _read_crops(name: str, files: tuple[Path, ...], layout: Layout) -> Tensor:
     parts = [open_features(file, layout) for file in files]
     if len({part.shape[1:] for part in parts}) > 1:
         shapes = ", ".join(f"{file.name} {part.shape}" for file, part in zip(files, parts, strict=True))
-        raise DatasetError(
-            f"the crops of video {video.name!r} differ in length or width: {shapes}. Extract them again."
-        )
+        raise DatasetError(f"the crops of video {name!r} differ in length or width: {shapes}. Extract them again.")
     features = torch.from_numpy(np.concatenate([np.array(part, dtype=np.float32) for part in parts]))
-    if not bool(features.isfinite().all()):
+    finite = features.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        file = files[int(finite.int().argmin()) * len(files) // len(features)]
         raise DatasetError(
-            f"'{files[0]}' holds NaN or infinity. Extract the features of video {video.name!r} again, or leave the video out."
+            f"'{file}' holds NaN or infinity. Extract the features of video {name!r} again, or leave the video out."
         )
     return features
 
 
 def snippets_of(video: Video, layout: Layout = "snippets_first") -> int:
-    """T of a video, from the header of its file."""
+    """T of a video, from the headers of its files."""
     if isinstance(video.source, Tensor):
         return video.source.shape[1]
-    return int(open_features(video.source if isinstance(video.source, Path) else video.source[0], layout).shape[1])
+    return min(int(open_features(files[0], layout).shape[1]) for files in (video.files, video.beside) if files)
+
+
+def snippet_slack(snippets: int) -> int:
+    """By how many snippets the truth of a video may be longer or shorter than its features.
+
+    Programs that decode a video disagree on its last frames, and some drop frames in between: one snippet in fifty, or one.
+    """
+    return max(1, snippets // 50)
 
 
 def fit_length(video: Video, snippets: int, rule: LengthRule) -> npt.NDArray[np.bool_]:
@@ -128,7 +174,7 @@ def fit_length(video: Video, snippets: int, rule: LengthRule) -> npt.NDArray[np.
     if truth is None:
         return np.zeros(frames, np.bool_)
     expected = snippet_count(len(truth))
-    if abs(expected - snippets) > max(1, expected // 50):
+    if abs(expected - snippets) > snippet_slack(expected):
         raise DatasetError(
             f"video {video.name!r} has frame truth of {len(truth)} frames, which are {expected} snippets, but features of {snippets}. "
             "Take truth and features from one source."
@@ -150,9 +196,13 @@ class Scale(NamedTuple):
         total: Any = 0
         square: Any = 0
         count = 0
+        first: tuple[str, Tensor] | None = None
         for video in videos:
             if not video.label:
-                features = read_video(video, layout).double().flatten(0, 1)
+                whole = read_video(video, layout)
+                first = first or (video.name, whole[:, :1].clone())  # kept for its shape
+                _same_shape([first, (video.name, whole)])
+                features = whole.double().flatten(0, 1)
                 total, square, count = total + features.sum(0), square + features.square().sum(0), count + len(features)
         mean = total / count
         deviation = (square / count - mean.square()).clamp_min(0).sqrt()
@@ -281,12 +331,11 @@ class BalancedBags(BatchedDataset):
         return np.concatenate(orders)[: len(self)]
 
     def _pooled(self, row: int) -> Tensor:
-        source = self.videos.videos[row].source
-        if self.cache is None or isinstance(source, Tensor):
+        video = self.videos.videos[row]
+        if self.cache is None or isinstance(video.source, Tensor):
             return self._pool(row)
-        files = (source,) if isinstance(source, Path) else source
         # A file that was extracted again has another time, a standardised one other numbers.
-        states = [(str(file.resolve()), file.stat().st_mtime_ns) for file in files]
+        states = [(str(file.resolve()), file.stat().st_mtime_ns) for file in video.files + video.beside]
         words = f"{states} {self.segments} {self.videos.layout} {_fingerprint(self.videos.scale)}"
         pooled = self.cache / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.npy"
         if not pooled.is_file():
@@ -316,6 +365,7 @@ class VideoFeatures(AnomalyDataModule):
         batches_per_epoch: Training batches of an epoch; as many as the larger class fills if None.
         cache: Folder where pooled training videos are kept, so that later epochs and runs read them; None reads the whole
             files every time.
+        eval_batch_size: Whole videos a validation, test or predict step and process, padded to the longest of them.
         base: Options of :class:`~anomaly_suite.contract.AnomalyDataModule`.
 
     Raises:
@@ -331,9 +381,10 @@ class VideoFeatures(AnomalyDataModule):
         standardize: bool = False,
         batches_per_epoch: int | None = None,
         cache: str | None = None,
+        eval_batch_size: int = 1,
         **base: Any,
     ) -> None:
-        super().__init__(**base)
+        super().__init__(eval_batch_size=eval_batch_size, **base)
         if segments < 1:
             raise ConfigError(f"segments must be at least 1; got {segments}.")
         if batches_per_epoch is not None and batches_per_epoch < 1:
@@ -347,7 +398,7 @@ class VideoFeatures(AnomalyDataModule):
         self.length_rule: LengthRule = length_rule
         self.standardize = standardize
         self.batches_per_epoch = batches_per_epoch
-        self.cache = None if cache is None else Path(cache)
+        self.cache = None if cache is None else Path(cache).expanduser()
 
     def read(self) -> tuple[list[Video], list[Video]]:
         """Training and test videos."""
@@ -357,6 +408,7 @@ class VideoFeatures(AnomalyDataModule):
         """Check the lists and split them."""
         train, test = self.read()
         check_videos(train, test)
+        require_files([file for video in train + test for file in video.files + video.beside], source="the data set")
         kept: list[Video] = []
         held: list[Video] = []
         for kind, what in enumerate(("normal", "anomalous")):

@@ -1,0 +1,208 @@
+"""Overlay videos: the frames of an original, the curve of their scores below, a red border where they reach the threshold.
+
+Axes: H and W pixels, F frames with a score.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_suite.callbacks.files import replacing
+from anomaly_suite.callbacks.videos import VIDEO_SUFFIXES, Frames, Scores, bare_name
+from anomaly_suite.errors import DatasetError
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3), blue first, as cv2 has it
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+FOLDER_FPS = 25.0  # a folder of frames does not say how fast they follow each other
+SLACK = (
+    16,
+    0.02,
+)  # an original may have as many frames, or such a share, more or fewer than scores, which come in snippets
+RED, EVENT, LINE, CURVE = (0, 0, 255), (205, 205, 255), (90, 90, 90), (176, 118, 59)
+
+
+class Originals:
+    """Finds the originals of videos, files or folders of frames, anywhere below a folder.
+
+    Args:
+        folder: Searched once, at the first question.
+        names: All videos. Folders in a name may be missing in the path of its original where no other video has the same
+            last component.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self.folder = folder
+        self._twins = Counter(Path(bare_name(name)).name for name in names)
+        self._found: dict[str, list[tuple[tuple[str, ...], Path]]] | None = None
+
+    def find(self, name: str) -> Path:
+        """The original of one video.
+
+        Raises:
+            DatasetError: none, or several.
+        """
+        if self._found is None:
+            self._found = defaultdict(list)
+            for path in _search(self.folder):
+                parts = Path(bare_name(str(path.relative_to(self.folder)))).parts
+                self._found[parts[-1] if parts else ""].append((parts, path))
+        wanted = Path(bare_name(name)).parts
+        namesakes = self._found.get(wanted[-1], [])
+        fitting = [path for parts, path in namesakes if parts[-len(wanted) :] == wanted]
+        if not fitting and self._twins[wanted[-1]] == 1:
+            fitting = [path for _, path in namesakes]
+        if len(fitting) != 1:
+            raise DatasetError(f"{len(fitting) or 'no'} originals of video {name!r} in '{self.folder}'")
+        return fitting[0]
+
+
+def _search(folder: Path) -> Iterator[Path]:
+    """Video files and folders that hold frames."""
+    for where, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield from (Path(where, name) for name in names if name.lower().endswith(VIDEO_SUFFIXES))
+        if any(map(_is_frame, names)):
+            yield Path(where)
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(FRAME_SUFFIXES) and not name.startswith(".")
+
+
+def read_frames(original: Path) -> Iterator[Picture]:
+    """Frames of a video file, or of a folder in the order of the numbers in their names.
+
+    Raises:
+        DatasetError: a frame of a folder cannot be decoded.
+    """
+    if original.is_dir():
+        names = sorted((name for name in os.listdir(original) if _is_frame(name)), key=_numbers_last)
+        for name in names:
+            picture = cv2.imread(str(original / name))
+            if picture is None:
+                raise DatasetError(f"frame '{original / name}' cannot be decoded")
+            yield cast(Picture, picture)
+        return
+    capture = cv2.VideoCapture(str(original))
+    try:
+        while (read := capture.read())[0]:
+            yield cast(Picture, read[1])
+    finally:
+        capture.release()
+
+
+def _numbers_last(name: str) -> list[tuple[str, int]]:
+    """Key that puts ``frame_2`` before ``frame_10``."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+
+
+def frame_rate(original: Path) -> float:
+    """Frames per second of a video file; 25 for a folder, or where the file does not say."""
+    if original.is_dir():
+        return FOLDER_FPS
+    capture = cv2.VideoCapture(str(original))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return float(rate) if 1 <= rate <= 1000 else FOLDER_FPS
+
+
+def write_overlay(
+    original: Path, target: Path, frames: Frames, *, threshold: float | None = None, fps: float | None = None
+) -> None:
+    """Write an ``.mp4`` of all frames that have a score; width and height grow to even numbers.
+
+    Args:
+        original: Video file or folder of frames.
+        target: File to write.
+        frames: Scores; true events are shaded.
+        threshold: Frames that score at least this get a red border; None for no border.
+        fps: Frames per second; those of the original if None.
+
+    Raises:
+        DatasetError: the original cannot be read, or has other numbers of frames than there are scores, by more than 16 and
+            2 %; then nothing is written.
+    """
+    source = read_frames(original)
+    first = next(source, None)
+    if first is None:
+        raise DatasetError(f"'{original}' holds no frame that can be decoded")
+    high, wide = first.shape[:2]
+    strip = score_strip(frames, wide + wide % 2, max(48, high // 4), threshold=threshold)
+    strip = np.pad(strip, ((0, (high + len(strip)) % 2), (0, 0), (0, 0)), mode="edge")
+    with replacing(target) as temporary:
+        size = (strip.shape[1], high + len(strip))
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps or frame_rate(original), size)
+        if not writer.isOpened():
+            raise DatasetError(f"this build of OpenCV cannot write '{target.name}'")
+        written = 0
+        try:
+            # Scores come first: zip must not take a frame that has none.
+            for score, picture in zip(frames.score.tolist(), itertools.chain([first], source), strict=False):
+                picture = picture if picture.shape == first.shape else cv2.resize(picture, (wide, high))
+                alarmed = threshold is not None and score >= threshold
+                writer.write(_overlaid(picture, strip, written / len(frames.score), score, alarmed=alarmed))
+                written += 1
+        finally:
+            writer.release()
+        slack = max(SLACK[0], int(SLACK[1] * len(frames.score)))
+        surplus = written + sum(1 for _ in itertools.islice(source, slack + 1)) - len(frames.score)
+        if abs(surplus) > slack:
+            raise DatasetError(
+                f"'{original}' has {'more' if surplus > 0 else 'fewer'} frames than the {len(frames.score)} scores of its video"
+            )
+
+
+def _overlaid(picture: Picture, strip: Picture, place: float, score: float, *, alarmed: bool) -> Picture:
+    """One frame above the strip, whose cursor stands at the share ``place`` of its width."""
+    picture = np.pad(picture, ((0, 0), (0, strip.shape[1] - picture.shape[1]), (0, 0)))
+    high, wide = picture.shape[:2]
+    if alarmed:
+        border = max(2, wide // 80)
+        corner = (wide - 1 - border // 2, high - 1 - border // 2)
+        cv2.rectangle(picture, (border // 2, border // 2), corner, RED, border)
+    below = strip.copy()
+    column = int(place * wide)
+    cv2.line(below, (column, 0), (column, len(below) - 1), RED if alarmed else (0, 0, 0), 1)
+    for color, width in (((255, 255, 255), 4), ((0, 0, 0), 1)):  # dark on a bright seam, to be read above the curve
+        cv2.putText(below, f"{score:.3f}", (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, width, cv2.LINE_AA)
+    return np.vstack([picture, below])
+
+
+def score_strip(frames: Frames, wide: int, high: int, *, threshold: float | None) -> Picture:
+    """The curve of a whole video: true events shaded, a line at the threshold; a column shows its highest frame."""
+    count = len(frames.score)
+    low, top = score_range(frames.score, threshold)
+    strip = np.full((high, wide, 3), 255, np.uint8)
+    for start, end in frames.events():
+        strip[:, start * wide // count : max(end * wide // count, start * wide // count + 1)] = EVENT
+
+    def rows(score: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
+        return np.round((high - 3) * (1 - (score - low) / (top - low)) + 1).astype(np.int32)
+
+    if threshold is not None:
+        strip[rows(np.array(threshold))] = LINE
+    score = np.nan_to_num(frames.score, nan=low, posinf=top, neginf=low)
+    highest = np.maximum.reduceat(score, np.arange(wide) * count // wide)
+    points = np.stack([np.arange(wide, dtype=np.int32), rows(highest)], axis=1)
+    return cast(Picture, cv2.polylines(strip, [points], False, CURVE, 1))
+
+
+def score_range(score: Scores, threshold: float | None) -> tuple[float, float]:
+    """Lower and upper end of an axis for scores: 0 and 1 where all lie between, else those of the scores and the threshold."""
+    shown = score[np.isfinite(score)].tolist() + ([] if threshold is None else [threshold])
+    if not shown or (min(shown) >= 0 and max(shown) <= 1):
+        return 0.0, 1.0
+    low, high = min(shown), max(shown)
+    margin = max(1.0, abs(low)) / 2 if low == high else 0.0
+    return low - margin, high + margin

@@ -1,0 +1,232 @@
+"""ScoreCurves: when a video is anomalous, as a picture of each, as numbers, and in the video itself."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+
+from anomaly_suite.callbacks.files import (
+    Stage,
+    StageCallback,
+    calibration_of,
+    gather_rows,
+    labels_of,
+    output_folder,
+    replacing,
+)
+from anomaly_suite.callbacks.overlay import Originals, score_range, write_overlay
+from anomaly_suite.callbacks.plots import new_axes
+from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
+from anomaly_suite.contract import Batch, Prediction
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+
+log = logging.getLogger(__name__)
+
+NAMED = 10  # videos that a warning names
+
+
+class ScoredVideo(NamedTuple):
+    """Name and label of a video, None where unknown, and its frames."""
+
+    name: str | None
+    label: int | None
+    frames: Frames
+
+    @property
+    def is_anomalous(self) -> bool:
+        """By its label, or else by its frames."""
+        return bool(self.frames.events()) if self.label is None else self.label == 1
+
+
+class ScoreCurves(StageCallback):
+    """Draw the frame scores of videos over time after ``test`` and after ``predict``; batches of images are left alone.
+
+    A picture has the curve, true events shaded, a line at the calibrated threshold, and the AUROC inside the video in its
+    title. The threshold is that of whole videos: where the score of a video is the highest of its frames, as in the methods
+    of this package, the line is reached just in the videos that are called anomalous.
+
+    Files: ``<folder>/<stage>/<name>.png``, scores in ``<folder>/<stage>_scores`` and overlays in ``<folder>/<stage>_overlay``.
+    The processes share the work.
+
+    Args:
+        folder: Where to write; ``curves`` in the run's log folder if None.
+        limit: Videos drawn, and overlaid, a stage; None for all.
+        first: Which come first: ``anomalous`` ones, or those of the ``dataset`` as they stand there.
+        fps: Frames per second of the videos, for a second axis in seconds and for the overlays; None for no such axis and
+            the speed of the originals.
+        save_scores: Also write the frame scores of every video, whatever ``limit``: ``npy`` as float32 (frames,); ``csv`` with
+            frame, counted from 0, score, and label where it is known.
+        videos: Folder with the original videos or folders of their frames, at any depth, named as the videos are. For each
+            there is an ``.mp4`` with the curve below the frames and a red border where the score reaches the threshold. One
+            that is missing or cannot be read is a warning.
+
+    Raises:
+        ConfigError: a negative ``limit`` or an ``fps`` that is not positive.
+        DatasetNotFoundError: at the start of the stage, no folder ``videos``.
+        ShapeError: scores and truth count different frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str | None = None,
+        limit: int | None = 50,
+        first: Literal["anomalous", "dataset"] = "anomalous",
+        fps: float | None = None,
+        save_scores: Literal["none", "csv", "npy"] = "none",
+        videos: str | None = None,
+    ) -> None:
+        super().__init__()
+        if limit is not None and limit < 0:
+            raise ConfigError(f"limit must be at least 0; got {limit}. Use 0 to draw none, null to draw all.")
+        if fps is not None and fps <= 0:
+            raise ConfigError(f"fps must be positive; got {fps}. Give frames per second, such as 30.")
+        self.folder = folder
+        self.limit = limit
+        self.first = first
+        self.fps = fps
+        self.save_scores = save_scores
+        self.videos = None if videos is None else Path(videos)
+        self._rows: dict[int, list[ScoredVideo]] = {}
+
+    def begin(self, trainer: Trainer, stage: Stage) -> None:
+        """Forget all scores."""
+        if self.videos is not None and not self.videos.is_dir():
+            raise DatasetNotFoundError(
+                f"videos expects a folder of original videos; got '{self.videos}'. Correct its name."
+            )
+        self._rows = {}
+        self._target = output_folder(trainer, self.folder, "curves")
+
+    def collect(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Prediction,
+        batch: Batch,
+        *,
+        stage: Stage,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep the frame scores of the videos of one batch, 5 bytes a frame."""
+        if "snippet_features" not in batch:
+            return
+        frames = frames_of(prediction, batch)
+        unknown: list[Any] = [None] * len(frames)
+        names = [name if name is None else str(name) for name in batch.get("image_path", unknown)]
+        rows = map(ScoredVideo, names, labels_of(batch) or unknown, frames)
+        self._rows.setdefault(dataloader_idx, []).extend(rows)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Gather the scores of all processes; each process writes its share."""
+        rows = gather_rows(trainer, stage, self._rows)
+        self._rows = {}
+        names = video_names([row.name for row in rows])
+        rank, world = trainer.global_rank, trainer.world_size
+        if self.save_scores != "none":
+            write, suffix = (_write_csv, "csv") if self.save_scores == "csv" else (_write_npy, "npy")
+            for row, name in list(zip(rows, names, strict=True))[rank::world]:
+                write(_path(self._target / f"{stage}_scores", name, suffix), row.frames)
+        calibration = calibration_of(pl_module, "image")
+        threshold = None if calibration is None else calibration.threshold("image")
+        order = [index for index, row in enumerate(rows) if len(row.frames.score)]
+        if self.first == "anomalous":
+            order.sort(key=lambda index: not rows[index].is_anomalous)
+        chosen = order[: self.limit][rank::world]
+        for index in chosen:
+            with new_axes(_path(self._target / stage, names[index], "png"), size=(9, 3)) as axes:
+                draw_curve(axes, rows[index], title=str(names[index]), threshold=threshold, fps=self.fps)
+        if self.videos is not None:
+            self._write_overlays(self.videos, stage, rows, names, chosen, threshold)
+
+    def _write_overlays(
+        self,
+        folder: Path,
+        stage: Stage,
+        rows: list[ScoredVideo],
+        names: list[Path],
+        chosen: list[int],
+        threshold: float | None,
+    ) -> None:
+        originals = Originals(folder, [row.name for row in rows if row.name])
+        failed = []
+        for index in chosen:
+            try:
+                original = originals.find(rows[index].name or str(names[index]))
+                target = _path(self._target / f"{stage}_overlay", names[index], "mp4")
+                write_overlay(original, target, rows[index].frames, threshold=threshold, fps=self.fps)
+            except DatasetError as error:
+                failed.append(str(error))
+        if failed:
+            more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+            log.warning(
+                "%d of %d overlays are missing: %s%s.", len(failed), len(chosen), "; ".join(failed[:NAMED]), more
+            )
+
+
+def draw_curve(axes: Any, video: ScoredVideo, *, title: str, threshold: float | None, fps: float | None) -> None:
+    """Draw one video.
+
+    Args:
+        axes: Axes of matplotlib.
+        video: Its frame ``i`` is drawn from ``i`` to ``i + 1``.
+        title: Stands before the AUROC inside the video.
+        threshold: For a line; None for none.
+        fps: For a second axis in seconds; None for none.
+    """
+    frames = video.frames
+    for number, (start, end) in enumerate(frames.events()):
+        axes.axvspan(start, end, color="#c8553d", alpha=0.25, linewidth=0, label=None if number else "true event")
+    axes.plot(
+        np.arange(len(frames.score) + 1),
+        np.append(frames.score, frames.score[-1:]),
+        drawstyle="steps-post",
+        color="#3b76af",
+    )
+    if threshold is not None:
+        axes.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
+    low, high = score_range(frames.score, threshold)
+    margin = 0.04 * (high - low)
+    axes.set(xlim=(0, len(frames.score)), ylim=(low - margin, high + margin), xlabel="frame", ylabel="score")
+    axes.set_title(title + _summary(video), fontsize=9, parse_math=False)
+    if frames.events() or threshold is not None:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    if fps is not None:
+        seconds: tuple[Callable[[Any], Any], Callable[[Any], Any]] = (
+            lambda frame: frame / fps,
+            lambda time: time * fps,
+        )
+        axes.secondary_xaxis("top", functions=seconds).set_xlabel("seconds", fontsize=8)
+
+
+def _summary(video: ScoredVideo) -> str:
+    area = video.frames.auroc()
+    if area is not None:
+        return f", AUROC inside {area:.4f}"
+    return "" if video.label is None else f", {('normal', 'anomalous')[video.label]} video"
+
+
+def _path(folder: Path, name: Path, suffix: str) -> Path:
+    """Dots may be part of a name, so a suffix is added, never replaced."""
+    return folder / name.with_name(f"{name.name}.{suffix}")
+
+
+def _write_npy(path: Path, frames: Frames) -> None:
+    with replacing(path) as temporary:
+        np.save(temporary, frames.score, allow_pickle=False)
+
+
+def _write_csv(path: Path, frames: Frames) -> None:
+    columns = {"frame": list(range(len(frames.score))), "score": frames.score.tolist()}
+    if frames.label is not None:
+        columns["label"] = frames.label.astype(int).tolist()
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

@@ -1,0 +1,170 @@
+"""Fishyscapes, public validation sets: Lost and Found labelled anew, and objects blended into Cityscapes.
+
+Blum et al., "The Fishyscapes Benchmark: Measuring Blind Spots in Semantic Segmentation", IJCV 2021. The official download
+holds labels (``<nnnn>_<id>_labels.png``) and, for Static, differences to Cityscapes images (``<nnnn>_<id>_rgb.npz``). A
+repackaged layout, used by PEBAL and SynBoost, holds ``original`` images beside ``labels_with_ROI`` and ``labels``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from anomaly_suite.data.files import data_root, image_files, require_images
+from anomaly_suite.data.scenes.scenes import (
+    VOID,
+    EvaluationScenes,
+    Scene,
+    SceneFiles,
+    SceneTestModule,
+    check_scenes,
+    label_table,
+    read_label,
+)
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+
+log = logging.getLogger(__name__)
+
+TABLE = label_table({0: 0, 1: 1})
+COUNTS = {"LostAndFound": 100, "Static": 30}
+_KIND = re.compile(r"_(labels|rgb|leftImg8bit|gtFine_labelIds|gtCoarse_labelIds)$")
+_NUMBER = re.compile(r"^\d{4}_")
+
+
+class _Fishyscapes(SceneTestModule):
+    """What both sets share; ``part`` is the folder's name in the repackaged layout."""
+
+    part: str
+
+    def __init__(self, *, root: str | None = None, **loader: Any) -> None:
+        super().__init__(**loader)
+        self.root = data_root(root, "fishyscapes")
+
+    def read(self) -> EvaluationScenes:
+        """All scenes, from whichever layout is there."""
+        folder = self.root / self.part if (self.root / self.part).is_dir() else self.root
+        repackaged = (folder / "original").is_dir()
+        scenes = _repackaged(folder) if repackaged else self.official(folder)
+        log.info("'%s': %d images", folder, len(scenes))
+        if len(scenes) != COUNTS[self.part]:
+            log.info("Fishyscapes has published %d", COUNTS[self.part])
+        if not any((read_label(scene.label) == VOID).any() for scene in scenes):
+            rank_zero_warn(
+                f"no label in '{scenes[0].label.parent}' holds 255: void is scored as normal there, which changes every metric. "
+                "Use the labels of the official download, or the folder labels_with_ROI."
+            )
+        check_scenes(test=scenes)
+        return EvaluationScenes(SceneFiles(scenes), tables={"ood_mask": TABLE})
+
+    def official(self, folder: Path) -> list[Scene]:
+        """Scenes of the official download."""
+        raise NotImplementedError
+
+
+class FishyscapesLostAndFound(_Fishyscapes):
+    """Fishyscapes LostAndFound validation: 100 street scenes with small obstacles, all of the scene scored.
+
+    The scenes are of Lost and Found, 64 of its training and 36 of its test part: do not choose a model on one set and call
+    the other held out.
+
+    Args:
+        root: Folder with the label files or ``LostAndFound/{original,labels_with_ROI}``; by default
+            ``$ANOMALY_SUITE_DATA/fishyscapes``, or ``data/fishyscapes`` where the variable is not set.
+        lost_and_found: Folder of Lost and Found, which has the images of the official download; by default
+            ``$ANOMALY_SUITE_DATA/lost_and_found`` or ``data/lost_and_found``.
+        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+
+    Raises:
+        DatasetNotFoundError: a folder is missing.
+        DatasetError: labels and images do not fit together.
+    """
+
+    part = "LostAndFound"
+
+    def __init__(self, *, root: str | None = None, lost_and_found: str | None = None, **loader: Any) -> None:
+        super().__init__(root=root, **loader)
+        self.lost_and_found = data_root(lost_and_found, "lost_and_found")
+
+    def official(self, folder: Path) -> list[Scene]:
+        """Labels of the download with the images of Lost and Found."""
+        images = _images_by_id(self.lost_and_found, ("train", "test"))
+        return [
+            Scene(_image_of(label, images, self.lost_and_found), label) for label in _official_labels(folder, self.part)
+        ]
+
+
+class FishyscapesStatic(_Fishyscapes):
+    """Fishyscapes Static validation: 30 scenes of Cityscapes with objects blended in.
+
+    Args:
+        root: Folder with label and difference files or ``Static/{original,labels_with_ROI}``; by default
+            ``$ANOMALY_SUITE_DATA/fishyscapes``, or ``data/fishyscapes`` where the variable is not set.
+        cityscapes: Folder of Cityscapes, whose validation images the differences are added to; by default
+            ``$ANOMALY_SUITE_DATA/cityscapes`` or ``data/cityscapes``.
+        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+
+    Raises:
+        DatasetNotFoundError: a folder is missing.
+        DatasetError: labels, differences and images do not fit together.
+    """
+
+    part = "Static"
+
+    def __init__(self, *, root: str | None = None, cityscapes: str | None = None, **loader: Any) -> None:
+        super().__init__(root=root, **loader)
+        self.cityscapes = data_root(cityscapes, "cityscapes")
+
+    def official(self, folder: Path) -> list[Scene]:
+        """Labels and differences of the download with the images of Cityscapes."""
+        images = _images_by_id(self.cityscapes, ("val",))
+        scenes = []
+        for label in _official_labels(folder, self.part):
+            overlay = label.with_name(f"{_KIND.sub('', label.stem)}_rgb.npz")
+            if not overlay.is_file():
+                raise DatasetError(f"'{label}' has no difference file; looked for '{overlay}'. Complete the download.")
+            scenes.append(Scene(_image_of(label, images, self.cityscapes), label, overlay))
+        return scenes
+
+
+def _official_labels(folder: Path, part: str) -> list[Path]:
+    labels = [path for path in image_files(folder) if path.stem.endswith("_labels")]
+    if not labels:
+        raise DatasetNotFoundError(
+            f"Fishyscapes {part} expects <nnnn>_<id>_labels.png, or folders original and labels_with_ROI, in '{folder}'; found "
+            "neither. The labels come from the Fishyscapes page."
+        )
+    return labels
+
+
+def _images_by_id(root: Path, parts: tuple[str, ...]) -> dict[str, Path]:
+    found = [path for part in parts for path in image_files(root / "leftImg8bit" / part)]
+    if not found:
+        raise DatasetNotFoundError(
+            f"Fishyscapes takes its images from leftImg8bit/{'|'.join(parts)} in '{root}', which holds none. "
+            "Give the folder of the data set that the images come from."
+        )
+    return {_KIND.sub("", path.stem): path for path in found}
+
+
+def _image_of(label: Path, images: dict[str, Path], root: Path) -> Path:
+    name = _NUMBER.sub("", _KIND.sub("", label.stem))
+    if name not in images:
+        raise DatasetError(
+            f"'{label}' belongs to the image {name!r}, which '{root}' does not have. Complete that data set."
+        )
+    return images[name]
+
+
+def _repackaged(folder: Path) -> list[Scene]:
+    with_void = folder / "labels_with_ROI"
+    labels = require_images(with_void if with_void.is_dir() else folder / "labels", dataset="Fishyscapes")
+    by_name = {_KIND.sub("", path.stem): path for path in labels}
+    images = require_images(folder / "original", dataset="Fishyscapes")
+    bare = [path for path in images if _KIND.sub("", path.stem) not in by_name]
+    if bare:
+        raise DatasetError(f"'{bare[0]}' has no label of its name in '{labels[0].parent}'. Restore the folders' files.")
+    return [Scene(path, by_name[_KIND.sub("", path.stem)]) for path in images]

@@ -1,0 +1,92 @@
+"""Road Anomaly: photographs from the web with unusual things on or near roads.
+
+Lis et al., "Detecting the Unexpected via Image Resynthesis", ICCV 2019. Layout: ``<root>/frame_list.json``,
+``<root>/frames/<name>.webp`` (or ``.jpg``) and ``<root>/frames/<name>.labels/labels_semantic.png``; repackaged:
+``<root>/original/<name>.jpg`` and ``<root>/labels/<name>.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from anomaly_suite.data.files import data_root, find_root, require_images
+from anomaly_suite.data.scenes.scenes import (
+    EvaluationScenes,
+    Scene,
+    SceneFiles,
+    SceneTestModule,
+    check_scenes,
+    label_table,
+)
+from anomaly_suite.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+TABLE = label_table({0: 0, 1: 0, 2: 1})
+REPACKAGED_TABLE = label_table({0: 0, 1: 1})
+COUNT = 60
+
+
+class RoadAnomaly(SceneTestModule):
+    """Road Anomaly: 60 photographs with animals, rocks, vehicles out of place; every pixel is scored.
+
+    Not to be confused with RoadAnomaly21 of SegmentMeIfYouCan.
+
+    Args:
+        root: Folder with ``frame_list.json``, or with ``original`` and ``labels``; by default
+            ``$ANOMALY_SUITE_DATA/road_anomaly``, or ``data/road_anomaly`` where the variable is not set.
+        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+
+    Raises:
+        DatasetNotFoundError: root is missing.
+        DatasetError: a listed image or its label is missing.
+    """
+
+    def __init__(self, *, root: str | None = None, **loader: Any) -> None:
+        super().__init__(**loader)
+        self.root = data_root(root, "road_anomaly")
+
+    def read(self) -> EvaluationScenes:
+        """All photographs."""
+        find_root(
+            self.root,
+            dataset="RoadAnomaly",
+            is_root=lambda folder: (folder / "frame_list.json").is_file() or (folder / "original").is_dir(),
+            layout="frame_list.json and frames, or original and labels",
+            obtain="The archive comes from the page of the paper.",
+        )
+        official = (self.root / "frame_list.json").is_file()
+        scenes = _official(self.root) if official else _repackaged(self.root)
+        missing = [scene.label for scene in scenes if not scene.label.is_file()]
+        if missing:
+            raise DatasetError(f"there is no label '{missing[0]}' ({len(missing)} missing). Complete the data set.")
+        log.info("'%s': %d images", self.root, len(scenes))
+        if len(scenes) != COUNT:
+            log.info("Road Anomaly has published %d", COUNT)
+        check_scenes(test=scenes)
+        return EvaluationScenes(SceneFiles(scenes), tables={"ood_mask": TABLE if official else REPACKAGED_TABLE})
+
+
+def _official(root: Path) -> list[Scene]:
+    """Images of the list, by name: a copy may hold them in another format than the list says."""
+    stems = [Path(name).stem for name in json.loads((root / "frame_list.json").read_text(encoding="utf-8"))]
+    images = {
+        path.stem: path
+        for path in require_images(root / "frames", dataset="RoadAnomaly")
+        if path.parent.name == "frames"
+    }
+    missing = [stem for stem in stems if stem not in images]
+    if missing:
+        raise DatasetError(
+            f"frame_list.json lists {missing[0]!r}, of which there is no image in '{root / 'frames'}' ({len(missing)} missing). "
+            "Complete the data set."
+        )
+    return [Scene(images[stem], root / "frames" / f"{stem}.labels" / "labels_semantic.png") for stem in stems]
+
+
+def _repackaged(root: Path) -> list[Scene]:
+    images = require_images(root / "original", dataset="RoadAnomaly")
+    return [Scene(path, root / "labels" / f"{path.stem}.png") for path in images]

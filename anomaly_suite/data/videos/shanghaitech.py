@@ -1,0 +1,159 @@
+"""ShanghaiTech campus, split for weak supervision: 13 scenes, people who run, fight, ride or drive where others walk.
+
+Liu et al., "Future Frame Prediction for Anomaly Detection", CVPR 2018; split of Zhong et al., "Graph Convolutional Label
+Noise Cleaner", CVPR 2019. Layout: ``<root>/SH_Train_ten_crop_i3d/<video>_i3d.npy``, ``SH_Test_ten_crop_i3d`` with the same,
+and ``testing/test_frame_mask/<video>.npy`` of the original distribution.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from anomaly_suite.data.files import data_root, find_root
+from anomaly_suite.data.videos.features import Video, VideoFeatures
+from anomaly_suite.data.videos.lists import find_features, log_counts, read_list, read_truth, require_features
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+
+OBTAIN = (
+    "The features come with the released code of RTFM, the masks with the data set, on request from its authors; "
+    "extract-features makes features from the videos."
+)
+PUBLISHED = (175, 63, 155, 44)  # normal and anomalous training videos, normal and anomalous test videos
+
+# scene: numbers of anomalous training, anomalous test, normal training and normal test videos
+SPLIT = {
+    "01": (
+        "14 16 26 29-30 54 63 73 76 129-134 138 140 163",
+        "15 25 27-28 51-53 55-56 64 135-136 139 141 162 177",
+        "2-3 5 7 9-11 13-17 19-20 22-25 29 31 33 35-37 41-42 44 46 48-49 51 54 60 62-63 66-70 73 83",
+        "1 4 6 8 12 18 21 26-28 30 32 34 38-40 43 45 47 50 52-53 55-59 61 64-65 71-72 74-82",
+    ),
+    "02": ("128 164", "161", "2 4-6 10-11 13-14", "1 3 7-9 12 15"),
+    "03": ("35-36 39 41 60-61", "31-33 59", "1 3-4 6", "2 5"),
+    "04": ("1 3 10 13 50", "4 11-12 46", "1 3-4 6 9-10 12-13 15 19-20", "2 5 7-8 11 14 16-18"),
+    "05": (
+        "18 20-22 24",
+        "17 19 23",
+        "1-3 6-8 11-12 14-15 17 19-20 22 24 27 29 31-32 35-37 40 42 46-47 50-53 55 59 63 66",
+        "4-5 9-10 13 16 18 21 23 25-26 28 30 33-34 38-39 41 43-45 48-49 54 56-58 60-62 64-65",
+    ),
+    "06": ("145 147 150 155", "144 153", "1-2 4-5 7-8 10 12-14 16 19 23-25 27", "3 6 9 11 15 17-18 20-22 26 28-30"),
+    "07": ("5 7 9 47 49", "6 8 48", "1 3-4 6-7", "2 5 8"),
+    "08": (
+        "44 78-79 156 159 178-179",
+        "58 77 80 157-158",
+        "3 5 9 12-15 17-20 22 26-27 31 33 35-36 38-42 44 49",
+        "1-2 4 6-8 10-11 16 21 23-25 28-30 32 34 37 43 45-48",
+    ),
+    "09": ("57", "", "1 4 6 8-10", "2-3 5 7"),
+    "10": ("37 74-75", "38 42", "1-3 6-7 10", "4-5 8-9 11"),
+    "11": ("176", "", "1-2 7-10", "3-6"),
+    "12": ("143 148-149 152 154 175", "142 151 173-174", "2-3 5-6 9-10 13-14", "1 4 7-8 11-12 15"),
+    "13": ("", "", "2-4 7", "1 5-6"),
+}
+
+
+class ShanghaiTech(VideoFeatures):
+    """ShanghaiTech campus videos, split for weak supervision into 238 for training and 199 for testing.
+
+    A name of a scene and four digits (``01_0014``) is an anomalous video, of three digits (``01_002``) a normal one. Figures
+    on the features of RTFM use ``length_rule: extend``. Normal test videos have 16 frames a snippet.
+
+    Args:
+        root: Folder of all that follows; by default ``$ANOMALY_SUITE_DATA/shanghaitech``, or ``data/shanghaitech`` where
+            the variable is not set.
+        train_features: Folder of the features of training videos, relative to root.
+        test_features: Folder of the features of test videos; may be the same.
+        train_list: File of training videos, one name or path a line, relative to root; None is the published split.
+        test_list: The same for test videos.
+        masks: Folder of the frame masks of anomalous test videos, relative to root.
+        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+
+    Raises:
+        DatasetNotFoundError: root, a list, features or a mask is missing.
+        DatasetError: a name of another form, or masks and names that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        train_features: str = "SH_Train_ten_crop_i3d",
+        test_features: str = "SH_Test_ten_crop_i3d",
+        train_list: str | None = None,
+        test_list: str | None = None,
+        masks: str = "testing/test_frame_mask",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.root = data_root(root, "shanghaitech")
+        self.train_features = train_features
+        self.test_features = test_features
+        self.train_list = train_list
+        self.test_list = test_list
+        self.masks = masks
+
+    def read(self) -> tuple[list[Video], list[Video]]:
+        """Listed videos, with the masks of those for testing."""
+        find_root(
+            self.root,
+            dataset="ShanghaiTech",
+            is_root=lambda folder: any((folder / name).is_dir() for name in (self.train_features, self.test_features)),
+            layout=f"the folders {self.train_features} and {self.test_features}",
+            obtain=OBTAIN,
+        )
+        train_names, test_names = published_split()
+        train = self._videos(self.train_list, train_names, self.train_features)
+        test = [self._with_truth(video) for video in self._videos(self.test_list, test_names, self.test_features)]
+        log_counts("ShanghaiTech", train, test, PUBLISHED)
+        return train, test
+
+    def _videos(self, listed: str | None, names: list[str], features: str) -> list[Video]:
+        source = "the published split"
+        if listed is not None:
+            source = f"'{self.root / listed}'"
+            names = read_list(self.root / listed, dataset="ShanghaiTech", obtain="Correct the name of the list.")
+        found = find_features(self.root / features, dataset="ShanghaiTech", obtain=OBTAIN)
+        labels = [_label(name, source) for name in names]
+        require_features(names, found, folder=self.root / features, source=source)
+        return [Video(name, label, found[name]) for name, label in zip(names, labels, strict=True)]
+
+    def _with_truth(self, video: Video) -> Video:
+        mask: Path = self.root / self.masks / f"{video.name}.npy"
+        if video.label and not mask.is_file():
+            raise DatasetNotFoundError(
+                f"test video {video.name!r} has four digits, so it is anomalous, but there is no mask '{mask}'. {OBTAIN}"
+            )
+        if not video.label and mask.is_file():
+            raise DatasetError(
+                f"test video {video.name!r} has three digits, so it is normal, but there is a mask '{mask}'. "
+                "Correct the name, or take the mask away."
+            )
+        return video._replace(frame_label=read_truth(mask)) if video.label else video
+
+
+def published_split() -> tuple[list[str], list[str]]:
+    """Names of the published training and test videos, sorted."""
+    train: list[str] = []
+    test: list[str] = []
+    for scene, (anomalous_train, anomalous_test, normal_train, normal_test) in SPLIT.items():
+        train += _expand(scene, anomalous_train, digits=4) + _expand(scene, normal_train, digits=3)
+        test += _expand(scene, anomalous_test, digits=4) + _expand(scene, normal_test, digits=3)
+    return sorted(train), sorted(test)
+
+
+def _expand(scene: str, numbers: str, *, digits: int) -> list[str]:
+    ends = [part.split("-") for part in numbers.split()]
+    return [f"{scene}_{number:0{digits}d}" for end in ends for number in range(int(end[0]), int(end[-1]) + 1)]
+
+
+def _label(name: str, source: str) -> int:
+    found = re.fullmatch(r"\d\d_(\d{3,4})", name)
+    if found is None:
+        raise DatasetError(
+            f"video {name!r} in {source} is not named by scene and number, as 01_0014 (anomalous) or 01_002 (normal). "
+            "Restore the published names."
+        )
+    return int(len(found[1]) == 4)

@@ -1,0 +1,214 @@
+"""UCF-Crime: untrimmed videos of surveillance cameras, with 13 kinds of crimes and accidents.
+
+Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos", CVPR 2018. Layout:
+``<root>/UCF_Train_ten_crop_i3d/<video>_i3d.npy`` and ``UCF_Test_ten_crop_i3d`` with the same (or one file a crop:
+``<video>_0.npy`` to ``_9.npy``), the lists ``Anomaly_Train.txt`` and ``Anomaly_Test.txt``, and
+``Temporal_Anomaly_Annotation.txt`` or a folder of one ``.mat`` file a test video.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from anomaly_suite.data.files import data_root, find_root, is_junk
+from anomaly_suite.data.videos.features import Video, VideoFeatures, snippets_of
+from anomaly_suite.data.videos.lists import (
+    find_features,
+    log_counts,
+    mark_events,
+    read_lines,
+    read_list,
+    require_features,
+    split_name,
+)
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.snippets import SNIPPET_FRAMES
+
+OBTAIN = (
+    "Lists and annotation come with the data set from its authors' page, the features with the released code of RTFM; "
+    "extract-features makes features from the videos."
+)
+
+# kind: training and test videos
+KINDS = {
+    "Abuse": (48, 2),
+    "Arrest": (45, 5),
+    "Arson": (41, 9),
+    "Assault": (47, 3),
+    "Burglary": (87, 13),
+    "Explosion": (29, 21),
+    "Fighting": (45, 5),
+    "RoadAccidents": (127, 23),
+    "Robbery": (145, 5),
+    "Shooting": (27, 23),
+    "Shoplifting": (29, 21),
+    "Stealing": (95, 5),
+    "Vandalism": (45, 5),
+}
+# normal and anomalous training videos, normal and anomalous test videos
+PUBLISHED = (800, sum(train for train, _ in KINDS.values()), 150, sum(test for _, test in KINDS.values()))
+
+
+class Annotation(NamedTuple):
+    """First and last frame of every event as annotated, and the frames of the video if they are."""
+
+    events: list[tuple[int, int]]
+    frames: int | None = None
+
+
+class UCFCrime(VideoFeatures):
+    """UCF-Crime surveillance videos: 1,610 for training and 290 for testing.
+
+    Videos whose name begins with ``Normal`` are normal, those that begin with one of 13 kinds are anomalous.
+
+    Without frame counts in the annotation, a video has 16 frames a snippet. The released ground truth of RTFM counts that way
+    always, and takes the annotated frame numbers, which begin at 1, as if they began at 0: ``convention: rtfm``.
+
+    Args:
+        root: Folder of all that follows; by default ``$ANOMALY_SUITE_DATA/ucf_crime``, or ``data/ucf_crime`` where the
+            variable is not set.
+        train_features: Folder of the features of training videos, relative to root.
+        test_features: Folder of the features of test videos; may be the same.
+        train_list: File of training videos, one name or path a line, relative to root; None takes all in
+            ``train_features``.
+        test_list: The same for test videos.
+        annotation: Events of test videos, relative to root: a text file, with the frame count in a seventh column or
+            without, or a folder of ``.mat`` files.
+        convention: ``original`` frame numbers, or those of the released ground truth of RTFM.
+        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+
+    Raises:
+        DatasetNotFoundError: root, a list, features or the annotation of a video is missing.
+        DatasetError: a video of another kind, or an annotation that cannot be read or does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        train_features: str = "UCF_Train_ten_crop_i3d",
+        test_features: str = "UCF_Test_ten_crop_i3d",
+        train_list: str | None = "Anomaly_Train.txt",
+        test_list: str | None = "Anomaly_Test.txt",
+        annotation: str = "Temporal_Anomaly_Annotation.txt",
+        convention: Literal["original", "rtfm"] = "original",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.root = data_root(root, "ucf_crime")
+        self.train_features = train_features
+        self.test_features = test_features
+        self.train_list = train_list
+        self.test_list = test_list
+        self.annotation = annotation
+        self.convention = convention
+
+    def read(self) -> tuple[list[Video], list[Video]]:
+        """Listed videos, with the events of those for testing."""
+        find_root(
+            self.root,
+            dataset="UCFCrime",
+            is_root=lambda folder: any((folder / name).is_dir() for name in (self.train_features, self.test_features)),
+            layout=f"the folders {self.train_features} and {self.test_features}",
+            obtain=OBTAIN,
+        )
+        train = self._videos(self.train_list, self.train_features)
+        annotations = read_annotations(self.root / self.annotation)
+        test = [self._with_truth(video, annotations) for video in self._videos(self.test_list, self.test_features)]
+        log_counts("UCF-Crime", train, test, PUBLISHED)
+        return train, test
+
+    def _videos(self, listed: str | None, features: str) -> list[Video]:
+        folder = self.root / features
+        found = find_features(folder, dataset="UCFCrime", obtain=OBTAIN)
+        names, source = list(found), f"'{folder}'"
+        if listed is not None:
+            source = f"'{self.root / listed}'"
+            names = read_list(self.root / listed, dataset="UCFCrime", obtain=OBTAIN)
+            require_features(names, found, folder=folder, source=source)
+        return [Video(name, _label(name, source), found[name]) for name in names]
+
+    def _with_truth(self, video: Video, annotations: dict[str, Annotation]) -> Video:
+        where = self.root / self.annotation
+        if video.name not in annotations:
+            raise DatasetNotFoundError(f"'{where}' says nothing of test video {video.name!r}. {OBTAIN}")
+        events, frames = annotations[video.name]
+        if bool(events) != bool(video.label):
+            raise DatasetError(
+                f"'{where}' has {len(events)} events of test video {video.name!r}, whose name says that it is "
+                f"{('normal', 'anomalous')[video.label]}. Restore the published annotation."
+            )
+        if frames is None or self.convention == "rtfm":
+            frames = SNIPPET_FRAMES * snippets_of(video, self.layout)
+        first = 1 if self.convention == "original" else 0
+        zero_based = [(start - first, end + 1 - first) for start, end in events]
+        return video._replace(frame_label=mark_events(zero_based, frames, video=video.name))
+
+
+def read_annotations(where: Path) -> dict[str, Annotation]:
+    """Events of every test video, by its name.
+
+    Args:
+        where: A text file of lines ``<name>.mp4 <kind> <start> <end> <start> <end> [<frames>]``, where -1 is no event, or a
+            folder of ``.mat`` files, one a video.
+
+    Raises:
+        DatasetNotFoundError: there is no such file or folder.
+        DatasetError: a line or file of another form, or a video twice.
+    """
+    if where.is_dir():
+        files = [path for path in sorted(where.glob("*.mat")) if not is_junk(path.name)]
+        if not files:
+            raise DatasetNotFoundError(f"UCFCrime expects .mat files in '{where}', which holds none. {OBTAIN}")
+        entries = [_read_mat(file) for file in files]
+    else:
+        entries = [_parse(line, where) for line in read_lines(where, dataset="UCFCrime", obtain=OBTAIN)]
+    annotations: dict[str, Annotation] = {}
+    for name, annotation in entries:
+        if name in annotations:
+            raise DatasetError(f"'{where}' has video {name!r} twice. Restore the published annotation.")
+        annotations[name] = annotation
+    return annotations
+
+
+def _parse(line: str, file: Path) -> tuple[str, Annotation]:
+    found = re.fullmatch(r"(\S+)\s+[A-Za-z]\w*((?:\s+-?\d+){4,5})", line)
+    if found is None:
+        raise DatasetError(
+            f"'{file}' has the line {line!r}; expected a name, a kind, two pairs of frame numbers, and perhaps the frame count. "
+            "Restore the published annotation."
+        )
+    numbers = [int(word) for word in found[2].split()]
+    return split_name(found[1])[0], Annotation(_events(numbers[:4]), numbers[4] if len(numbers) == 5 else None)
+
+
+def _read_mat(file: Path) -> tuple[str, Annotation]:
+    from scipy.io import loadmat  # type: ignore[import-untyped] # scipy has no types of its own
+
+    try:
+        content = loadmat(file, simplify_cells=True)["Annotation_file"]
+        name, numbers = str(content["VideoName"]), np.asarray(content["Anno"]).reshape(-1, 2)
+    except Exception as error:  # damaged files raise errors of many kinds
+        raise DatasetError(
+            f"'{file}' is no MATLAB file with Annotation_file.VideoName and .Anno ({error}). Fetch the file again."
+        ) from error
+    return split_name(name)[0], Annotation(_events([int(number) for number in numbers.flat]))
+
+
+def _events(numbers: list[int]) -> list[tuple[int, int]]:
+    """Pairs of frame numbers; a negative one is none."""
+    return [(start, end) for start, end in zip(numbers[::2], numbers[1::2], strict=True) if start >= 0]
+
+
+def _label(name: str, source: str) -> int:
+    kind = re.split(r"[\d_]", name)[0]
+    if kind not in (*KINDS, "Normal"):
+        raise DatasetError(
+            f"video {name!r} in {source} begins with none of Normal, {', '.join(KINDS)}.{did_you_mean(kind, KINDS)} "
+            "Restore the published names."
+        )
+    return int(kind != "Normal")

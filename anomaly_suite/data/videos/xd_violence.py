@@ -1,0 +1,149 @@
+"""XD-Violence: untrimmed films, streets and sports with six kinds of violence.
+
+Wu et al., "Not only Look, but also Listen: Learning Multimodal Violence Detection under Weak Supervision", ECCV 2020. Layout:
+``<root>/i3d-features/{RGB,RGBTest,Flow,FlowTest}/<video>__<crop>.npy``, five files of shape (T, 1024) a video, and
+``annotations.txt``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, Literal
+
+from anomaly_suite.data.files import data_root, find_root
+from anomaly_suite.data.videos.features import Video, VideoFeatures, snippets_of
+from anomaly_suite.data.videos.lists import (
+    find_features,
+    log_counts,
+    mark_events,
+    read_lines,
+    read_list,
+    require_features,
+    split_name,
+)
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.snippets import SNIPPET_FRAMES
+
+log = logging.getLogger(__name__)
+
+OBTAIN = "The authors of XD-Violence offer features and annotations.txt on the page of their data set."
+PUBLISHED = (2049, 1905, 300, 500)  # normal and anomalous training videos, normal and anomalous test videos
+
+
+class XDViolence(VideoFeatures):
+    """XD-Violence videos: 3,954 for training and 800 for testing, five crops each.
+
+    A video is normal exactly when its name contains ``_label_A``. Truth has 16 frames a snippet, as the released ground truth
+    has, so ``length_rule`` changes nothing.
+
+    Args:
+        root: Folder of all that follows; by default ``$ANOMALY_SUITE_DATA/xd_violence``, or ``data/xd_violence`` where the
+            variable is not set.
+        features: ``rgb`` or ``flow`` of width 1024, or ``both``, RGB first; snippets that flow lacks are left out.
+        train_rgb: Folder of the RGB features of training videos, relative to root.
+        test_rgb: Folder of the RGB features of test videos.
+        train_flow: Folder of the flow features of training videos.
+        test_flow: Folder of the flow features of test videos.
+        train_list: File of training videos, one name or path a line (or one for each crop), relative to root; None takes
+            all in the folder.
+        test_list: The same for test videos.
+        annotation: File of the events of violent test videos, relative to root.
+        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+
+    Raises:
+        DatasetNotFoundError: root, a list, features or the annotation of a video is missing.
+        DatasetError: a name without ``_label_``, or an annotation that cannot be read or does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        features: Literal["rgb", "flow", "both"] = "rgb",
+        train_rgb: str = "i3d-features/RGB",
+        test_rgb: str = "i3d-features/RGBTest",
+        train_flow: str = "i3d-features/Flow",
+        test_flow: str = "i3d-features/FlowTest",
+        train_list: str | None = None,
+        test_list: str | None = None,
+        annotation: str = "annotations.txt",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.root = data_root(root, "xd_violence")
+        self.features = features
+        self.train_folders = self._chosen(train_rgb, train_flow)
+        self.test_folders = self._chosen(test_rgb, test_flow)
+        self.train_list = train_list
+        self.test_list = test_list
+        self.annotation = annotation
+
+    def _chosen(self, rgb: str, flow: str) -> list[str]:
+        return {"rgb": [rgb], "flow": [flow], "both": [rgb, flow]}[self.features]
+
+    def read(self) -> tuple[list[Video], list[Video]]:
+        """Listed videos, with the events of those for testing."""
+        folders = self.train_folders + self.test_folders
+        find_root(
+            self.root,
+            dataset="XDViolence",
+            is_root=lambda folder: any((folder / name).is_dir() for name in folders),
+            layout=f"the folders {', '.join(folders)}",
+            obtain=OBTAIN,
+        )
+        train = self._videos(self.train_list, self.train_folders)
+        test = self._videos(self.test_list, self.test_folders)
+        events = self._annotations()
+        for video in test:
+            if video.label and video.name not in events:
+                raise DatasetNotFoundError(
+                    f"'{self.root / self.annotation}' has no event of the violent test video {video.name!r}. {OBTAIN}"
+                )
+        log_counts("XD-Violence", train, test, PUBLISHED)
+        unused = len(events.keys() - {video.name for video in test})
+        if unused:
+            log.info("%d annotated videos are not in the test part", unused)
+        return train, [self._with_truth(video, events[video.name]) if video.label else video for video in test]
+
+    def _videos(self, listed: str | None, folders: list[str]) -> list[Video]:
+        found = [find_features(self.root / folder, dataset="XDViolence", obtain=OBTAIN) for folder in folders]
+        names, source = list(found[0]), f"'{self.root / folders[0]}'"
+        if listed is not None:
+            source = f"'{self.root / listed}'"
+            names = read_list(self.root / listed, dataset="XDViolence", obtain=OBTAIN)
+        for folder, files in zip(folders, found, strict=True):
+            require_features(names, files, folder=self.root / folder, source=source)
+        return [
+            Video(name, _label(name, source), found[0][name], beside=found[1][name] if len(found) > 1 else ())
+            for name in names
+        ]
+
+    def _annotations(self) -> dict[str, list[tuple[int, int]]]:
+        """Events of every violent test video: first frame from 0, and the frame after the last."""
+        file = self.root / self.annotation
+        events: dict[str, list[tuple[int, int]]] = {}
+        for line in read_lines(file, dataset="XDViolence", obtain=OBTAIN):
+            found = re.fullmatch(r"(\S+)((?:\s+\d+\s+\d+)+)", line)
+            name = split_name(found[1])[0] if found else ""
+            if found is None or name in events or not _label(name, f"'{file}'"):
+                raise DatasetError(
+                    f"'{file}' has the line {line!r}; expected the name of a violent video, once, and pairs of frame numbers. "
+                    "Restore the published annotation."
+                )
+            numbers = [int(word) for word in found[2].split()]
+            events[name] = list(zip(numbers[::2], numbers[1::2], strict=True))
+        return events
+
+    def _with_truth(self, video: Video, events: list[tuple[int, int]]) -> Video:
+        frames = SNIPPET_FRAMES * snippets_of(video, self.layout)
+        return video._replace(frame_label=mark_events(events, frames, video=video.name))
+
+
+def _label(name: str, source: str) -> int:
+    if "_label_" not in name:
+        raise DatasetError(
+            f"video {name!r} in {source} has no label in its name (_label_A is normal, _label_B1-0-0 fighting). "
+            "Restore the published names."
+        )
+    return int("_label_A" not in name)

@@ -1,0 +1,9 @@
+"""Driving scenes: a segmentation network knows the classes of its training scenes; asked at test time is which pixels belong to none.
+
+A method may train on the classes alone, fine-tune with pasted outlier objects, or only read the outputs of a trained network.
+"""
+
+from anomaly_suite.methods.pixel_ood.deeplab_v3_plus import DeepLabV3Plus
+from anomaly_suite.methods.pixel_ood.post_hoc_score import PostHocScore
+
+__all__ = ["DeepLabV3Plus", "PostHocScore"]

@@ -1,0 +1,174 @@
+"""What PEBAL and Deep Gamblers share: a further class channel to abstain with, losses on it, and training the last block alone.
+
+Sources: Liu et al., "Deep Gamblers", NeurIPS 2019, arXiv:1907.00208; Tian et al., "Pixel-wise Energy-biased Abstention Learning", ECCV
+    2022, arXiv:2111.12264 (PEBAL), as its release computes it.
+Axes: B batch, Y classes, K = Y + 1 channels, the last for abstention, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from anomaly_suite.contract import Batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.losses import polynomial_decay
+from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, SegmenterModule
+
+log = logging.getLogger(__name__)
+
+LR_POWER = 0.9
+LR_FLOOR = 1e-8
+
+OutlierForm = Literal["released", "paper"]
+
+
+def mean_where(value: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen values; 0, with gradients of 0, where none is chosen.
+
+    Args:
+        value: Any shape; what is not chosen may hold anything.
+        chosen: Bool, the same shape.
+    """
+    return value.where(chosen, value.new_zeros(())).sum() / chosen.sum().clamp_min(1)
+
+
+def abstention_in(log_p: Tensor, target: Tensor, log_penalty: Tensor) -> Tensor:
+    """``-log(p_y + p_r / a)`` of every pixel: betting on its class y, with a share on abstention r that pays 1 / a.
+
+    Args:
+        log_p: Log-softmax of K channels, shape (B, K, H, W), float32.
+        target: Shape (B, H, W); outliers and void are taken for class 0, to be left out by the caller.
+        log_penalty: Log of a, shape (B, H, W) or of one number.
+
+    Returns:
+        Shape (B, H, W).
+    """
+    own = log_p[:, :-1].gather(1, target.masked_fill(target >= OUTLIER, 0).unsqueeze(1)).squeeze(1)
+    return -torch.logaddexp(own, log_p[:, -1] - log_penalty)
+
+
+def abstention_out(log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form: OutlierForm) -> Tensor:
+    """Loss of outlier pixels, averaged; 0 where there are none.
+
+    Args:
+        log_p: Log-softmax of K channels, shape (B, K, H, W), float32.
+        outlier: Bool, shape (B, H, W).
+        log_penalty: Log of a, shape (B, H, W) or of one number.
+        form: ``released`` is the mean over all classes c of ``-log(p_c + p_r / a)``; ``paper`` is ``-log(p_r (1 + 1 / a))``.
+
+    Returns:
+        Scalar.
+    """
+    if not bool(outlier.any()):
+        return log_p.new_zeros(())
+    log_p = log_p.movedim(1, -1)[outlier]  # pixels K: few, so the sum over classes is cheap
+    log_penalty = log_penalty.expand(outlier.shape)[outlier].unsqueeze(1)
+    abstain = log_p[:, -1:]
+    if form == "paper":
+        return -(abstain + torch.log1p((-log_penalty).exp())).mean()
+    return -torch.logaddexp(log_p[:, :-1], abstain - log_penalty).mean()
+
+
+def abstention_loss(
+    logits: Tensor, target: Tensor, log_penalty: Tensor, *, outlier_weight: float, form: OutlierForm
+) -> Tensor:
+    """Abstention loss of a batch: images with and images without outliers have the same weight, as released.
+
+    Args:
+        logits: Shape (B, K, H, W).
+        target: Shape (B, H, W).
+        log_penalty: See :func:`abstention_in`.
+        outlier_weight: Of the outlier pixels.
+        form: See :func:`abstention_out`.
+
+    Returns:
+        Scalar, finite also where a group of pixels is empty.
+    """
+    log_p = logits.float().log_softmax(1)
+    pixel = abstention_in(log_p, target, log_penalty)
+    known, outlier = target < OUTLIER, target == OUTLIER
+    mixed = outlier.flatten(1).any(1).view(-1, 1, 1)
+    inside = mean_where(pixel, known & ~mixed) + mean_where(pixel, known & mixed)
+    return inside + outlier_weight * abstention_out(log_p, outlier, log_penalty, form=form)
+
+
+class FineTunedSegmenter(SegmenterModule):
+    """A trained segmenter of which the last block alone is trained further. A method writes ``loss(logits, target)``.
+
+    Args:
+        abstention: Give the network a further channel.
+        trunk_mode: Of everything but the last block: ``eval`` leaves it alone; ``train`` imitates released code, where weights
+            rest but statistics of batch norms move and dropout is at work.
+        lr: First learning rate of Adam; it falls polynomially with power 0.9 over the steps of the training.
+        segmenter: Options of :class:`~anomaly_suite.methods.pixel_ood.segmenter.SegmenterModule`.
+
+    Raises:
+        ConfigError: an option out of its range.
+    """
+
+    fine_tunes = True  # SegmentationMetrics then also reports the mIoU from which the training starts
+
+    def __init__(
+        self,
+        *,
+        abstention: bool = True,
+        trunk_mode: Literal["eval", "train"] = "eval",
+        lr: float = 1e-5,
+        **segmenter: Any,
+    ) -> None:
+        super().__init__(**segmenter)
+        if lr <= 0:
+            raise ConfigError(f"lr must be above 0; got {lr}.")
+        if abstention:
+            self.network.extend_head()
+        self.network.freeze_trunk(trunk_mode)
+        self.lr = lr
+
+    def load_pretrained(self) -> None:
+        """Load the segmenter; without one, the frozen part stays as the backbone's weights make it."""
+        super().load_pretrained()
+        if self.segmenter_weights is None:
+            log.warning(
+                "%s trains the last block of a segmenter alone, and segmenter_weights is null: the rest stays untrained. Give the "
+                "checkpoint of a DeepLabV3Plus.",
+                type(self).__name__,
+            )
+
+    def loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Weighted losses of a batch by name; their sum is what is learned.
+
+        Args:
+            logits: Float32, shape (B, K, H, W).
+            target: Shape (B, H, W).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss(logits, target).")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the losses, each of which is logged."""
+        target, image = self.target(batch), batch["image"]
+        with torch.no_grad():
+            z = self.network.features(image)
+        logits = self.network.logits(z, image.shape[2:])
+        with torch.autocast(image.device.type, enabled=False):
+            terms = self.loss(logits.float(), target)
+            loss = torch.stack(list(terms.values())).sum()
+            # A batch without a single known pixel must still reach every weight, or other processes would wait.
+            loss = loss + 0.0 * logits.float().mean()
+        self.log_dict({"train/loss": loss, **{f"train/{name}": value for name, value in terms.items()}})
+        return loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate, which follows from the step alone."""
+        factor = polynomial_decay(self.training_progress(batch_idx), power=LR_POWER)
+        (optimizer,) = self.trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = max(self.lr * factor, LR_FLOOR)
+
+    def configure_optimizers(self) -> Adam:
+        """Adam on the last block; :meth:`on_train_batch_start` sets the rate."""
+        return Adam(self.network.final.parameters(), lr=self.lr)

@@ -1,0 +1,217 @@
+"""DeepLabv3+: an ordinary segmentation network, whose logits already say where it has nothing to say.
+
+Papers: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, arXiv:1802.02611; label relaxation after Zhu
+    et al., "Improving Semantic Segmentation via Video Propagation and Label Relaxation", CVPR 2019, arXiv:1812.01593; the
+    settings of both published networks as in chapter 11 and appendix C of Yu Tian's thesis.
+Reference: both networks are released; rebuilt from a description of them and from their numbers of weights.
+Differs: the neighbourhood of label relaxation is 3 x 3 pixels; a class weight is that of the pixel's own class where the label is
+    relaxed. A batch of one image is normalised by running statistics where the network averages over the whole image.
+Axes: B batch, C channels, Y classes, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer
+
+from anomaly_suite.contract import Batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.losses import polynomial_decay
+from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES, LogitScore
+from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, VOID, SegmenterModule
+
+THIN_CLASSES = (5, 6, 7, 11, 12, 17, 18)  # of Cityscapes: pole, light, sign, person, rider, motorcycle, bicycle
+MOMENTUM = 0.9
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of every pixel, in float32; 0 where the target is an outlier or void.
+
+    Args:
+        logits: Shape (B, Y, H, W).
+        target: Shape (B, H, W).
+
+    Returns:
+        Shape (B, H, W).
+    """
+    known = target.masked_fill(target >= OUTLIER, VOID)
+    return F.cross_entropy(logits.float(), known, ignore_index=VOID, reduction="none")
+
+
+def relaxed_cross_entropy(logits: Tensor, target: Tensor, *, strict: Sequence[int] = THIN_CLASSES) -> Tensor:
+    """Negative log of the probability that a pixel is of any class found in its 3 x 3 neighbourhood, in float32.
+
+    Away from borders, and at pixels of the ``strict`` classes, it is :func:`cross_entropy`.
+
+    Args:
+        logits: Shape (B, Y, H, W).
+        target: Shape (B, H, W).
+        strict: Classes too thin to be relaxed.
+
+    Returns:
+        Shape (B, H, W); 0 where the target is an outlier or void. These are no class of their neighbours either.
+    """
+    logits = logits.float()
+    batch, classes, *size = logits.shape
+    known = target < OUTLIER
+    own = logits.new_zeros(batch, classes + 1, *size)
+    own = own.scatter_(1, target.where(known, classes).unsqueeze(1), 1.0)[:, :classes]
+    near = F.max_pool2d(own, 3, 1, 1)
+    kept = torch.isin(target, target.new_tensor(strict))
+    allowed = own.where(kept.unsqueeze(1), near).bool() | ~known.unsqueeze(
+        1
+    )  # all, where nothing is known: a loss of 0
+    return logits.logsumexp(1) - logits.masked_fill(~allowed, -torch.inf).logsumexp(1)
+
+
+def class_weights(target: Tensor, num_classes: int, *, bound: float) -> Tensor:
+    """Weight of every pixel: ``1 + bound * (1 - share of its class among the known pixels of its image)``; 0 where unknown.
+
+    Args:
+        target: Shape (B, H, W).
+        num_classes: Y.
+        bound: Largest addition to the weight; 0 weighs all known pixels alike.
+
+    Returns:
+        Shape (B, H, W), float32.
+    """
+    batch = len(target)
+    known = target < OUTLIER
+    index = target.where(known, num_classes).flatten(1)
+    count = torch.zeros(batch, num_classes + 1, device=target.device)
+    count.scatter_add_(1, index, torch.ones_like(index, dtype=count.dtype))
+    share = count / count[:, :-1].sum(1, keepdim=True).clamp_min(1)
+    return (1 + bound * (1 - share)).gather(1, index).view_as(target) * known
+
+
+def mean_loss(loss: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over all pixels, (B, H, W) each; 0 where no pixel has a weight."""
+    return (loss * weight).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+def restarted_decay(progress: float, *, power: float, restart: float, restart_power: float | None) -> float:
+    """Factor of the learning rate: polynomial decay that begins anew, with another power, at a share of the training.
+
+    Args:
+        progress: Share of the training that is over, in [0, 1].
+        power: Of the decay towards the end of the training.
+        restart: Share from which ``restart_power`` holds, in [0, 1).
+        restart_power: None does not restart.
+    """
+    if restart_power is None or progress < restart:
+        return polynomial_decay(progress, power=power)
+    return polynomial_decay((progress - restart) / (1 - restart), power=restart_power)
+
+
+class DeepLabV3Plus(SegmenterModule):
+    """A segmenter of driving scenes, trained by cross-entropy, that calls unknown what its logits are low for.
+
+    Its checkpoint, or its validation mIoU alone, is what the other methods of this family start from. Batches have a ``target`` (B,
+    H, W) of classes; 254 and 255 are not learned from. The defaults are those of the published ResNet101, trained for 60,000 steps
+    of 4 crops of 768 pixels; ``sample_configs/pixel_ood`` has WideResNet38's.
+
+    Args:
+        score: How logits are turned into anomaly scores, see :mod:`anomaly_suite.methods.pixel_ood.scores`.
+        optimizer: ``sgd`` with momentum 0.9, or ``adam``.
+        lr: First learning rate.
+        lr_power: Of its polynomial decay over the steps of the training.
+        restart_power: Power of a decay that begins anew, from ``lr``, when the relaxation ends; null does not restart.
+        weight_decay: Of the optimiser.
+        auxiliary_weight: Weight of the loss of a second classifier on the stage before the last; 0 builds none.
+        relaxation_epochs: Epochs in which a pixel at a border may be of any class of its neighbours; published: 100.
+        strict_classes: Classes too thin for that.
+        class_weight_bound: Weigh rare classes of an image up by at most this much; 0 for none.
+        segmenter: Options of :class:`~anomaly_suite.methods.pixel_ood.segmenter.SegmenterModule`.
+
+    Raises:
+        ConfigError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        score: LogitScore = "energy",
+        optimizer: Literal["sgd", "adam"] = "sgd",
+        lr: float = 0.01,
+        lr_power: float = 0.9,
+        restart_power: float | None = None,
+        weight_decay: float = 5e-4,
+        auxiliary_weight: float = 0.4,
+        relaxation_epochs: int = 0,
+        strict_classes: Sequence[int] = THIN_CLASSES,
+        class_weight_bound: float = 0.0,
+        **segmenter: Any,
+    ) -> None:
+        super().__init__(auxiliary=auxiliary_weight > 0, **segmenter)
+        self.save_hyperparameters()
+        for name, value in (
+            ("auxiliary_weight", auxiliary_weight),
+            ("relaxation_epochs", relaxation_epochs),
+            ("class_weight_bound", class_weight_bound),
+        ):
+            if value < 0:
+                raise ConfigError(f"{name} must be 0 or above; got {value}.")
+        if restart_power is not None and not relaxation_epochs:
+            raise ConfigError(
+                f"restart_power={restart_power} restarts the learning rate when the relaxation ends; got relaxation_epochs=0. Set both, "
+                "or neither."
+            )
+        self.score = score
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_power = lr_power
+        self.restart_power = restart_power
+        self.weight_decay = weight_decay
+        self.auxiliary_weight = auxiliary_weight
+        self.relaxation_epochs = relaxation_epochs
+        self.strict_classes = tuple(strict_classes)
+        self.class_weight_bound = class_weight_bound
+
+    def score_map(self, evidence: Tensor) -> Tensor:
+        """Score of the class logits, (B, Y, H, W) to (B, 1, H, W)."""
+        return LOGIT_SCORES[self.score](evidence)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of a batch, relaxed in the first epochs, over the pixels whose class is known."""
+        relaxed = self.current_epoch < self.relaxation_epochs
+        pixel = (
+            relaxed_cross_entropy(logits, target, strict=self.strict_classes)
+            if relaxed
+            else cross_entropy(logits, target)
+        )
+        return mean_loss(pixel, class_weights(target, self.num_classes, bound=self.class_weight_bound))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy, and the auxiliary classifier's."""
+        target = self.target(batch)
+        logits, auxiliary = self.network.logits_and_auxiliary(batch["image"])
+        loss = self.loss(logits, target)
+        if auxiliary is not None:
+            loss = loss + self.auxiliary_weight * self.loss(auxiliary, target)
+        self.log("train/loss", loss)
+        return loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate, which follows from epoch and step alone."""
+        trainer = self.trainer
+        epochs = float(trainer.max_epochs or -1)
+        if trainer.max_steps > 0:
+            epochs = trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches
+        restart = self.relaxation_epochs / epochs if epochs > 0 else 0.0
+        factor = restarted_decay(
+            self.training_progress(batch_idx), power=self.lr_power, restart=restart, restart_power=self.restart_power
+        )
+        (optimizer,) = trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * factor
+
+    def configure_optimizers(self) -> Optimizer:
+        """SGD or Adam; :meth:`on_train_batch_start` sets the rate."""
+        if self.optimizer == "adam":
+            return Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return SGD(self.parameters(), lr=self.lr, momentum=MOMENTUM, weight_decay=self.weight_decay)

@@ -1,0 +1,235 @@
+"""PEBAL: pasted outliers get a high free energy, and the higher it is, the better abstention from a class pays.
+
+Paper: Tian et al., "Pixel-wise Energy-biased Abstention Learning for Anomaly Segmentation on Complex Urban Driving Scenes", ECCV 2022,
+    arXiv:2111.12264; chapter 11 and appendix C of Yu Tian's thesis.
+Reference: the authors' PyTorch release (tianyu0207/PEBAL) is described by our notes; no code was read.
+Differs: follows the release where it and the paper disagree (probabilities inside the logarithm, means over pixels, the outlier loss over
+    all classes at a weight of 0.1, weights of the two regularisers, a penalty smoothed over the image); options take the paper's side
+    where both are computable. Against both: the penalty is at least 1, without which abstention pays more the closer the energy is to
+    0 and PAL alone collapses; pairs of neighbours with a void pixel are not smoothed; smoothness is scaled to the published batch of
+    8 x 900 x 900 pixels, because it is a sum; the frozen part stays in evaluation mode; the learning rate falls over the true steps.
+Axes: B batch, Y classes, K = Y + 1 channels, the last for abstention, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.methods.pixel_ood.abstention import FineTunedSegmenter, OutlierForm, abstention_loss, mean_where
+from anomaly_suite.methods.pixel_ood.scores import energy
+from anomaly_suite.methods.pixel_ood.segmenter import BLUR_RADIUS, BLUR_SIGMA, OUTLIER, VOID
+from anomaly_suite.nn.blur import gaussian_blur
+
+PUBLISHED_PIXELS = 8 * 900 * 900  # of a batch; smoothness is a sum over it
+MARGIN = 3.0  # from the mean energy of known pixels before tuning, where margins are measured
+MARGIN_BATCHES = 50  # that are measured
+
+Abstention = Literal["adaptive", "fixed", "extra_class", "off"]
+Regularizer = Literal["released", "printed", "off"]
+
+
+class PEBAL(FineTunedSegmenter):
+    """Fine-tunes the last block of a segmenter with abstention, energy and smoothness losses; the smoothed energy is the score.
+
+    Needs scenes with pasted outliers (target 254), as the data modules of driving scenes give with ``outlier_fraction``. The terms of
+    the loss can be switched off one by one (table 11.5 of the thesis); ``abstention: off`` leaves the cross-entropy of known pixels.
+
+    Args:
+        abstention: ``adaptive``, penalty a = E^2, smoothed; ``fixed``, a constant; ``extra_class``, cross-entropy with outliers as
+            a further class, whose probability is then the score; ``off``.
+        penalty_floor: Smallest adaptive penalty; 0 has none.
+        penalty_detach: Let no gradient through the adaptive penalty.
+        penalty_blur: Smooth it over the image, as released.
+        fixed_penalty: a of ``abstention: fixed``.
+        outlier_weight: Of outlier pixels in the abstention loss; the paper's form has 1.
+        outlier_form: See :func:`~anomaly_suite.methods.pixel_ood.abstention.abstention_out`.
+        energy: Learn to keep the energy of known pixels below ``margin_in`` and that of outliers above ``margin_out``.
+        margin_in: Null for both measures the mean energy of known pixels before the training, and takes 3 less and 3 more: for networks
+            other than the published ones.
+        margin_out: See ``margin_in``.
+        regularizer: ``released`` sums squared differences of neighbours and takes the norm of the outliers' energies; ``printed`` sums
+            absolute values, as the paper says; ``off``.
+        smoothness_weight: Null is 3e-6 for ``released``, 5e-4 for ``printed``.
+        sparsity_weight: Null is 5e-4 for ``released``, 3e-6 for ``printed``.
+        energy_weight: lambda, of everything but abstention; the headline row of the paper used 0.01.
+        smoothing: Smooth the anomaly map with a Gaussian of 7 x 7 pixels and deviation 1.
+        tuning: Options of :class:`~anomaly_suite.methods.pixel_ood.abstention.FineTunedSegmenter`.
+
+    Raises:
+        ConfigError: an option out of its range, or margins of which one is null.
+    """
+
+    margins: Tensor
+
+    def __init__(
+        self,
+        *,
+        abstention: Abstention = "adaptive",
+        penalty_floor: float = 1.0,
+        penalty_detach: bool = False,
+        penalty_blur: bool = True,
+        fixed_penalty: float = 4.5,
+        outlier_weight: float = 0.1,
+        outlier_form: OutlierForm = "released",
+        energy: bool = True,
+        margin_in: float | None = -12.0,
+        margin_out: float | None = -6.0,
+        regularizer: Regularizer = "released",
+        smoothness_weight: float | None = None,
+        sparsity_weight: float | None = None,
+        energy_weight: float = 0.1,
+        smoothing: bool = True,
+        **tuning: Any,
+    ) -> None:
+        super().__init__(smoothing=smoothing, abstention=abstention != "off", **tuning)
+        self.save_hyperparameters()
+        if (margin_in is None) != (margin_out is None):
+            raise ConfigError(
+                f"margin_in and margin_out are both given or both null; got {margin_in} and {margin_out}. Null measures them."
+            )
+        for name, value in (
+            ("outlier_weight", outlier_weight),
+            ("energy_weight", energy_weight),
+            ("penalty_floor", penalty_floor),
+        ):
+            if value < 0:
+                raise ConfigError(f"{name} must be 0 or above; got {value}.")
+        if fixed_penalty <= 0:
+            raise ConfigError(f"fixed_penalty must be above 0; got {fixed_penalty}. 4.5 is the release's.")
+        self.abstention: Abstention = abstention
+        self.penalty_floor = penalty_floor
+        self.penalty_detach = penalty_detach
+        self.penalty_blur = penalty_blur
+        self.fixed_penalty = fixed_penalty
+        self.outlier_weight = outlier_weight
+        self.outlier_form: OutlierForm = outlier_form
+        self.energy = energy
+        self.regularizer: Regularizer = regularizer
+        weights = (3e-6, 5e-4) if regularizer == "released" else (5e-4, 3e-6)
+        self.smoothness_weight = weights[0] if smoothness_weight is None else smoothness_weight
+        self.sparsity_weight = weights[1] if sparsity_weight is None else sparsity_weight
+        self.energy_weight = energy_weight
+        given = [math.nan if margin is None else margin for margin in (margin_in, margin_out)]
+        self.register_buffer("margins", torch.tensor(given))
+
+    def score_map(self, evidence: Tensor) -> Tensor:
+        """Free energy of the classes, or the probability of the extra class: (B, K, H, W) to (B, 1, H, W)."""
+        if self.abstention == "extra_class":
+            return evidence.float().softmax(1)[:, -1:]
+        return energy(evidence[:, : self.num_classes])
+
+    def on_train_start(self) -> None:
+        """Measure the margins where they are not known yet; all processes get the same."""
+        if bool(self.margins.isnan().any()):
+            total = torch.stack(list(self._known_energies())).sum(0)
+            total = self.sum_over_ranks(total)
+            mean = float(total[0] / total[1].clamp_min(1))
+            self.margins.copy_(torch.tensor([mean - MARGIN, mean + MARGIN]))
+
+    @torch.no_grad()
+    def _known_energies(self) -> Iterator[Tensor]:
+        """Sum and number of the energies of known pixels in the first batches."""
+        training = self.network.training
+        self.network.eval()
+        for number, batch in enumerate(self.training_batches()):
+            if number == MARGIN_BATCHES:
+                break
+            known = self.target(batch) < OUTLIER
+            value = energy(self.network(batch["image"])[:, : self.num_classes]).squeeze(1)
+            yield torch.stack([value[known].double().sum(), known.sum().double()])
+        self.network.train(training)
+
+    def loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Abstention, energy, sparsity and smoothness, as far as they are switched on."""
+        free = energy(logits[:, : self.num_classes]).squeeze(1)  # B H W
+        known, outlier = target < OUTLIER, target == OUTLIER
+        terms = {"classes": self._class_loss(logits, target, free)}
+        weight = self.energy_weight
+        if self.energy:
+            terms["energy"] = weight * energy_loss(free, known, outlier, margins=self.margins)
+        if self.regularizer != "off":
+            scale = self.smoothness_weight * PUBLISHED_PIXELS / target.numel()
+            terms["smoothness"] = weight * scale * smoothness(free, target != VOID, form=self.regularizer)
+            terms["sparsity"] = weight * self.sparsity_weight * sparsity(free, outlier, form=self.regularizer)
+        return terms
+
+    def _class_loss(self, logits: Tensor, target: Tensor, free: Tensor) -> Tensor:
+        if self.abstention in ("off", "extra_class"):
+            if self.abstention == "extra_class":
+                target = target.masked_fill(target == OUTLIER, self.num_classes)
+            pixel = F.cross_entropy(
+                logits, target.masked_fill(target == OUTLIER, VOID), ignore_index=VOID, reduction="none"
+            )
+            return mean_where(pixel, target < OUTLIER)
+        if self.abstention == "fixed":
+            log_penalty = logits.new_tensor(math.log(self.fixed_penalty))
+        else:
+            log_penalty = adaptive_penalty(free, floor=self.penalty_floor, blur=self.penalty_blur).log()
+            log_penalty = log_penalty.detach() if self.penalty_detach else log_penalty
+        return abstention_loss(logits, target, log_penalty, outlier_weight=self.outlier_weight, form=self.outlier_form)
+
+
+def adaptive_penalty(free: Tensor, *, floor: float, blur: bool) -> Tensor:
+    """Squared energy (B, H, W), smoothed by 7 x 7 pixels of deviation 1, at least ``floor``."""
+    penalty = free.square()
+    if blur:
+        penalty = gaussian_blur(penalty.unsqueeze(1), sigma=BLUR_SIGMA, radius=BLUR_RADIUS).squeeze(1)
+    return penalty.clamp_min(max(floor, torch.finfo(penalty.dtype).tiny))
+
+
+def energy_loss(free: Tensor, known: Tensor, outlier: Tensor, *, margins: Tensor) -> Tensor:
+    """Squared excess of known pixels over the first margin, and of the second margin over outliers; the mean of both.
+
+    Args:
+        free: Energies, shape (B, H, W).
+        known: Bool, shape (B, H, W).
+        outlier: Bool, shape (B, H, W). Without any, the loss is that of known pixels.
+        margins: Of known pixels and of outliers, shape (2,).
+
+    Returns:
+        Scalar, 0 or more.
+
+    Source:
+        Equation 11.2 of the thesis, means for sums.
+    """
+    inside = mean_where((free - margins[0]).relu().square(), known)
+    outside = mean_where((margins[1] - free).relu().square(), outlier)
+    return torch.where(outlier.any(), (inside + outside) / 2, inside)
+
+
+def smoothness(free: Tensor, scored: Tensor, *, form: Regularizer = "released") -> Tensor:
+    """Half the sum of squared differences of neighbours, or with ``printed`` the sum of absolute ones.
+
+    Args:
+        free: Energies, shape (B, H, W).
+        scored: Bool, shape (B, H, W); a pair with a pixel that is not scored counts nothing.
+        form: ``released`` or ``printed``.
+    """
+    total = free.new_zeros(())
+    for dim in (1, 2):
+        step = free.diff(dim=dim)
+        first, second = scored.narrow(dim, 0, step.shape[dim]), scored.narrow(dim, 1, step.shape[dim])
+        step = step.where(first & second, step.new_zeros(()))
+        total = total + (step.square().sum() / 2 if form == "released" else step.abs().sum())
+    return total
+
+
+def sparsity(free: Tensor, outlier: Tensor, *, form: Regularizer = "released") -> Tensor:
+    """Norm of the energies of outliers, or with ``printed`` the sum of absolute energies of all pixels.
+
+    Args:
+        free: Energies, shape (B, H, W).
+        outlier: Bool, shape (B, H, W).
+        form: ``released`` or ``printed``.
+    """
+    if form == "printed":
+        return free.abs().sum()
+    norm: Tensor = torch.linalg.vector_norm(free.where(outlier, free.new_zeros(())))  # its gradient at zero is zero
+    return norm

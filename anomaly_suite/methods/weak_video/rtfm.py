@@ -1,0 +1,416 @@
+"""RTFM: the few snippets of largest feature magnitude speak for a video; anomalous ones are made large, normal ones small.
+
+Paper: Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning", ICCV 2021;
+    chapter 8 of Yu Tian's thesis.
+Reference: the authors' PyTorch release (tianyu0207/RTFM) is described by our notes; no code was read.
+Differs: smoothness never couples two videos, where the release takes it along all videos as one sequence. Whole videos may
+    be padded to one length: convolutions see zeros there, as beyond the ends, and attention neither sees nor counts it. The
+    attention is summed in the cheaper order, which without softmax is the same. ``variant: thesis`` states what the text
+    and the release do differently; where the text gives no figure (weight of the hinge, reductions of the sums), ours is
+    said below. Width 2048 is no constant: branches have a quarter of ``feature_dim``.
+Axes: B bags, N normal and M anomalous ones, P pairs of them, C crops, T snippets (L segments in training), D feature width,
+    d channels of a branch, w of the attention, S = B C sequences, k selected snippets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from anomaly_suite.contract import Batch
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
+from anomaly_suite.methods.weak_video.deep_mil import ranking_loss
+from anomaly_suite.nn.snippet_classifier import SnippetClassifier
+from anomaly_suite.snippets import SEGMENTS
+
+DILATIONS = (1, 2, 4)
+TOP_SHARE = 10  # one segment in ten is selected: 3 of 32
+PROBABILITY_LIMIT = 1e-7  # scores come closer to 0 and 1 than logarithms should
+RANKING_PENALTY = 8e-5  # smoothness and sparsity of DeepMIL, which ``magnitude: false`` takes over
+
+VARIANTS: dict[str, tuple[Any, Any]] = {  # what the release does, what the thesis says
+    "fuse": (True, False),
+    "attention_width": ("half", "full"),
+    "attention_scaling": (True, False),
+    "mag_loss": ("released", "hinge"),
+    "bag_loss": ("mean", "each"),
+    "select_dropout": (0.7, 0.0),
+    "sparsity": ("released", "l1"),
+    "weight_decay": (5e-3, 5e-4),
+}
+MAGNITUDE_WEIGHT = {"released": 1e-4, "hinge": 1e-2}  # the second is ours: the thesis gives none
+
+Terms = dict[str, tuple[float, Tensor]]  # each loss by name, with its weight
+
+
+class TemporalAttention(nn.Module):
+    """Every position takes from all others what products of their projections say; no softmax (TSA).
+
+    Starts as its reduction alone: the batch norm after the attention has scale 0.
+
+    Args:
+        feature_dim: D.
+        channels: d.
+        width: w.
+        scaled: Divide by the number of positions; without, attention grows with the length of a video.
+    """
+
+    def __init__(self, *, feature_dim: int, channels: int, width: int, scaled: bool) -> None:
+        super().__init__()
+        self.scaled = scaled
+        self.reduce = nn.Conv1d(feature_dim, channels, 1, bias=False)
+        self.query = nn.Conv1d(channels, width, 1)
+        self.key = nn.Conv1d(channels, width, 1)
+        self.value = nn.Conv1d(channels, width, 1)
+        self.expand = nn.Conv1d(width, channels, 1)
+        self.norm = nn.BatchNorm1d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """Shape (S, D, T) to (S, d, T); ``padding``, bool (S, 1, T), says what no position may take from."""
+        reduced = self.reduce(x).relu()  # S d T
+        value = blank(self.value(reduced), padding)  # S w T
+        if self.scaled:
+            value = value / (x.shape[2] if padding is None else (~padding).sum(2, keepdim=True))
+        # value (query^T key)^T, but summed over the video first: w x w numbers instead of T x T.
+        attended = value @ self.key(reduced).transpose(1, 2) @ self.query(reduced)
+        return self.norm(self.expand(attended)) + reduced  # type: ignore[no-any-return]
+
+
+class TemporalNetwork(nn.Module):
+    """Dilated convolutions beside attention, joined and added to the features (MTN).
+
+    Args:
+        feature_dim: D; each part has a quarter of it.
+        pdc: Three convolutions of 3 snippets, dilated by 1, 2 and 4.
+        tsa: :class:`TemporalAttention`. With neither of both the network is one convolution of kernel 1, without a
+            shortcut: the ablation's baseline.
+        fuse: A convolution of 3 snippets over the joined parts; without, they are added to the features as they are.
+        attention_width: ``full`` is d, ``half`` half of it.
+        attention_scaling: Divide attention by the number of snippets.
+
+    Raises:
+        ConfigError: without fusion, parts that do not add up to D.
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        pdc: bool = True,
+        tsa: bool = True,
+        fuse: bool = True,
+        attention_width: Literal["half", "full"] = "half",
+        attention_scaling: bool = True,
+    ) -> None:
+        super().__init__()
+        channels = max(1, feature_dim // 4)
+        width = channels if attention_width == "full" else max(1, channels // 2)
+        joined = channels * (len(DILATIONS) * pdc + tsa)
+        if joined and joined != feature_dim and not fuse:
+            raise ConfigError(
+                f"fuse: false adds joined parts to the features, which then need {feature_dim} channels; got {joined}. "
+                "Use pdc and tsa together and a feature_dim divisible by 4, or fuse: true."
+            )
+        self.pointwise = None if joined else nn.Conv1d(feature_dim, feature_dim, 1)
+        self.branches = nn.ModuleList(
+            _activated(nn.Conv1d(feature_dim, channels, 3, padding=dilation, dilation=dilation))
+            for dilation in (DILATIONS if pdc else ())
+        )
+        attention = {"feature_dim": feature_dim, "channels": channels, "width": width}
+        self.attention = TemporalAttention(**attention, scaled=attention_scaling) if tsa else None
+        last = nn.Conv1d(joined, feature_dim, 3, padding=1, bias=False) if joined and fuse else None
+        self.fuse = None if last is None else _activated(last)
+
+    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
+        """Shape (S, D, T) to the same; ``padding``, bool (S, 1, T), is seen as zeros and may come out as anything."""
+        features = blank(features, padding)
+        if self.pointwise is not None:
+            return self.pointwise(features)  # type: ignore[no-any-return]
+        parts = [branch(features) for branch in self.branches]  # S d T each
+        if self.attention is not None:
+            parts.append(self.attention(features, padding))
+        joined = torch.cat(parts, 1)  # S D T
+        if self.fuse is not None:
+            joined = self.fuse(blank(joined, padding))
+        return joined + features
+
+
+def _activated(convolution: nn.Conv1d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm1d(convolution.out_channels))
+
+
+def blank(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Zeros where ``padding``, bool (S, 1, T), is True; as it is without padding."""
+    return x if padding is None else x.masked_fill(padding, 0)
+
+
+class RTFM(BagModule):
+    """A temporal network makes features whose magnitude tells anomalous videos from normal ones; a classifier scores them.
+
+    In every training video the ``top_k`` snippets of largest magnitude are selected. They pull the magnitudes of the two
+    classes apart and teach the classifier, with the label of their video.
+
+    Options that are None follow ``variant``; each can be set by itself.
+
+    Args:
+        feature_dim: D; 2048 for I3D ResNet-50, 4096 for C3D, 1024 for I3D Inception.
+        variant: ``released`` is what made the published figures, ``thesis`` what the text says.
+        pdc: Dilated convolutions.
+        tsa: Temporal self-attention; without both, the temporal network is one convolution of kernel 1.
+        magnitude: Learn from magnitudes. Without, the loss is DeepMIL's with means: every normal bag's highest score
+            against every anomalous one's, plus 8e-5 of smoothness and sparsity; ``top_k`` and the options of the losses
+            below then do nothing.
+        fuse: See :class:`TemporalNetwork`; thesis: no.
+        attention_width: See :class:`TemporalNetwork`; released: half, thesis: full.
+        attention_scaling: See :class:`TemporalNetwork`; thesis: no.
+        hidden: Widths of the classifier's hidden layers.
+        dropout: Of temporal features, and of the classifier's hidden layers. Magnitudes are those after dropout.
+        mag_loss: ``released``, see :func:`magnitude_loss`, or ``hinge``, see :func:`hinge_loss`.
+        bag_loss: ``mean``, the cross-entropy of a video's mean selected score, or ``each``, the sum of those of its
+            selected scores; either is averaged over videos.
+        select_dropout: Share of magnitudes that do not take part in the selection; thesis: 0.
+        sparsity: ``released``, the root of the sum of all squared scores of anomalous videos, or ``l1``, the sum of
+            scores averaged over anomalous videos; at 32 videos of 32 segments both start alike.
+        top_k: k; None is a tenth of the segments, at least 1.
+        margin: m.
+        magnitude_weight: None is 1e-4 with ``mag_loss: released`` and 1e-2 with ``hinge``.
+        smoothness_weight: Of the sum of squared differences of neighbouring scores of anomalous videos.
+        sparsity_weight: Of the sparsity.
+        lr: Learning rate of Adam, constant; 1e-4 for XD-Violence.
+        weight_decay: Of Adam, added to gradients; released: 5e-3, thesis: 5e-4.
+        train_crops: Crops drawn at random for each step, the same for the whole batch; None takes all.
+        segments: L.
+
+    Raises:
+        ConfigError: an option out of its range.
+
+    Source:
+        Chapter 8 and table 8.5 of the thesis.
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int = 2048,
+        variant: Literal["released", "thesis"] = "released",
+        pdc: bool = True,
+        tsa: bool = True,
+        magnitude: bool = True,
+        fuse: bool | None = None,
+        attention_width: Literal["half", "full"] | None = None,
+        attention_scaling: bool | None = None,
+        hidden: tuple[int, ...] = (512, 128),
+        dropout: float = 0.7,
+        mag_loss: Literal["released", "hinge"] | None = None,
+        bag_loss: Literal["mean", "each"] | None = None,
+        select_dropout: float | None = None,
+        sparsity: Literal["released", "l1"] | None = None,
+        top_k: int | None = None,
+        margin: float = 100.0,
+        magnitude_weight: float | None = None,
+        smoothness_weight: float = 8e-4,
+        sparsity_weight: float = 8e-3,
+        lr: float = 1e-3,
+        weight_decay: float | None = None,
+        train_crops: int | None = None,
+        segments: int = SEGMENTS,
+    ) -> None:
+        super().__init__(feature_dim=feature_dim, segments=segments)
+        self.save_hyperparameters()
+        if variant not in ("released", "thesis"):
+            raise ConfigError(f"variant must be released or thesis; got {variant!r}.")
+        self.magnitude = magnitude
+        self.settings = {name: pair[variant == "thesis"] for name, pair in VARIANTS.items()}
+        self.settings |= {name: self.hparams[name] for name in VARIANTS if self.hparams[name] is not None}
+        default_weight = MAGNITUDE_WEIGHT[self.settings["mag_loss"]]
+        self.magnitude_weight = default_weight if magnitude_weight is None else magnitude_weight
+        self.top_k = max(1, segments // TOP_SHARE) if top_k is None else top_k
+        if not 1 <= self.top_k <= segments:
+            raise ConfigError(f"top_k must be in 1 to {segments}, the segments of a video; got {top_k}.")
+        for name, value in (("dropout", dropout), ("select_dropout", self.settings["select_dropout"])):
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} must be in [0, 1); got {value}.")
+        if train_crops is not None and train_crops < 1:
+            raise ConfigError(f"train_crops must be at least 1, or null for all; got {train_crops}.")
+        network = {name: self.settings[name] for name in ("fuse", "attention_width", "attention_scaling")}
+        self.temporal = TemporalNetwork(feature_dim=feature_dim, pdc=pdc, tsa=tsa, **network)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = SnippetClassifier(feature_dim=feature_dim, hidden=hidden, dropout=dropout)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def embed(self, snippet_features: Tensor, length: Tensor | None = None) -> Tensor:
+        """Temporal features, after dropout in training: (B, C, T, D) to the same, anything in padding."""
+        batch, crops, snippets, _ = snippet_features.shape
+        padding = None
+        if length is not None:
+            position = torch.arange(snippets, device=snippet_features.device)
+            padding = (position >= length.repeat_interleave(crops).unsqueeze(1)).unsqueeze(1)  # S 1 T
+        embedded: Tensor = self.dropout(self.temporal(snippet_features.flatten(0, 1).transpose(1, 2), padding))  # S D T
+        return embedded.transpose(1, 2).view(batch, crops, snippets, -1)
+
+    def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
+        """Scores of all snippets, the mean over crops: (B, C, T, D) to (B, T)."""
+        score: Tensor = self.classifier(self.embed(snippet_features, length))
+        return score.mean(1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted sum of the losses, each of which is logged."""
+        bags = self.bags(batch)
+        generator = self.step_generator(batch_idx)
+        embedded = self.embed(self._draw_crops(bags.snippet_features, generator)).float()  # B C L D
+        score = self.classifier(embedded).mean(1)  # B L
+        if self.magnitude:
+            terms = self._magnitude_terms(embedded, score, bags, generator)
+        else:
+            terms = _ranking_terms(score, bags)
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        values = {"loss": loss, **{name: value for name, (_, value) in terms.items()}}
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(score))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam at a constant rate, its weight decay coupled to the gradients."""
+        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], weight_decay=self.settings["weight_decay"])
+
+    def _draw_crops(self, features: Tensor, generator: Generator) -> Tensor:
+        wanted, crops = self.hparams["train_crops"], features.shape[1]
+        if wanted is None:
+            return features
+        if wanted > crops:
+            raise ShapeError(f"train_crops is {wanted}, but videos have {crops} crops. Set train_crops: null for all.")
+        return features[:, torch.randperm(crops, generator=generator, device=generator.device)[:wanted]]
+
+    def _magnitude_terms(self, embedded: Tensor, score: Tensor, bags: Bags, generator: Generator) -> Terms:
+        options, normal, anomalous = self.settings, slice(bags.pairs), slice(bags.normal, bags.normal + bags.pairs)
+        strength = magnitudes(embedded)  # B L
+        index = select_snippets(strength, self.top_k, drop=options["select_dropout"], generator=generator)  # B k
+        if options["mag_loss"] == "hinge":
+            size, separate = strength.gather(1, index).mean(1), hinge_loss  # B
+        else:
+            size, separate = torch.linalg.vector_norm(selected_mean(embedded, index), dim=-1), magnitude_loss  # B C
+        separated = separate(size[normal], size[anomalous], margin=self.hparams["margin"])
+        classified = bag_loss(score.gather(1, index), bags.label, kind=options["bag_loss"])
+        suspect = score[bags.normal :]
+        return {
+            "classification": (1.0, classified),
+            "magnitude": (self.magnitude_weight, separated),
+            "smoothness": (self.hparams["smoothness_weight"], smoothness(suspect).sum()),
+            "sparsity": (self.hparams["sparsity_weight"], sparsity_loss(suspect, kind=options["sparsity"])),
+        }
+
+
+def _ranking_terms(score: Tensor, bags: Bags) -> Terms:
+    """DeepMIL's losses, divided by the number of anomalous bags."""
+    best, anomalous = top_mean(score, 1), score[bags.normal :]
+    return {
+        "ranking": (1 / bags.anomalous, ranking_loss(best[: bags.normal], best[bags.normal :])),
+        "smoothness": (RANKING_PENALTY / bags.anomalous, smoothness(anomalous).sum()),
+        "sparsity": (RANKING_PENALTY / bags.anomalous, anomalous.sum()),
+    }
+
+
+def magnitudes(embedded: Tensor) -> Tensor:
+    """Length of every snippet's feature vector, the mean over crops: (B, C, T, D) to (B, T).
+
+    Its gradient at a vector of zeros is zero.
+    """
+    length: Tensor = torch.linalg.vector_norm(embedded, dim=-1)
+    return length.mean(1)
+
+
+@torch.no_grad()
+def select_snippets(magnitude: Tensor, k: int, *, drop: float, generator: Generator) -> Tensor:
+    """Positions of the ``k`` largest magnitudes of every bag, after each was set to zero with probability ``drop``.
+
+    Where fewer than ``k`` are left, any others fill up. No gradient passes.
+
+    Args:
+        magnitude: Shape (B, L), 0 or more.
+        k: 1 to L.
+        drop: In [0, 1); 0 gives plain top-k.
+        generator: Source of the draws, on the device of ``magnitude``.
+
+    Returns:
+        Shape (B, k), long.
+    """
+    kept = torch.empty_like(magnitude).bernoulli_(1 - drop, generator=generator)
+    index: Tensor = (magnitude * kept).topk(k, dim=1).indices
+    return index
+
+
+def selected_mean(embedded: Tensor, index: Tensor) -> Tensor:
+    """Mean feature of the selected snippets, the same ones in every crop: (B, C, L, D) and (B, k) to (B, C, D)."""
+    where = index[:, None, :, None].expand(-1, embedded.shape[1], -1, embedded.shape[3])
+    return embedded.gather(2, where).mean(2)
+
+
+def bag_loss(selected_score: Tensor, label: Tensor, *, kind: Literal["mean", "each"]) -> Tensor:
+    """Binary cross-entropy of the selected scores with the label of their bag, averaged over bags.
+
+    Args:
+        selected_score: Shape (B, k), in [0, 1].
+        label: Shape (B,), 0 or 1.
+        kind: ``mean`` averages the scores first; ``each`` sums the cross-entropies of all.
+
+    Returns:
+        Scalar, 0 or more.
+
+    Example:
+        >>> bag_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), kind="mean")
+        tensor(0.6931)
+    """
+    probability = selected_score.mean(1, keepdim=True) if kind == "mean" else selected_score
+    right = torch.where(label.unsqueeze(1) == 1, probability, 1 - probability)
+    return -right.clamp(PROBABILITY_LIMIT, 1 - PROBABILITY_LIMIT).log().sum(1).mean()
+
+
+def magnitude_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
+    """Anomalous magnitudes are pulled to the margin, from above too, and normal ones to zero, both at once.
+
+    Args:
+        normal: Lengths of the mean selected feature of normal bags, shape (P, C).
+        anomalous: Those of anomalous bags, shape (P, C).
+        margin: m.
+
+    Returns:
+        Mean of ``(abs(m - anomalous) + normal) ** 2``.
+
+    Source:
+        The release. Up to the margin it is the square of the hinge's argument.
+
+    Example:
+        >>> magnitude_loss(torch.tensor([[0.0]]), torch.tensor([[120.0]]), margin=100.0)
+        tensor(400.)
+    """
+    return ((margin - anomalous).abs() + normal).square().mean()
+
+
+def hinge_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
+    """Anomalous magnitudes are to exceed normal ones by the margin.
+
+    Args:
+        normal: Mean selected magnitudes of normal bags, shape (P,).
+        anomalous: Those of anomalous bags, shape (P,).
+        margin: m.
+
+    Returns:
+        Mean of ``max(0, m - (anomalous - normal))``.
+
+    Source:
+        Equation 8.7 of the thesis.
+    """
+    return (margin - (anomalous - normal)).relu().mean()
+
+
+def sparsity_loss(anomalous: Tensor, *, kind: Literal["released", "l1"]) -> Tensor:
+    """Size of the scores of anomalous bags (M, L): the root of all their squares, or each bag's sum averaged over bags."""
+    # The gradient of this norm at zero is zero.
+    return torch.linalg.vector_norm(anomalous) if kind == "released" else anomalous.sum(1).mean()

@@ -1,0 +1,100 @@
+"""Mean intersection over union of classes, from one confusion matrix of a whole split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
+
+FIRST_VOID = 254  # pasted outliers and void: no class, and not counted
+
+
+def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by true and by predicted class.
+
+    Args:
+        pred_target: Classes. Any shape.
+        target: Classes; 254 and 255 are left out. Shape of ``pred_target``.
+        num_classes: K.
+
+    Returns:
+        Shape (K, K), int64; rows are true classes, columns predicted ones.
+
+    Raises:
+        ShapeError: the shapes differ.
+        ValueError: a class outside 0 to K - 1.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 255]), 2)
+        tensor([[1, 1],
+                [0, 1]])
+    """
+    if pred_target.shape != target.shape:
+        raise ShapeError(
+            f"pred_target and target must share their shape; got {tuple(pred_target.shape)} and {tuple(target.shape)}. "
+            "Predict at the size of the labels."
+        )
+    known = target < FIRST_VOID
+    truth, said = target[known].long(), pred_target[known].long()
+    for name, values in (("target", truth), ("pred_target", said)):
+        if len(values) and not 0 <= (odd := int(values.min())) <= (most := int(values.max())) < num_classes:
+            raise ValueError(
+                f"{name} must hold classes 0 to {num_classes - 1}; got {odd if odd < 0 else most}. Map the labels, with "
+                f"{FIRST_VOID} or above for void, or set num_classes."
+            )
+    return (truth * num_classes + said).bincount(minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def intersection_over_union(matrix: Tensor) -> Tensor:
+    """IoU of every class: (K, K) counts to (K,) float64, NaN for a class that is neither true nor predicted anywhere."""
+    hits = matrix.diagonal().double()
+    return hits / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
+
+
+class MeanIoU(Metric):
+    """Mean over classes of intersection over union, TP / (TP + FP + FN), of all pixels together whose class is known.
+
+    A class that is neither true nor predicted anywhere is left out. ``update`` raises as :func:`confusion_matrix` does.
+
+    Args:
+        num_classes: K.
+        **kwargs: Passed on to ``torchmetrics.Metric``.
+
+    Raises:
+        ConfigError: ``num_classes`` is not positive.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    matrix: Tensor
+
+    def __init__(self, *, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise ConfigError(f"num_classes must be positive; got {num_classes}.")
+        self.num_classes = num_classes
+        empty = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.add_state("matrix", empty, dist_reduce_fx="sum")
+
+    def update(self, pred_target: Tensor, target: Tensor) -> None:
+        """Add predicted and true classes."""
+        self.matrix = self.matrix + confusion_matrix(pred_target, target, self.num_classes)
+
+    def compute(self) -> Tensor:
+        """Return the mean as a float64 scalar; raises MetricUndefinedError where no pixel has a known class."""
+        if not bool(self.matrix.any()):
+            raise MetricUndefinedError(
+                "MeanIoU needs pixels with a known class; got none. Evaluate on data with a target or leave this metric out."
+            )
+        return intersection_over_union(self.matrix).nanmean()
+
+    def counts(self) -> Tensor:
+        """Confusion matrix (K, K) of all processes, which all must call it; see :func:`confusion_matrix`."""
+        with self.sync_context(self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync):
+            return self.matrix

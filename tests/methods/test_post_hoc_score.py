@@ -1,0 +1,275 @@
+"""Scores of a trained segmenter: the checks of the score card, Mahalanobis and SML against slow references."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from anomaly_suite.errors import ConfigError, DatasetError, NotFittedError
+from anomaly_suite.methods import PostHocScore
+from anomaly_suite.methods.pixel_ood.post_hoc_score import (
+    boundaries,
+    boundary_schedule,
+    dilate,
+    smooth_dilated,
+    suppress_boundaries,
+)
+
+CLASSES = 3
+
+
+def tiny(**options) -> PostHocScore:
+    network = {
+        "backbone": "resnet18",
+        "output_stride": 16,
+        "width": 8,
+        "num_classes": CLASSES,
+        "backbone_weights": None,
+    }
+    return PostHocScore(**{**network, **options}).eval()
+
+
+class Network(torch.nn.Module):
+    """Stands in for a segmenter: the image itself is features and logits, one channel a class."""
+
+    last = torch.nn.Identity()
+
+    def forward(self, image):
+        return image
+
+    def features(self, image):
+        return image
+
+    def penultimate(self, z):
+        return z
+
+
+def fit(model: PostHocScore, image: torch.Tensor, target: torch.Tensor | None = None) -> PostHocScore:
+    model.network = Network()
+    batch = {"image": image} if target is None else {"image": image, "target": target}
+    model._sums = []
+    model.training_step(batch, 0)
+    model.sum_over_ranks = lambda value: value  # there is no trainer
+    model.fit_statistics()
+    return model
+
+
+# SML -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "steps", "radii"), [(4, 4, [3, 2, 1, 0]), (4, 2, [3, 0]), (4, 1, [0]), (0, 4, [])])
+def test_boundary_schedule(width, steps, radii):
+    assert boundary_schedule(width, steps) == radii
+
+
+def test_boundary_steps_must_divide_the_width():
+    with pytest.raises(ConfigError, match="must divide"):
+        tiny(score="sml", boundary_width=4, boundary_steps=3)
+
+
+def test_one_class_has_no_border_and_two_halves_have_two_columns():
+    label = torch.zeros(1, 1, 6, 8)
+    assert not boundaries(label).any()
+    label[..., 4:] = 1
+    border = boundaries(label)
+    assert border[..., 3:5].all()
+    assert int(border.sum()) == 2 * 6
+
+
+def test_dilation_is_the_ball_of_the_sum_of_absolute_distances():
+    mask = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
+    mask[0, 0, 4, 4] = True
+    y, x = torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij")
+    for radius in (0, 1, 3):
+        assert torch.equal(dilate(mask, radius)[0, 0], (y - 4).abs() + (x - 4).abs() <= radius)
+
+
+def test_a_border_takes_the_mean_of_its_outer_neighbours():
+    value, label = torch.full((1, 1, 8, 16), 5.0), torch.zeros(1, 1, 8, 16)
+    value[..., 7:9] = -3
+    label[..., 8:] = 1
+    assert torch.allclose(suppress_boundaries(value, label, width=4, steps=4), torch.full_like(value, 5.0))
+
+
+def test_without_a_border_nothing_changes():
+    value = torch.randn(2, 1, 7, 9)
+    assert torch.equal(suppress_boundaries(value, torch.ones(2, 1, 7, 9), width=4, steps=4), value)
+
+
+def slow_suppression(value, label, radii):
+    border = boundaries(label)[0, 0]
+    value = value[0, 0].clone()
+    height, width = value.shape
+    for radius in radii:
+        masked = dilate(border[None, None], radius)[0, 0]
+        new = value.clone()
+        for i in range(height):
+            for j in range(width):
+                around = [
+                    (min(max(i + a, 0), height - 1), min(max(j + b, 0), width - 1))
+                    for a in (-1, 0, 1)
+                    for b in (-1, 0, 1)
+                ]
+                free = [float(value[place]) for place in around if not masked[place]]
+                if masked[i, j] and free:
+                    new[i, j] = sum(free) / len(free)
+        value = new
+    return value
+
+
+def test_suppression_equals_a_loop_over_pixels():
+    value, label = torch.randn(1, 1, 12, 13), (torch.rand(1, 1, 3, 3) * 3).floor()
+    label = torch.nn.functional.interpolate(label, size=(12, 13), mode="nearest")
+    fast = suppress_boundaries(value, label, width=4, steps=2)
+    assert torch.allclose(fast[0, 0], slow_suppression(value, label, [3, 0]), atol=1e-5)
+
+
+def test_dilated_smoothing_keeps_constants_and_spreads_an_impulse_in_steps_of_six():
+    assert torch.allclose(smooth_dilated(torch.full((1, 1, 9, 11), 2.5)), torch.full((1, 1, 9, 11), 2.5))
+    impulse = torch.zeros(1, 1, 41, 41)
+    impulse[0, 0, 20, 20] = 1
+    spread = smooth_dilated(impulse)[0, 0]
+    assert float(spread.sum()) == pytest.approx(1)
+    weights = [0.004433, 0.054006, 0.242036, 0.399050]
+    row = [float(spread[20, 20 - 6 * step]) / weights[3] for step in (3, 2, 1, 0)]
+    assert row == pytest.approx(weights, abs=1e-5)
+    assert set(spread.nonzero()[:, 1].tolist()) == {2, 8, 14, 20, 26, 32, 38}
+
+
+def test_sml_statistics_equal_a_loop_and_rare_classes_get_those_of_all(caplog):
+    logits = torch.rand(2, CLASSES, 6, 5)
+    logits[:, 2] -= 5  # never predicted
+    with caplog.at_level(logging.WARNING, logger="anomaly_suite"):
+        model = fit(tiny(score="sml"), logits)
+    value, index = logits.max(1)
+    for number in (0, 1):
+        members = value[index == number].double()
+        assert float(model.mean[number]) == pytest.approx(float(members.mean()), rel=1e-5)
+        assert float(model.variance[number]) == pytest.approx(float(members.var()), rel=1e-4)
+    assert float(model.mean[2]) == pytest.approx(float(value.mean()), rel=1e-5)
+    assert float(model.variance[2]) == pytest.approx(float(value.double().var()), rel=1e-4)
+    assert "Classes 2 are hardly ever predicted" in caplog.text
+
+
+def test_sml_of_standard_statistics_is_the_largest_logit():
+    model = tiny(score="sml", boundary_width=0, dilated_smoothing=False)
+    model.mean, model.variance = torch.zeros(CLASSES), torch.ones(CLASSES)
+    logits = torch.randn(2, CLASSES, 4, 4)
+    assert torch.equal(model.score_map(logits), tiny(score="max_logit").score_map(logits))
+
+
+# Mahalanobis -----------------------------------------------------------------------------------------------------
+
+
+def blobs(count: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three correlated clouds in three dimensions, as one image of features, and their classes."""
+    mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.8, 0.3], [0.0, 0.0, 0.4]])
+    target = torch.arange(3 * count) % 3
+    centers = torch.tensor([[0.0, 0, 0], [8, 0, 0], [0, 8, 4]])
+    features = centers[target] + torch.randn(3 * count, 3) @ mixing
+    return features.T.reshape(1, 3, 30, -1), target.view(1, 30, -1)
+
+
+def slow_distance(features, target, query, *, per_class: bool) -> torch.Tensor:
+    flat, label = features[0].flatten(1).T.double(), target.flatten()
+    means = [flat[label == number].mean(0) for number in range(3)]
+    spreads = [
+        (flat[label == number] - means[number]).T @ (flat[label == number] - means[number]) for number in range(3)
+    ]
+    distances = []
+    for number in range(3):
+        own = spreads[number] / (label == number).sum() if per_class else sum(spreads) / len(flat)
+        own = own + 1e-4 * own.diagonal().mean() * torch.eye(3, dtype=torch.float64)
+        gap = query.double() - means[number]
+        distances.append((gap @ own.inverse() * gap).sum(1))
+    return torch.stack(distances).amin(0)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_mahalanobis_equals_the_formula(per_class):
+    features, target = blobs()
+    model = fit(tiny(score="mahalanobis", sample=1.0, per_class=per_class), features, target)
+    query = torch.randn(50, 3) * 4
+    fast = model.distance(query.T.view(1, 3, 5, 10)).flatten()
+    assert torch.allclose(fast.double(), slow_distance(features, target, query, per_class=per_class), rtol=1e-3)
+
+
+def test_members_are_as_far_as_they_have_dimensions():
+    features, target = blobs(3000)
+    model = fit(tiny(score="mahalanobis", sample=1.0), features, target)
+    assert float(model.distance(features).mean()) == pytest.approx(3, abs=0.2)
+
+
+def test_a_class_without_pixels_and_void_pixels_do_not_count():
+    features, target = blobs()
+    model = fit(tiny(score="mahalanobis", sample=1.0), features, target.masked_fill(target == 2, 255))
+    assert model.count.tolist() == [400, 400, 0]
+    far = model.distance(torch.tensor([0.0, 8, 4]).view(1, 3, 1, 1))  # the centre of the class that was void
+    assert float(far) > 50
+
+
+def test_a_sample_of_the_pixels_gives_nearly_the_same_distances():
+    features, target = blobs(3000)
+    whole, part = (fit(tiny(score="mahalanobis", sample=share), features, target) for share in (1.0, 0.2))
+    assert 0.15 < float(part.count.sum() / whole.count.sum()) < 0.25
+    assert torch.allclose(whole.distance(features), part.distance(features), rtol=0.3, atol=0.5)
+
+
+def test_no_known_pixel_is_told():
+    features, target = blobs()
+    with pytest.raises(DatasetError, match="no pixel of a known class"):
+        fit(tiny(score="mahalanobis", sample=1.0), features, torch.full_like(target, 255))
+
+
+# All scores ------------------------------------------------------------------------------------------------------
+
+
+def test_energy_of_a_temperature():
+    logits = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1)
+    assert float(tiny(num_classes=2).score_map(logits)) == pytest.approx(-2.126928, abs=1e-5)
+    warm = tiny(num_classes=2, temperature=2.0).score_map(logits)
+    assert float(warm) == pytest.approx(-2 * math.log(math.e + 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("score", ["energy", "msp", "max_logit", "entropy", "mahalanobis", "sml"])
+def test_every_score_runs_from_fit_to_maps_and_leaves_the_network_alone(score, trainer_in):
+    model = tiny(score=score, sample=1.0)
+    before = {key: value.clone() for key, value in model.network.state_dict().items()}
+    items = [{"image": torch.rand(3, 32, 48), "target": torch.randint(CLASSES, (32, 48))} for _ in range(4)]
+    loader = DataLoader(items, batch_size=2)
+    trainer_in().fit(model, train_dataloaders=loader)
+    (first, _) = trainer_in().predict(model, loader)
+    assert first["anomaly_map"].shape == (2, 1, 32, 48)
+    assert first["anomaly_map"].isfinite().all()
+    assert all(torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
+
+
+def test_statistics_are_asked_for_only_where_a_score_has_any():
+    image = torch.rand(1, 3, 32, 32)
+    assert tiny(score="msp").predict_step({"image": image}, 0)["anomaly_score"].shape == (1,)
+    with pytest.raises(NotFittedError):
+        tiny(score="sml").predict_step({"image": image}, 0)
+
+
+def test_a_test_without_fit_loads_the_segmenter(tmp_path, trainer_in):
+    source = tiny()
+    file = tmp_path / "segmenter.pt"
+    torch.save(source.network.state_dict(), file)
+    other = tiny(segmenter_weights=str(file))
+    loader = DataLoader([{"image": torch.rand(3, 32, 32)}])
+    trainer_in().predict(other, loader)
+    own, loaded = source.network.state_dict(), other.network.state_dict()
+    assert all(torch.equal(own[key], loaded[key]) for key in own)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"score": "msp2"}, "score must be"), ({"temperature": 0.0}, "temperature"), ({"sample": 0.0}, "sample"), ({"sample": 1.5}, "sample")],
+)  # fmt: skip
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny(**options)

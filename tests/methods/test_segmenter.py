@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.methods.pixel_ood import segmenter
+from anomaly_suite.methods.pixel_ood.scores import energy
+from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule, sliding_windows, window_starts
+
+TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8, "backbone_weights": None}
+
+
+class Energy(SegmenterModule):
+    """The least that a method writes."""
+
+    def score_map(self, evidence: Tensor) -> Tensor:
+        return energy(evidence)
+
+
+def make(**options: Any) -> Energy:
+    torch.manual_seed(0)
+    return Energy(**{**TINY, **options}).eval()
+
+
+# Windows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "stride", "expected"),
+    [
+        (1024, 800, 534, [0, 224]),
+        (2048, 800, 534, [0, 534, 1068, 1248]),
+        (1600, 800, 800, [0, 800]),
+        (800, 800, 534, [0]),
+        (500, 800, 534, [0]),
+        (801, 800, 534, [0, 1]),
+    ],
+)
+def test_windows_of_the_published_evaluator(side: int, window: int, stride: int, expected: list[int]) -> None:
+    assert window_starts(side, window, stride) == expected
+
+
+@pytest.mark.parametrize("blend", ["uniform", "tapered"])
+@pytest.mark.parametrize(
+    ("window", "stride"), [((5, 7), (5, 7)), ((6, 4), (2, 3)), ((5, 50), (3, 1)), ((13, 17), (4, 4))]
+)
+def test_weights_sum_to_one_everywhere(blend: Any, window: tuple[int, int], stride: tuple[int, int]) -> None:
+    ones = sliding_windows(torch.ones_like, torch.zeros(2, 3, 13, 17), window=window, stride=stride, blend=blend)
+    torch.testing.assert_close(ones, torch.ones(2, 3, 13, 17))
+    image = torch.rand(2, 3, 13, 17)
+    same = sliding_windows(lambda x: x, image, window=window, stride=stride, blend=blend)
+    torch.testing.assert_close(same, image)
+
+
+@pytest.mark.parametrize("blend", ["uniform", "tapered"])
+def test_overlaps_are_the_weighted_mean_of_a_slow_loop(blend: Any) -> None:
+    image, window, stride = torch.rand(1, 1, 9, 11), (4, 6), (3, 2)
+    ramp = torch.arange(24.0).view(1, 1, 4, 6)  # what a window says of a pixel depends on the window
+    total, weights = np.zeros((9, 11)), np.zeros((9, 11))
+    for top in window_starts(9, 4, 3):
+        for left in window_starts(11, 6, 2):
+            for row in range(4):
+                for column in range(6):
+                    taper = (min(row, 3 - row) + 1) * (min(column, 5 - column) + 1) if blend == "tapered" else 1
+                    place = (top + row, left + column)
+                    total[place] += taper * (image[0, 0][place].item() + 6 * row + column)
+                    weights[place] += taper
+    found = sliding_windows(lambda x: x + ramp, image, window=window, stride=stride, blend=blend)
+    np.testing.assert_allclose(found[0, 0].numpy(), total / weights, rtol=1e-5)
+
+
+def test_windows_come_one_after_another_in_their_size() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def note(x: Tensor) -> Tensor:
+        shapes.append(tuple(x.shape))
+        return x[:, :1]
+
+    sliding_windows(note, torch.rand(2, 3, 10, 20), window=(6, 8), stride=(4, 6))
+    assert shapes == [(2, 3, 6, 8)] * 6
+
+
+@pytest.mark.parametrize("window", [(48, 64), (64, 64), 4096])
+@pytest.mark.parametrize("blend", ["uniform", "tapered"])
+def test_a_window_that_covers_the_image_is_the_whole_image_to_the_last_bit(window: Any, blend: Any) -> None:
+    image = torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        whole, windowed = make().predict({"image": image}), make(window=window, blend=blend).predict({"image": image})
+        assert torch.equal(make().segment(image), make(window=window, blend=blend).segment(image))
+    assert whole.keys() == windowed.keys()
+    assert all(torch.equal(whole[key], windowed[key]) for key in whole)  # type: ignore[literal-required] # own keys
+
+
+@torch.no_grad()
+def test_windows_are_what_the_network_says_of_each() -> None:
+    image = torch.rand(1, 3, 32, 80)
+    model = make(window=(32, 48), stride=(32, 32))
+    found = model.segment(image)
+    left, right = model.network(image[..., :48]), model.network(image[..., 32:])
+    assert torch.equal(found[..., :32], left[..., :32])
+    assert torch.equal(found[..., 48:], right[..., 16:])
+    torch.testing.assert_close(found[..., 32:48], (left[..., 32:] + right[..., :16]) / 2)
+
+
+@pytest.mark.parametrize(("side", "step"), [(800, 534), (600, 400), (7, 5)])
+def test_default_stride_is_two_thirds_rounded_up(side: int, step: int) -> None:
+    assert make(window=side).stride == (step, step)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 32, "stride": 33}, "stride must be between 1 and window=\\(32, 32\\)"),
+        ({"window": (32, 64), "stride": (32, 0)}, "stride must be between 1"),
+        ({"stride": 32}, "needs a window"),
+    ],
+)
+def test_strides_that_leave_pixels_out_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**options)
+
+
+# Prediction ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_predict_is_forward_with_classes_in_a_single_pass() -> None:
+    model, image, passes = make(), torch.rand(2, 3, 40, 56), []
+    model.network.trunk.register_forward_hook(lambda *_: passes.append(1))
+    prediction = model.predict({"image": image})
+    assert len(passes) == 1
+    score, anomaly_map = model(image)
+    logits = model.segment(image)
+    assert torch.equal(prediction["anomaly_map"], anomaly_map)
+    assert torch.equal(prediction["anomaly_score"], score)
+    assert torch.equal(anomaly_map, -logits.logsumexp(1, keepdim=True))
+    assert torch.equal(score, anomaly_map.amax((1, 2, 3)))
+    assert torch.equal(prediction["pred_target"], logits.argmax(1))
+    assert prediction["pred_target"].dtype == torch.long
+
+
+@torch.no_grad()
+def test_abstention_is_no_class() -> None:
+    model, image = make(), torch.rand(1, 3, 32, 48)
+    before = model.predict({"image": image})["pred_target"]
+    model.network.extend_head()
+    assert model.network.last.bias is not None
+    model.network.last.bias[-1] = 1000.0
+    assert model.segment(image).shape[1] == 6
+    assert torch.equal(model.predict({"image": image})["pred_target"], before)
+
+
+@torch.no_grad()
+def test_large_batches_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image, sizes = make(), torch.rand(5, 3, 32, 48), []
+    together = model.predict({"image": image})
+    monkeypatch.setattr(segmenter, "PIXELS_AT_ONCE", 2 * 32 * 48 + 1)
+    model.network.trunk.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    parts = model.predict({"image": image})
+    assert sizes == [2, 2, 1]
+    for key in ("anomaly_score", "anomaly_map"):
+        torch.testing.assert_close(parts[key], together[key])
+    monkeypatch.setattr(segmenter, "PIXELS_AT_ONCE", 1)
+    assert model.predict({"image": image})["anomaly_map"].shape == (5, 1, 32, 48)
+
+
+@torch.no_grad()
+def test_smoothing_is_a_gaussian_of_seven_pixels() -> None:
+    image = torch.rand(2, 3, 32, 48)
+    plain, smooth = make()(image)[1], make(smoothing=True)(image)
+    expected = [gaussian_filter(x.double().numpy(), 1.0, mode="mirror", radius=3) for x in plain[:, 0]]
+    np.testing.assert_allclose(smooth[1][:, 0].numpy(), expected, rtol=1e-5)
+    assert torch.equal(smooth[0], smooth[1].amax((1, 2, 3)))
+
+
+@torch.no_grad()
+def test_evidence_that_a_method_appends_is_blended_too() -> None:
+    class Brightness(Energy):
+        def evidence(self, image: Tensor) -> Tensor:
+            return torch.cat([super().evidence(image), image.mean(1, keepdim=True)], 1)
+
+        def score_map(self, evidence: Tensor) -> Tensor:
+            return evidence[:, self.num_classes :]
+
+    model = Brightness(**TINY, window=32, stride=20).eval()
+    image = torch.rand(1, 3, 40, 64)
+    prediction = model.predict({"image": image})
+    torch.testing.assert_close(prediction["anomaly_map"], image.mean(1, keepdim=True))
+    assert prediction["pred_target"].max() < 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [None, 32])
+def test_maps_are_float32_under_autocast(window: int | None) -> None:
+    model, image = make(window=window, smoothing=True), torch.rand(1, 3, 40, 56)
+    with torch.autocast("cpu", torch.bfloat16):
+        score, anomaly_map = model(image)
+    assert score.dtype == anomaly_map.dtype == torch.float32
+    assert len(anomaly_map.unique()) > 1000  # numbers of 8 bits would coincide
+
+
+def test_score_map_must_be_written() -> None:
+    with pytest.raises(NotImplementedError, match="SegmenterModule must define score_map"):
+        SegmenterModule(**TINY).eval()(torch.rand(1, 3, 32, 32))
+
+
+# Targets and weights -------------------------------------------------------------------------------------------------
+
+
+def test_target_is_checked() -> None:
+    model, image = make(), torch.rand(1, 3, 2, 2)
+    good = torch.tensor([[[0, 4], [254, 255]]])
+    assert torch.equal(model.target({"image": image, "target": good}), good)
+    void = torch.full((1, 2, 2), 255)
+    assert torch.equal(model.target({"image": image, "target": void}), void)
+    with pytest.raises(ShapeError, match="the batch has image"):
+        model.target({"image": image})
+    for wrong in (5, -1, 253):
+        with pytest.raises(ShapeError, match=f"classes 0 to 4, 254 .* got {wrong}"):
+            model.target({"image": image, "target": torch.tensor([[[0, wrong], [254, 255]]])})
+
+
+def test_weights_of_the_segmenter_go_before_those_of_the_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = Energy(**TINY)
+    whole, trunk = tmp_path / "whole.pt", tmp_path / "trunk.pt"
+    torch.save({"state_dict": source.state_dict() | {"calibration._extra_state": {}}}, whole)
+    torch.save(source.network.trunk.net.state_dict(), trunk)
+
+    def same(model: Energy) -> tuple[bool, bool]:
+        state, wanted = model.network.state_dict(), source.network.state_dict()
+        equal = {key: torch.equal(value, wanted[key]) for key, value in state.items() if key.endswith("weight")}
+        trunk_equal = {equal[key] for key in equal if key.startswith("trunk.") and "conv" in key}
+        return trunk_equal == {True}, equal["final.0.weight"]
+
+    expected = {(None, None): (False, False), (str(trunk), None): (True, False), ("imagenet", str(whole)): (True, True)}
+    for (backbone_weights, segmenter_weights), answer in expected.items():
+        model = make(backbone_weights=backbone_weights, segmenter_weights=segmenter_weights)
+        assert same(model) == (False, False)  # the constructor loads nothing
+        model.load_pretrained()
+        assert same(model) == answer
+    with pytest.raises(WeightsError, match=r"num_classes=7 needs 7 channels of logits; the network in .* has 5"):
+        make(num_classes=7, segmenter_weights=str(whole)).load_pretrained()

@@ -1,0 +1,84 @@
+"""The benchmark over seeds on a tiny model: what it trains and tests, and how a later configuration finds a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CONFIG: dict[str, Any] = {
+    "model": {"class_path": "DeepMIL", "init_args": {"feature_dim": 8, "hidden": [8, 4], "lr": 0.05}},
+    "data": {
+        "class_path": "SyntheticVideos",
+        "init_args": {"train_size": 6, "test_size": 3, "feature_dim": 8, "train_batch_size": 4, "validation": "none"},
+    },
+    "trainer": {"default_root_dir": "runs/tiny", "max_epochs": 1, "log_every_n_steps": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("repeat")
+    log.setLevel(level)  # the script makes it quiet
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(CONFIG))
+    return file
+
+
+def test_every_seed_and_value_is_a_run(
+    benchmark: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, folder = tmp_path / "results.jsonl", tmp_path / "kept"
+    folder.mkdir()
+    words = [str(config), "--results", str(results), "--seeds", "0", "1", "--vary", "train_size", "5", "6"]
+    words += ["--metrics", "frame_AUROC", "video_AUROC", "--save", str(folder)]
+    assert benchmark.main(words) == 0
+    records = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(record["seed"], record["train_size"]) for record in records] == [(0, 5), (0, 6), (1, 5), (1, 6)]
+    values = torch.tensor([record["metrics"]["frame_AUROC"] for record in records], dtype=torch.float64)
+    assert ((values > 0) & (values <= 1)).all()
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith(f"| tiny | {values.mean():.4f} ± {values.std():.4f} | ")
+    assert sorted(file.name for file in folder.iterdir()) == ["tiny-0.ckpt", "tiny-1.ckpt"]
+    assert benchmark.main(words) == 0
+    assert len(results.read_text().splitlines()) == 4  # nothing was repeated
+
+
+def test_a_seed_in_an_option_is_filled_in(benchmark: ModuleType, config: Path) -> None:
+    model = {
+        "class_path": "IGD",
+        "init_args": {"encoder_weights": "kept/first-{seed}.ckpt", "width": 2, "image_size": 32},
+    }
+    setting = benchmark.grid.Setting("second", model, CONFIG["data"], {}, {})
+    built, _ = benchmark.grid.build(benchmark.Run(setting, 7, {}))
+    assert built.hparams["encoder_weights"] == "kept/first-7.ckpt"
+
+
+def test_what_cannot_be_run_is_told_in_one_sentence(
+    benchmark: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def complaint(*arguments: str) -> str:
+        with pytest.raises(SystemExit):
+            benchmark.main([str(config), "--results", str(tmp_path / "new.jsonl"), *arguments])
+        return capsys.readouterr().err
+
+    assert "whole numbers; got split a" in complaint("--vary", "split", "a")
+    assert "model and data must take the options given" in complaint("--vary", "splitt", "1")
+    assert "no metric 'frame_AUROK'" in complaint("--seeds", "0", "--metrics", "frame_AUROK")

@@ -1,0 +1,40 @@
+"""The benchmark of RTFM on tiny inputs: every case runs in its process and reports what it says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("video")
+
+
+@pytest.mark.slow
+def test_every_case_reports_time_and_memory(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--batch", "2", "--crops", "2", "--width", "32", "--snippets", "20", "--loop-videos", "1", "--rounds", "1"]
+    assert bench.main([*small, "--json", str(tmp_path / "video.json")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["cases"]) == ["train", "loops", "infer"]
+    for case in report["cases"].values():
+        assert case["call_s"] > 0
+        assert case["peak_mb"] > 100
+    assert json.loads((tmp_path / "video.json").read_text()) == report
+
+
+def test_the_plain_way_is_scaled_to_the_whole_batch(bench: ModuleType) -> None:
+    options = {"width": 16, "crops": 1, "batch": 50, "loop_videos": 1, "rounds": 1, "accelerator": "cpu"}
+    small, large = (bench.loops(**{**options, "batch": batch})["call_cpu_s"] for batch in (1, 1000))
+    assert large > 100 * small
