@@ -2,8 +2,8 @@
 
     python benchmarks/repeat.py sample_configs/weak_video/{deep_mil,rtfm,ctmil}_synthetic_cpu.yaml --seeds 0 1 2 \
         --metrics frame_AUROC frame_AP --results runs/weak_video.jsonl
-    python benchmarks/repeat.py sample_configs/weak_video/rtfm_ucsd_ped2_cpu.yaml --seeds 0 --vary split 0 1 2 3 4 5 6 7 8 9 \
-        --metrics frame_AUROC --results runs/ped2.jsonl
+    python benchmarks/repeat.py sample_configs/weak_video/{deep_mil,rtfm}_ucsd_ped2_cpu.yaml --seeds 0 \
+        --vary split 0 1 2 3 4 5 6 7 8 9 --data features=$PWD/features/ped2 --metrics frame_AUROC --results runs/ped2.jsonl
 
 The seed decides weights, order and splits of a run. With ``--vary``, every seed is also run with every value of one option of
 the data module. The last epoch is tested on the test set, once; no run is chosen by its result, and the ``checkpoint``
@@ -26,7 +26,8 @@ from itertools import product
 from pathlib import Path
 
 import grid
-from grid import Record, Run
+import yaml
+from grid import Record, Run, Setting
 from lightning.pytorch import Trainer
 
 from anomaly_suite.callbacks import AnomalyMetrics, SegmentationMetrics
@@ -88,11 +89,28 @@ def table(runs: Sequence[Run], records: Sequence[Record], metrics: Sequence[str]
     return "\n".join(lines)
 
 
+def with_data(setting: Setting, assignments: Sequence[str]) -> Setting:
+    """A setting with ``OPTION=VALUE`` set in its data module.
+
+    Raises:
+        ConfigError: words without an equals sign.
+    """
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--data needs words such as root=data/mnist; got {assignment!r}.")
+        setting.data["init_args"][name] = yaml.safe_load(value)
+    return setting
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Several seeds of several configurations, as a Markdown table.")
     grid.add_common_options(parser)
     parser.add_argument("--metrics", nargs="+", default=("frame_AUROC", "frame_AP"), help="columns of the table")
     parser.add_argument("--vary", nargs="+", metavar="OPTION VALUE", help="whole-number option of the data module")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="OPTION=VALUE", help="of the data module, for every run"
+    )
     parser.add_argument("--save", type=Path, help="folder for checkpoints")
     options = parser.parse_args(words)
     grid.prepare(options, parser)
@@ -100,8 +118,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.vary and (not values or not all(value.isdigit() for value in values)):
         parser.error(f"--vary needs an option of the data module and whole numbers; got {' '.join(options.vary)}.")
     try:
+        settings = {file: with_data(grid.read_setting(file), options.data) for file in options.configs}
         runs = [
-            Run(grid.read_setting(file), seed, {name: int(value)} if name else {})
+            Run(settings[file], seed, {name: int(value)} if name else {})
             for file, seed, value in product(options.configs, options.seeds, values)
         ]
         work = partial(train_and_test, accelerator=options.accelerator, save=options.save)

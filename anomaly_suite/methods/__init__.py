@@ -1,7 +1,7 @@
 """Detectors."""
 
 from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
-from anomaly_suite.methods.pixel_ood import DeepLabV3Plus, PostHocScore
+from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import KnowledgeDistillation
 from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
 from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
@@ -11,11 +11,14 @@ __all__ = [
     "CTMIL",
     "DAE",
     "IGD",
+    "PEBAL",
     "RTFM",
     "VAE",
+    "DeepGamblers",
     "DeepLabV3Plus",
     "DeepMIL",
     "DeepSVDD",
+    "EntropyMaximisation",
     "FAnoGAN",
     "KnowledgeDistillation",
     "MSSSIMAutoencoder",

@@ -2,8 +2,9 @@
 
 Image level: ``AUROC``, ``AP``, ``F1Max``, ``EER`` of scores; ``Accuracy``, ``Sensitivity``, ``Specificity`` of decisions.
 Pixel level: the same of maps with ``exact=False`` (bounded memory, certified error), ``FPR95``, ``AUPRO``, ``IoUMax``,
-``DiceMax``; ``IoU`` and ``Dice`` of decisions; ``MeanIoU`` of classes. Frame level: ``PRAUC`` and ``FAR`` too. One state can
-serve all pixel metrics::
+``DiceMax``; ``IoU`` and ``Dice`` of decisions; ``MeanIoU`` of classes. Frame level: ``PRAUC`` and ``FAR`` too. Driving
+scenes: the pixel metrics of :func:`scored_pixels`; ``SIoU``, ``PPV`` and ``MeanF1`` of objects. Probabilities: ``ECE`` and
+``MCE``. One state can serve all pixel metrics::
 
     members = {"AUPRO": AUPRO(exact=False), "AUROC": AUROC(exact=False), "AP": AP(exact=False)}
     metrics = MetricCollection(members, compute_groups=[list(members)])  # AUPRO first
@@ -11,6 +12,8 @@ serve all pixel metrics::
 """
 
 from anomaly_suite.metrics.aupro import AUPRO, aupro
+from anomaly_suite.metrics.calibration_error import ECE, MCE, expected_calibration_error, maximum_calibration_error
+from anomaly_suite.metrics.components import PPV, MeanF1, SIoU, component_values
 from anomaly_suite.metrics.decision import FAR, Accuracy, Dice, IoU, Sensitivity, Specificity, confusion
 from anomaly_suite.metrics.ranking import (
     AP,
@@ -28,15 +31,19 @@ from anomaly_suite.metrics.ranking import (
     fpr_at_tpr,
     precision_recall_area,
 )
+from anomaly_suite.metrics.scored import scored_pixels
 from anomaly_suite.metrics.segmentation import MeanIoU, confusion_matrix, intersection_over_union
 
 __all__ = [
     "AP",
     "AUPRO",
     "AUROC",
+    "ECE",
     "EER",
     "FAR",
     "FPR95",
+    "MCE",
+    "PPV",
     "PRAUC",
     "Accuracy",
     "Dice",
@@ -44,17 +51,23 @@ __all__ = [
     "F1Max",
     "IoU",
     "IoUMax",
+    "MeanF1",
     "MeanIoU",
+    "SIoU",
     "Sensitivity",
     "Specificity",
     "aupro",
     "auroc",
     "average_precision",
+    "component_values",
     "confusion",
     "confusion_matrix",
     "equal_error_rate",
+    "expected_calibration_error",
     "f1_max",
     "fpr_at_tpr",
     "intersection_over_union",
+    "maximum_calibration_error",
     "precision_recall_area",
+    "scored_pixels",
 ]

@@ -82,6 +82,8 @@ class TestChecks:
     def test_3_the_order_of_crops_means_nothing(self) -> None:
         model, features = settled(), torch.rand(3, 5, 20, D)
         assert torch.allclose(model(features)[1], model(features[:, [4, 2, 0, 1, 3]])[1], atol=1e-6)
+        alone = [model(features[:, crop : crop + 1])[1] for crop in range(5)]
+        assert torch.allclose(model(features)[1], torch.stack(alone).mean(0), atol=1e-6)
         assert not torch.allclose(model(features)[1], model(features[:, [0, 0, 0, 1, 3]])[1], atol=1e-6)
 
     def test_3_swapping_two_anomalous_videos_changes_the_pairing_alone(self) -> None:

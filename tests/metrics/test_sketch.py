@@ -64,7 +64,13 @@ def cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, int, float]]:
     yield "0.01 % anomalous, last", (normal0 + 4 * rare)[rare_last], rare[rare_last], 50, 1e-4
     yield "0.01 % anomalous, sigmoid near 0", 1 / (1 + np.exp(10 - 2.5 * normal0 - 9 * rare)), rare, 5, 1e-4
     yield "0.01 % anomalous, energies", np.where(rare, -8 + 2 * normal0, -12 - normal0 * (normal0 < 0)), rare, 5, 1e-4
-    yield "half of the batches constant", np.where(np.arange(N) // (N // 10) % 2 == 0, -12, normal - 12), target, 10, 1e-4
+    yield (
+        "half of the batches constant",
+        np.where(np.arange(N) // (N // 10) % 2 == 0, -12, normal - 12),
+        target,
+        10,
+        1e-4,
+    )
     yield "anomalous last and far", (normal + 50 * target)[anomalous_last], target[anomalous_last], 5, 1e-4
     yield "sorted", normal[rising], target[rising], 5, 1e-4
     yield "sorted backwards", normal[rising[::-1]], target[rising[::-1]], 5, 1e-4

@@ -10,10 +10,10 @@ import pytest
 import torch
 from metric_references import planted_maps, tensors
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.metrics import AP, AUPRO, AUROC, EER, FPR95, DiceMax, F1Max, IoUMax
+from anomaly_suite.metrics import AP, AUPRO, AUROC, EER, FPR95, MCE, DiceMax, F1Max, IoUMax, MeanF1
 from anomaly_suite.metrics.state import RankMetric
 
 ALL = [AUPRO, AUROC, AP, F1Max, FPR95, EER, IoUMax, DiceMax]
@@ -163,6 +163,15 @@ def test_scores_stay_on_their_gpu(exact: bool) -> None:
     assert {n: float(v) for n, v in values.items()} == pytest.approx(alone(score, mask, exact=exact), abs=1e-9)
 
 
+def sums(score: Tensor, mask: Tensor) -> dict[str, Metric]:
+    """Metrics whose states are summed over processes."""
+    metrics: dict[str, Metric] = {"MeanF1": MeanF1(min_object=4, min_predicted=2), "MCE": MCE()}
+    if len(score):
+        metrics["MeanF1"].update(score > 1, mask[:, 0].byte())
+        metrics["MCE"].update(score.sigmoid(), mask)
+    return metrics
+
+
 def _two_processes(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -184,6 +193,8 @@ def _two_processes(rank: int, port: int, folder: str) -> None:
                 assert int(metric.curve().false[-1]) > before
             else:
                 metric.curve(), metric.curve()
+        for name, bins in sums(score[mine], mask[mine]).items():
+            found[f"{share}, exact=True, {name}"] = (float(bins.compute()), 0.0)
     torch.save(found, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -197,8 +208,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_two_processes, args=(port, str(tmp_path)), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert found[0] == found[1]
-    truth = alone(*maps(), exact=True)
-    assert len(found[0]) == 2 * 4
+    truth = alone(*maps(), exact=True) | {name: float(metric.compute()) for name, metric in sums(*maps()).items()}
+    assert len(found[0]) == 2 * 6
     for name, (value, bound) in found[0].items():
         expected = truth[name.rsplit(" ", 1)[1]]
         assert abs(value - expected) <= bound + 1e-12, name

@@ -122,10 +122,10 @@ def test_padding_does_not_matter(kernel: int, stride: int) -> None:
 
 
 def test_class_token_starts_small_and_is_cut_off() -> None:
-    class_token = ConvTransformer(width=4096, depth=1, heads=1, kernel=1).class_token.detach()
-    assert class_token.shape == (1, 1, 4096)
+    class_token = ConvTransformer(width=512, depth=1, heads=1, kernel=1).class_token.detach()
+    assert class_token.shape == (1, 1, 512)
     assert float(class_token.std()) == pytest.approx(0.02, rel=0.1)
-    assert float(class_token.mean()) == pytest.approx(0, abs=2e-3)
+    assert float(class_token.mean()) == pytest.approx(0, abs=4e-3)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -36,9 +36,14 @@ _NUMBER = re.compile(r"^\d{4}_")
 
 
 class _Fishyscapes(SceneTestModule):
-    """What both sets share; ``part`` is the folder's name in the repackaged layout."""
+    """What both sets share.
 
-    part: str
+    ``part`` is the folder's name in the repackaged layout, ``label_name`` a pattern of the official label files' names, by
+    which the two sets are told apart in one folder.
+    """
+
+    part: ClassVar[str]
+    label_name: ClassVar[str]
 
     def __init__(self, *, root: str | None = None, **loader: Any) -> None:
         super().__init__(**loader)
@@ -64,6 +69,16 @@ class _Fishyscapes(SceneTestModule):
         """Scenes of the official download."""
         raise NotImplementedError
 
+    def official_labels(self, folder: Path) -> list[Path]:
+        """Label files of the official download, by their numbers."""
+        labels = [path for path in image_files(folder) if re.fullmatch(self.label_name, path.stem)]
+        if not labels:
+            raise DatasetNotFoundError(
+                f"Fishyscapes {self.part} expects <nnnn>_<id>_labels.png, or folders original and labels_with_ROI, in '{folder}'; "
+                "found neither. The labels come from the Fishyscapes page."
+            )
+        return sorted(labels, key=lambda path: path.name)
+
 
 class FishyscapesLostAndFound(_Fishyscapes):
     """Fishyscapes LostAndFound validation: 100 street scenes with small obstacles, all of the scene scored.
@@ -84,6 +99,7 @@ class FishyscapesLostAndFound(_Fishyscapes):
     """
 
     part = "LostAndFound"
+    label_name = r"\d{4}_\d\d_.*_labels"
 
     def __init__(self, *, root: str | None = None, lost_and_found: str | None = None, **loader: Any) -> None:
         super().__init__(root=root, **loader)
@@ -92,9 +108,7 @@ class FishyscapesLostAndFound(_Fishyscapes):
     def official(self, folder: Path) -> list[Scene]:
         """Labels of the download with the images of Lost and Found."""
         images = _images_by_id(self.lost_and_found, ("train", "test"))
-        return [
-            Scene(_image_of(label, images, self.lost_and_found), label) for label in _official_labels(folder, self.part)
-        ]
+        return [Scene(_image_of(label, images, self.lost_and_found), label) for label in self.official_labels(folder)]
 
 
 class FishyscapesStatic(_Fishyscapes):
@@ -113,6 +127,7 @@ class FishyscapesStatic(_Fishyscapes):
     """
 
     part = "Static"
+    label_name = r"\d{4}_[a-z]+_.*_labels"
 
     def __init__(self, *, root: str | None = None, cityscapes: str | None = None, **loader: Any) -> None:
         super().__init__(root=root, **loader)
@@ -122,22 +137,12 @@ class FishyscapesStatic(_Fishyscapes):
         """Labels and differences of the download with the images of Cityscapes."""
         images = _images_by_id(self.cityscapes, ("val",))
         scenes = []
-        for label in _official_labels(folder, self.part):
+        for label in self.official_labels(folder):
             overlay = label.with_name(f"{_KIND.sub('', label.stem)}_rgb.npz")
             if not overlay.is_file():
                 raise DatasetError(f"'{label}' has no difference file; looked for '{overlay}'. Complete the download.")
             scenes.append(Scene(_image_of(label, images, self.cityscapes), label, overlay))
         return scenes
-
-
-def _official_labels(folder: Path, part: str) -> list[Path]:
-    labels = [path for path in image_files(folder) if path.stem.endswith("_labels")]
-    if not labels:
-        raise DatasetNotFoundError(
-            f"Fishyscapes {part} expects <nnnn>_<id>_labels.png, or folders original and labels_with_ROI, in '{folder}'; found "
-            "neither. The labels come from the Fishyscapes page."
-        )
-    return labels
 
 
 def _images_by_id(root: Path, parts: tuple[str, ...]) -> dict[str, Path]:

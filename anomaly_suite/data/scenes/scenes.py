@@ -370,9 +370,10 @@ class TrainingScenes(BatchedDataset):
         image, label = self.source.read(scene)
         target = relabel(label, self.table, source=name)
         if self.mix is not None and index >= count:
-            cutout = self.mix.pool.read(int(self.drawn()[index - count]))
-            options = {"single": self.mix.single, "rescale": self.mix.rescale, "road": self.mix.road}
-            image, target = anomaly_mix(image, target, cutout, rng=rng, **options)  # type: ignore[arg-type] # mixed types
+            cutout, mix = self.mix.pool.read(int(self.drawn()[index - count])), self.mix
+            image, target = anomaly_mix(
+                image, target, cutout, rng=rng, single=mix.single, rescale=mix.rescale, road=mix.road
+            )
         return name, *self.crop(image, target, rng=rng, words=(self.seed, self.epoch, index, 1))
 
     def drawn(self) -> npt.NDArray[np.int64]:

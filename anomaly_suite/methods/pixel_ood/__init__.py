@@ -3,7 +3,10 @@
 A method may train on the classes alone, fine-tune with pasted outlier objects, or only read the outputs of a trained network.
 """
 
+from anomaly_suite.methods.pixel_ood.deep_gamblers import DeepGamblers
 from anomaly_suite.methods.pixel_ood.deeplab_v3_plus import DeepLabV3Plus
+from anomaly_suite.methods.pixel_ood.entropy_maximisation import EntropyMaximisation
+from anomaly_suite.methods.pixel_ood.pebal import PEBAL
 from anomaly_suite.methods.pixel_ood.post_hoc_score import PostHocScore
 
-__all__ = ["DeepLabV3Plus", "PostHocScore"]
+__all__ = ["PEBAL", "DeepGamblers", "DeepLabV3Plus", "EntropyMaximisation", "PostHocScore"]

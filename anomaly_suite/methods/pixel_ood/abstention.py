@@ -116,12 +116,12 @@ class FineTunedSegmenter(SegmenterModule):
     def __init__(
         self,
         *,
-        abstention: bool = True,
+        abstention: bool,
         trunk_mode: Literal["eval", "train"] = "eval",
         lr: float = 1e-5,
         **segmenter: Any,
     ) -> None:
-        super().__init__(**segmenter)
+        super().__init__(auxiliary=False, **segmenter)
         if lr <= 0:
             raise ConfigError(f"lr must be above 0; got {lr}.")
         if abstention:
@@ -155,10 +155,8 @@ class FineTunedSegmenter(SegmenterModule):
             z = self.network.features(image)
         logits = self.network.logits(z, image.shape[2:])
         with torch.autocast(image.device.type, enabled=False):
-            terms = self.loss(logits.float(), target)
+            terms = self.loss(logits, target)
             loss = torch.stack(list(terms.values())).sum()
-            # A batch without a single known pixel must still reach every weight, or other processes would wait.
-            loss = loss + 0.0 * logits.float().mean()
         self.log_dict({"train/loss": loss, **{f"train/{name}": value for name, value in terms.items()}})
         return loss
 

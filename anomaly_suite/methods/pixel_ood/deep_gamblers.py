@@ -48,7 +48,7 @@ class DeepGamblers(FineTunedSegmenter):
         score: Literal["abstention", "energy"] = "abstention",
         **tuning: Any,
     ) -> None:
-        super().__init__(**tuning)
+        super().__init__(abstention=True, **tuning)
         self.save_hyperparameters()
         if not 1 < payoff <= self.num_classes:
             raise ConfigError(
@@ -70,5 +70,5 @@ class DeepGamblers(FineTunedSegmenter):
     def loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The gambler's loss."""
         log_payoff = logits.new_tensor(math.log(self.payoff))
-        options = {"outlier_weight": self.outlier_weight, "form": self.outlier_form}
-        return {"abstention": abstention_loss(logits, target, log_payoff, **options)}  # type: ignore[arg-type] # mixed values
+        loss = abstention_loss(logits, target, log_payoff, outlier_weight=self.outlier_weight, form=self.outlier_form)
+        return {"abstention": loss}

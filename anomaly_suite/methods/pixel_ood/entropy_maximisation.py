@@ -3,8 +3,9 @@
 Paper: Chan, Rottmann and Gottschalk, "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic
     Segmentation", ICCV 2021, arXiv:2012.06575 (Meta-OoD).
 Reference: the authors' PyTorch release is described by our notes; no code was read.
-Differs: the background of outlier images is void, not road as in the release. The optional second stage, which sorts out found regions by
-    hand-made measures, is not built: the published tables do not use it.
+Differs: our data modules paste outliers into scenes; where whole outlier images are given, as in the release, their background is void,
+    not road. Adam keeps its state over epochs. The optional second stage, which sorts out found regions by hand-made measures, is not
+    built: the published tables do not use it.
 Axes: B batch, Y classes, H and W pixels.
 """
 
@@ -39,7 +40,7 @@ class EntropyMaximisation(SegmenterModule):
     fine_tunes = True  # SegmentationMetrics then also reports the mIoU from which the training starts
 
     def __init__(self, *, outlier_weight: float = 0.9, lr: float = 1e-5, **segmenter: Any) -> None:
-        super().__init__(**segmenter)
+        super().__init__(auxiliary=False, **segmenter)
         self.save_hyperparameters()
         if not 0 <= outlier_weight <= 1 or lr <= 0:
             raise ConfigError(f"outlier_weight must be in [0, 1] and lr above 0; got {outlier_weight} and {lr}.")

@@ -6,28 +6,31 @@ Reference: the authors' PyTorch release (tianyu0207/PEBAL) is described by our n
 Differs: follows the release where it and the paper disagree (probabilities inside the logarithm, means over pixels, the outlier loss over
     all classes at a weight of 0.1, weights of the two regularisers, a penalty smoothed over the image); options take the paper's side
     where both are computable. Against both: the penalty is at least 1, without which abstention pays more the closer the energy is to
-    0 and PAL alone collapses; pairs of neighbours with a void pixel are not smoothed; smoothness is scaled to the published batch of
-    8 x 900 x 900 pixels, because it is a sum; the frozen part stays in evaluation mode; the learning rate falls over the true steps.
+    0 and PAL alone collapses; pairs of neighbours with a void pixel are not smoothed; sums over all pixels are scaled to the
+    published batch of 8 x 900 x 900; the frozen part stays in evaluation mode; the learning rate falls over the true steps.
 Axes: B batch, Y classes, K = Y + 1 channels, the last for abstention, H and W pixels.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.errors import ConfigError, DatasetError
 from anomaly_suite.methods.pixel_ood.abstention import FineTunedSegmenter, OutlierForm, abstention_loss, mean_where
+from anomaly_suite.methods.pixel_ood.deeplab_v3_plus import cross_entropy
 from anomaly_suite.methods.pixel_ood.scores import energy
 from anomaly_suite.methods.pixel_ood.segmenter import BLUR_RADIUS, BLUR_SIGMA, OUTLIER, VOID
 from anomaly_suite.nn.blur import gaussian_blur
 
-PUBLISHED_PIXELS = 8 * 900 * 900  # of a batch; smoothness is a sum over it
+log = logging.getLogger(__name__)
+
+PUBLISHED_PIXELS = 8 * 900 * 900  # of a batch; sums over all pixels have weights for this number
 MARGIN = 3.0  # from the mean energy of known pixels before tuning, where margins are measured
 MARGIN_BATCHES = 50  # that are measured
 
@@ -94,10 +97,15 @@ class PEBAL(FineTunedSegmenter):
             raise ConfigError(
                 f"margin_in and margin_out are both given or both null; got {margin_in} and {margin_out}. Null measures them."
             )
+        smooth, sparse = (3e-6, 5e-4) if regularizer == "released" else (5e-4, 3e-6)
+        smoothness_weight = smooth if smoothness_weight is None else smoothness_weight
+        sparsity_weight = sparse if sparsity_weight is None else sparsity_weight
         for name, value in (
-            ("outlier_weight", outlier_weight),
-            ("energy_weight", energy_weight),
             ("penalty_floor", penalty_floor),
+            ("outlier_weight", outlier_weight),
+            ("smoothness_weight", smoothness_weight),
+            ("sparsity_weight", sparsity_weight),
+            ("energy_weight", energy_weight),
         ):
             if value < 0:
                 raise ConfigError(f"{name} must be 0 or above; got {value}.")
@@ -112,9 +120,8 @@ class PEBAL(FineTunedSegmenter):
         self.outlier_form: OutlierForm = outlier_form
         self.energy = energy
         self.regularizer: Regularizer = regularizer
-        weights = (3e-6, 5e-4) if regularizer == "released" else (5e-4, 3e-6)
-        self.smoothness_weight = weights[0] if smoothness_weight is None else smoothness_weight
-        self.sparsity_weight = weights[1] if sparsity_weight is None else sparsity_weight
+        self.smoothness_weight = smoothness_weight
+        self.sparsity_weight = sparsity_weight
         self.energy_weight = energy_weight
         given = [math.nan if margin is None else margin for margin in (margin_in, margin_out)]
         self.register_buffer("margins", torch.tensor(given))
@@ -127,24 +134,29 @@ class PEBAL(FineTunedSegmenter):
 
     def on_train_start(self) -> None:
         """Measure the margins where they are not known yet; all processes get the same."""
-        if bool(self.margins.isnan().any()):
-            total = torch.stack(list(self._known_energies())).sum(0)
-            total = self.sum_over_ranks(total)
-            mean = float(total[0] / total[1].clamp_min(1))
+        if self.energy and bool(self.margins.isnan().any()):
+            mean = self._mean_energy()
             self.margins.copy_(torch.tensor([mean - MARGIN, mean + MARGIN]))
+            log.info("mean energy of known pixels %.2f: margins %.2f and %.2f", mean, *self.margins.tolist())
 
     @torch.no_grad()
-    def _known_energies(self) -> Iterator[Tensor]:
-        """Sum and number of the energies of known pixels in the first batches."""
+    def _mean_energy(self) -> float:
+        """Of known pixels of the first batches, all processes together."""
         training = self.network.training
         self.network.eval()
-        for number, batch in enumerate(self.training_batches()):
-            if number == MARGIN_BATCHES:
-                break
+        total = self.margins.new_zeros(2, dtype=torch.float64)
+        for batch in islice(self.training_batches(), MARGIN_BATCHES):
             known = self.target(batch) < OUTLIER
-            value = energy(self.network(batch["image"])[:, : self.num_classes]).squeeze(1)
-            yield torch.stack([value[known].double().sum(), known.sum().double()])
+            free = energy(self.network(batch["image"])[:, : self.num_classes]).squeeze(1)
+            total += torch.stack([free[known].double().sum(), known.sum().double()])
         self.network.train(training)
+        value, count = self.sum_over_ranks(total).tolist()
+        if count == 0:
+            raise DatasetError(
+                f"margins are measured on known pixels; the first {MARGIN_BATCHES} batches have none. Check the labels, or give "
+                "margin_in and margin_out."
+            )
+        return float(value / count)
 
     def loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Abstention, energy, sparsity and smoothness, as far as they are switched on."""
@@ -155,19 +167,20 @@ class PEBAL(FineTunedSegmenter):
         if self.energy:
             terms["energy"] = weight * energy_loss(free, known, outlier, margins=self.margins)
         if self.regularizer != "off":
-            scale = self.smoothness_weight * PUBLISHED_PIXELS / target.numel()
-            terms["smoothness"] = weight * scale * smoothness(free, target != VOID, form=self.regularizer)
-            terms["sparsity"] = weight * self.sparsity_weight * sparsity(free, outlier, form=self.regularizer)
+            scale = PUBLISHED_PIXELS / target.numel()
+            smooth = scale * smoothness(free, target != VOID, form=self.regularizer)
+            sparse = sparsity(free, outlier, form=self.regularizer)
+            if self.regularizer == "printed":  # over all pixels, too
+                sparse = scale * sparse
+            terms["smoothness"] = weight * self.smoothness_weight * smooth
+            terms["sparsity"] = weight * self.sparsity_weight * sparse
         return terms
 
     def _class_loss(self, logits: Tensor, target: Tensor, free: Tensor) -> Tensor:
-        if self.abstention in ("off", "extra_class"):
-            if self.abstention == "extra_class":
-                target = target.masked_fill(target == OUTLIER, self.num_classes)
-            pixel = F.cross_entropy(
-                logits, target.masked_fill(target == OUTLIER, VOID), ignore_index=VOID, reduction="none"
-            )
-            return mean_where(pixel, target < OUTLIER)
+        if self.abstention == "extra_class":
+            target = target.masked_fill(target == OUTLIER, self.num_classes)
+        if self.abstention in ("extra_class", "off"):
+            return mean_where(cross_entropy(logits, target), target < OUTLIER)
         if self.abstention == "fixed":
             log_penalty = logits.new_tensor(math.log(self.fixed_penalty))
         else:

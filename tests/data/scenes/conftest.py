@@ -25,7 +25,7 @@ def cityscapes(tmp_path: Path, write: Write) -> Path:
             name = f"{city}_000000_{index:06d}"
             write(f"cityscapes/leftImg8bit/{part}/{city}/{name}_leftImg8bit.png", size=SIZE)
             write(f"cityscapes/gtFine/{part}/{city}/{name}_gtFine_labelIds.png", ids)
-            deep = np.where(ids == 26, 26001, ids).astype(np.uint16)
+            deep = np.where(ids == 26, np.uint16(26001), ids)
             write(f"cityscapes/gtFine/{part}/{city}/{name}_gtFine_instanceIds.png", deep)
             write(f"cityscapes/gtFine/{part}/{city}/{name}_gtFine_color.png", size=SIZE)
     return tmp_path / "cityscapes"
@@ -50,7 +50,16 @@ def lost_and_found(tmp_path: Path, write: Write) -> Path:
 def coco(tmp_path: Path, write: Write) -> Path:
     """Eight records: a dog, a train, a car, a small image, an unannotated one, a crowd, two cups in one, a kite of two parts."""
     categories = {1: "person", 3: "car", 7: "train", 18: "dog", 38: "kite", 47: "cup"}
-    images = {10: (40, 60), 11: (40, 60), 12: (40, 60), 13: (20, 60), 14: (40, 60), 15: (40, 60), 16: (40, 60), 17: (40, 60)}
+    images = {
+        10: (40, 60),
+        11: (40, 60),
+        12: (40, 60),
+        13: (20, 60),
+        14: (40, 60),
+        15: (40, 60),
+        16: (40, 60),
+        17: (40, 60),
+    }
 
     def box(left: float, top: float, width: float, height: float) -> list[float]:
         right, bottom = left + width, top + height

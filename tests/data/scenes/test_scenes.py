@@ -37,7 +37,9 @@ def crop(**options: Any) -> CropScenes:
 
 def blocks(height: int = 24, width: int = 36) -> tuple[np.ndarray, np.ndarray]:
     """A target of blocks of 6 px and an image whose colour is the target's."""
-    target = np.random.default_rng(0).integers(0, 4, (height // 6, width // 6)).repeat(6, 0).repeat(6, 1).astype(np.uint8)
+    target = (
+        np.random.default_rng(0).integers(0, 4, (height // 6, width // 6)).repeat(6, 0).repeat(6, 1).astype(np.uint8)
+    )
     return COLOURS[target], target
 
 
@@ -103,7 +105,9 @@ def test_tables_map_and_refuse() -> None:
     table = label_table({7: 0, 8: 1}, void=[0])
     label = np.array([[7, 8], [0, 255]], np.uint8)
     assert relabel(label, table, source="a").tolist() == [[0, 1], [255, 255]]
-    with pytest.raises(DatasetError, match=r"label of 'a' holds 9, which is no label of this data set \(2 such values\)"):
+    with pytest.raises(
+        DatasetError, match=r"label of 'a' holds 9, which is no label of this data set \(2 such values\)"
+    ):
         relabel(np.array([[7, 9, 13]], np.uint8), table, source="a")
 
 
@@ -141,18 +145,14 @@ def test_crops_lie_inside_and_reach_every_place() -> None:
     assert places == {(top, left) for top in range(5) for left in range(7)}
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.75, 1.5, 2.0])
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
 def test_image_and_target_stay_in_step_when_scaled(factor: float) -> None:
     image, target = run(crop(scales=[factor], size=(round(24 * factor), round(36 * factor))))
-    assert target.shape == (round(24 * factor), round(36 * factor))
+    rows, columns = (((np.arange(length) + 0.5) / factor).astype(int) for length in target.shape)
+    assert (target == blocks()[1][rows][:, columns]).all()
     near = np.abs(image - COLOURS[target]).max(2) < 60
-    assert near.mean() > (0.75 if factor < 1 else 0.8)  # all but pixels between blocks, which are blended
-    mirrored = np.abs(image - COLOURS[target[:, ::-1]]).max(2) < 60
-    assert mirrored.mean() < 0.6
-    steps = round(6 * factor)
-    assert (target == blocks()[1][::6, ::6].repeat(steps, 0)[: target.shape[0]].repeat(steps, 1)[:, : target.shape[1]]).mean() > (
-        0.99 if steps == 6 * factor else 0.7
-    )
+    assert near.mean() > 0.75  # all but pixels between blocks, which are blended
+    assert (np.abs(image - COLOURS[np.roll(target, 2, 1)]).max(2) < 60).mean() < near.mean() - 0.05
 
 
 def test_scales_are_drawn_from_the_list_or_range() -> None:
@@ -257,8 +257,12 @@ def test_outliers_are_added_and_drawn_anew_each_epoch() -> None:
         drawn.append(train.drawn().tolist())
         assert len(set(drawn[-1])) == 5
     assert len({number for numbers in drawn for number in numbers}) == 20
-    assert len(training(streets(outlier_fraction=0.0))) == len(training(streets(outliers=None, outlier_fraction=0.5))) == 10
-    with pytest.raises(ConfigError, match="outlier_fraction=0.05 of 10 training scenes is none"):
+    assert (
+        len(training(streets(outlier_fraction=0.0)))
+        == len(training(streets(outliers=None, outlier_fraction=0.5)))
+        == 10
+    )
+    with pytest.raises(ConfigError, match=r"outlier_fraction=0\.05 of 10 training scenes is none"):
         streets(outlier_fraction=0.05)
 
 
@@ -339,7 +343,11 @@ def test_evaluation_batches_have_keys_types_and_labels() -> None:
     assert batch["target"].tolist() == [[[0, 1, 255]], [[255, 255, 0]]]
     assert batch["ood_mask"].tolist() == [[[0, 0, 255]], [[1, 1, 0]]]
     assert batch["label"].tolist() == [0, 1]
-    assert (batch["target"].dtype, batch["ood_mask"].dtype, batch["image"].dtype) == (torch.int64, torch.uint8, torch.float32)
+    assert (batch["target"].dtype, batch["ood_mask"].dtype, batch["image"].dtype) == (
+        torch.int64,
+        torch.uint8,
+        torch.float32,
+    )
     assert torch.equal(batch["image"][1], torch.full((3, 1, 3), 50 / 255))
     assert set(as_batch(batch)) == {"image", "image_path", "target", "ood_mask", "label"}
 
