@@ -82,3 +82,13 @@ def test_what_cannot_be_run_is_told_in_one_sentence(
     assert "whole numbers; got split a" in complaint("--vary", "split", "a")
     assert "model and data must take the options given" in complaint("--vary", "splitt", "1")
     assert "no metric 'frame_AUROK'" in complaint("--seeds", "0", "--metrics", "frame_AUROK")
+
+
+def test_options_of_the_data_module_are_set_for_every_run(benchmark: ModuleType, config: Path, tmp_path: Path) -> None:
+    words = [str(config), "--results", str(tmp_path / "new.jsonl"), "--seeds", "0", "--data", "train_size=5", "crops=2"]
+    assert benchmark.main(words) == 0
+    setting = benchmark.with_data(benchmark.grid.read_setting(config), ["train_size=5"])
+    assert setting.data["init_args"]["train_size"] == 5
+    assert setting.digest != benchmark.grid.read_setting(config).digest
+    with pytest.raises(SystemExit):
+        benchmark.main([*words[:-2], "train_size"])

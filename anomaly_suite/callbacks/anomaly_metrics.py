@@ -21,6 +21,7 @@ from anomaly_suite.callbacks.files import output_folder, replacing
 from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
 from anomaly_suite.metrics.checks import check_shapes
+from anomaly_suite.metrics.scored import scored_pixels
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ POOLED = ""  # the key of all categories together
 RANKING = ("AUROC", "AP", "F1Max", "FPR95", "EER", "IoUMax", "DiceMax", "AUPRO", "PRAUC")
 THRESHOLDED = ("Accuracy", "Sensitivity", "Specificity", "IoU", "Dice")
 OF_FRAMES = ("AUROC", "AP", "F1Max", "FPR95", "EER", "PRAUC")
+OF_SCENES = (*OF_FRAMES, "IoUMax", "DiceMax")
+SKETCHED = {"pixel": "pixel", "ood": "pixel"}  # collections of bounded memory, and the level that they are logged as
 INSIDE, ORACLE = "inside", "oracle"
 FALSE_ALARM = 0.5  # a frame above it counts in FAR, as in the DeepMIL paper
 NOTES = {  # what the logged name adds to the definition of its metric
@@ -55,16 +58,22 @@ class AnomalyMetrics(Callback):
     ``frame_FAR`` is the share of the frames of normal videos with a score above 0.5, for scores in [0, 1]. It and the two
     figures need the labels of the videos beside those of the frames. ``frame_PRAUC`` is what released video codes call AP.
 
+    Driving scenes, whose batches have ``ood_mask``, are ranked by pixel: all scored pixels of all images together, void left
+    out, as ``pixel_AUROC`` and so on. Maps of another size are resized to the labels. In ``metrics.json`` such an image counts
+    as anomalous if one of its scored pixels is.
+
     A metric without a value, such as an AUROC on one label, is left out of the log, explained once, and listed under
     ``undefined`` in ``metrics.json``; it never becomes NaN or 0.
 
     Args:
         image: Metrics of whole images; those at the calibrated threshold need ``Calibrate``.
         pixel: Metrics of pixels, where predictions have a map and batches a mask. Their memory does not grow.
+        ood: Metrics of the scored pixels of driving scenes: those of the order of scores but ``AUPRO``. Their memory does not
+            grow either.
         video: Metrics of whole videos, as those of images.
         frame: Metrics of video frames: those of the order of scores but ``AUPRO``, each also with ``_inside`` or ``_oracle``
             after its name, and ``FAR``. They keep 5 to 12 bytes a frame.
-        pixel_in_validation: Also compute the pixel metrics in validation.
+        pixel_in_validation: Also compute the metrics of pixels in validation.
         exact: Keep every pixel instead of a bounded-memory sketch; for checking the sketch.
         filename: Name of the result file in the run folder.
 
@@ -77,6 +86,7 @@ class AnomalyMetrics(Callback):
         *,
         image: Sequence[str] = ("AUROC", "AP", "F1Max", "Accuracy", "Sensitivity", "Specificity"),
         pixel: Sequence[str] = ("AUROC", "AP", "F1Max", "FPR95", "AUPRO", "IoU", "Dice", "IoUMax", "DiceMax"),
+        ood: Sequence[str] = ("AUROC", "AP", "FPR95"),
         video: Sequence[str] = ("AUROC", "AP", "F1Max", "Accuracy", "Sensitivity", "Specificity"),
         frame: Sequence[str] = (
             *("AUROC", "AP", "EER", "PRAUC", "FAR"),
@@ -88,8 +98,9 @@ class AnomalyMetrics(Callback):
     ) -> None:
         scoped = [f"{name}_{scope}" for scope in (INSIDE, ORACLE) for name in OF_FRAMES]
         self._members: dict[str, list[str]] = {}  # names by collection: level, then scope, then @ for decisions
-        for level, names in {"image": image, "pixel": pixel, "video": video, "frame": frame}.items():
-            known = (*OF_FRAMES, "FAR", *scoped) if level == "frame" else (*RANKING, *THRESHOLDED)
+        special = {"frame": (*OF_FRAMES, "FAR", *scoped), "ood": OF_SCENES}
+        for level, names in {"image": image, "pixel": pixel, "ood": ood, "video": video, "frame": frame}.items():
+            known = special.get(level, (*RANKING, *THRESHOLDED))
             for name in names:
                 if name not in known:
                     raise ConfigError(
@@ -98,8 +109,10 @@ class AnomalyMetrics(Callback):
                 metric, _, scope = name.partition("_")
                 decides = "@" if metric in (*THRESHOLDED, "FAR") else ""
                 self._members.setdefault(f"{level}_{scope}".rstrip("_") + decides, []).append(name)
-        if "PRAUC" in pixel and not exact:
-            raise ConfigError("pixel: PRAUC needs every pixel; got exact: false. Use exact: true, or AP in its place.")
+        if "PRAUC" in (*pixel, *ood) and not exact:
+            raise ConfigError(
+                "pixel and ood: PRAUC needs every pixel; got exact: false. Use exact: true, or AP in its place."
+            )
         self.pixel_in_validation = pixel_in_validation
         self.exact = exact
         self.filename = filename
@@ -153,11 +166,17 @@ class AnomalyMetrics(Callback):
         batch = as_batch(raw)
         if "frame_score" in outputs and "frame_label" in batch:
             self._update_frames(outputs["frame_score"].detach(), batch)
-        if "label" not in batch or "anomaly_score" not in outputs:
+        if with_pixels and "anomaly_map" in outputs and "ood_mask" in batch and "ood" in self._members:
+            self._add(POOLED, "ood", *scored_pixels(outputs["anomaly_map"].detach(), batch["ood_mask"]))
+        if "anomaly_score" not in outputs:
             return
-        score, label = outputs["anomaly_score"].detach(), batch["label"]
-        self._counts += torch.bincount(label.cpu(), minlength=2)
-        self._normal_sum += score[label == 0].double().sum().cpu()
+        score = outputs["anomaly_score"].detach()
+        if "label" not in batch:
+            if "ood_mask" in batch:
+                self._count(score, (batch["ood_mask"] == 1).flatten(1).any(1).long())
+            return
+        label = batch["label"]
+        self._count(score, label)
         categories = batch.get("category")
         groups: list[tuple[str, Tensor | slice]] = [(POOLED, slice(None))]
         if categories is not None and len(set(categories)) > 0:
@@ -169,11 +188,15 @@ class AnomalyMetrics(Callback):
             self._add(category, level, score[rows], label[rows])
             if "pred_label" in outputs:
                 self._add(category, f"{level}@", outputs["pred_label"][rows], label[rows])
-            if with_pixels and "anomaly_map" in outputs and "mask" in batch:
+            if with_pixels and "anomaly_map" in outputs and "mask" in batch and "ood_mask" not in batch:
                 mask = batch["mask"][rows]
                 self._add(category, "pixel", outputs["anomaly_map"].detach()[rows], mask)
                 if "pred_mask" in outputs:
                     self._add(category, "pixel@", outputs["pred_mask"][rows], mask)
+
+    def _count(self, score: Tensor, label: Tensor) -> None:
+        self._counts += torch.bincount(label.cpu(), minlength=2)
+        self._normal_sum += score[label == 0].double().sum().cpu()
 
     def _update_frames(self, score: Tensor, batch: Batch) -> None:
         truth = batch["frame_label"]
@@ -197,7 +220,7 @@ class AnomalyMetrics(Callback):
         ranking = not key.endswith("@")
         # The first of the group keeps the state, and AUPRO needs more.
         names = sorted(self._members[key], key=lambda name: name != "AUPRO")
-        exact = {"exact": self.exact or key != "pixel"} if ranking else {}
+        exact = {"exact": self.exact or key not in SKETCHED} if ranking else {}
         members: dict[str, Metric | MetricCollection] = {
             name: getattr(metrics, name.partition("_")[0])(**exact) for name in names
         }
@@ -211,7 +234,7 @@ class AnomalyMetrics(Callback):
         undefined: dict[str, str] = {}
         for (category, members), collection in sorted(self._collections.items()):
             prefix = f"{category}/" if category else ""
-            level = members.rstrip("@").partition("_")[0]
+            level = SKETCHED.get(members, members.rstrip("@").partition("_")[0])
             for name, metric in collection.items(keep_base=True, copy_state=False):
                 key = f"{prefix}{level}_{name}"
                 try:
@@ -273,10 +296,12 @@ class AnomalyMetrics(Callback):
 
     def _error_bounds(self, undefined: dict[str, str]) -> dict[str, float]:
         """Certified error of the bounded-memory values that are defined, for pooled pixels."""
-        collection = self._collections.get((POOLED, "pixel"))
-        if collection is None or self.exact:
-            return {}
-        members = {f"pixel_{name}": metric for name, metric in collection.items(keep_base=True, copy_state=False)}
+        members = {
+            f"{level}_{name}": metric
+            for key, level in SKETCHED.items()
+            if (POOLED, key) in self._collections and not self.exact
+            for name, metric in self._collections[POOLED, key].items(keep_base=True, copy_state=False)
+        }
         return {
             name: float(metric.error_bound())  # type: ignore[operator]
             for name, metric in members.items()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomaly_suite.callbacks.files import output_folder, replacing
@@ -23,6 +25,9 @@ class SegmentationMetrics(Callback):
     numbers. Targets of 254 and 255 do not count; a class that is neither true nor predicted anywhere is left out. Without a
     ``target`` in the batches or a ``pred_target`` in the predictions, nothing is logged.
 
+    A method that tunes a trained segmenter is also measured before its first step, as ``val/mIoU_before``: what tuning costs is the
+    difference to ``val/mIoU``.
+
     Args:
         num_classes: K; null takes ``num_classes`` of the module.
         filename: Name of the result file of a test in the run folder; it has the confusion matrix too, a row for each true
@@ -33,6 +38,22 @@ class SegmentationMetrics(Callback):
         self.num_classes = num_classes
         self.filename = filename
         self._metric: MeanIoU | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the segmenter that is about to be tuned."""
+        loaders = trainer.val_dataloaders
+        if not getattr(pl_module, "fine_tunes", False) or trainer.ckpt_path is not None or not loaders:
+            return
+        self._begin(pl_module)
+        training = pl_module.training
+        pl_module.eval()
+        loader = loaders[0] if isinstance(loaders, list) else loaders
+        with torch.inference_mode():
+            for raw in itertools.islice(loader, int(trainer.num_val_batches[0])):
+                batch = trainer.strategy.batch_to_device(as_batch(raw), pl_module.device)
+                self._update(pl_module.predict(batch), batch)  # type: ignore[operator] # an AnomalyModule's
+        pl_module.train(training)
+        self._log(trainer, pl_module, "val", suffix="_before")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
@@ -86,7 +107,7 @@ class SegmentationMetrics(Callback):
         self._metric.update(outputs["pred_target"], batch["target"])
 
     def _log(
-        self, trainer: Trainer, pl_module: LightningModule, stage: str
+        self, trainer: Trainer, pl_module: LightningModule, stage: str, *, suffix: str = ""
     ) -> tuple[dict[str, float], list[list[int]]]:
         matrix = None if self._metric is None else self._metric.counts()
         if matrix is None or not bool(matrix.any()):
@@ -102,5 +123,5 @@ class SegmentationMetrics(Callback):
         values = {"mIoU": statistics.fmean(known.values()), **known}
         for name, value in values.items():
             # All processes have the same value; the largest of them is that value, and Lightning need not warn.
-            pl_module.log(f"{stage}/{name}", value, sync_dist=True, reduce_fx="max")
+            pl_module.log(f"{stage}/{name}{suffix}", value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
         return values, matrix.tolist()

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -173,7 +174,7 @@ def test_each_test_starts_anew(tmp_path, trainer_in):
     assert written["undefined"] == {}
 
 
-@pytest.mark.parametrize("level", ["image", "pixel", "video", "frame"])
+@pytest.mark.parametrize("level", ["image", "pixel", "ood", "video", "frame"])
 def test_an_unknown_metric_names_the_nearest(level):
     with pytest.raises(ConfigError, match=r"no metric 'AUROK'; known are .*Did you mean 'AUROC'\?"):
         AnomalyMetrics(**{level: ["AP", "AUROK"]})
@@ -187,7 +188,10 @@ def test_an_unknown_metric_names_the_nearest(level):
         ({"frame": ["FAR_inside"]}, "frame has no metric 'FAR_inside'"),
         ({"frame": ["AUROC_insid"]}, "Did you mean 'AUROC_inside'?"),
         ({"video": ["AUROC_inside"]}, "video has no metric 'AUROC_inside'"),
-        ({"pixel": ["PRAUC"]}, "pixel: PRAUC needs every pixel; got exact: false. Use exact: true, or AP"),
+        ({"pixel": ["PRAUC"]}, "PRAUC needs every pixel; got exact: false. Use exact: true, or AP"),
+        ({"ood": ["PRAUC"]}, "PRAUC needs every pixel; got exact: false. Use exact: true, or AP"),
+        ({"ood": ["AUPRO"]}, "ood has no metric 'AUPRO'"),
+        ({"ood": ["IoU"]}, "ood has no metric 'IoU'"),
     ],
 )
 def test_a_metric_that_its_level_does_not_have(options, message):
@@ -642,3 +646,104 @@ def test_two_processes_score_videos_as_one(tmp_path, trainer_in):
     assert len(scores) == 5
     for name, score in scores.items():
         np.testing.assert_array_equal(scores_by_two[name], score)
+
+
+# Driving scenes ------------------------------------------------------------------------------------------------------
+
+
+def scenes(count=8, height=24, width=40, seed=0):
+    """Images whose first channel is the score, and labels with void; the last image is void altogether."""
+    generator = torch.Generator().manual_seed(seed)
+    ood = torch.zeros(count, height, width, dtype=torch.uint8)
+    ood[::2, 3:9, 5:20] = 1
+    image = -12 - torch.randn(count, 1, height, width, generator=generator).exp() + 2 * (ood == 1)[:, None]
+    ood[:, -6:] = 255
+    ood[1, :, :7] = 255
+    ood[-1] = 255
+    image[ood[:, None] == 255] = 1e9  # would be the highest scores
+    return [{"image": each, "ood_mask": truth} for each, truth in zip(image, ood, strict=True)]
+
+
+def pooled(items, height=24, width=40):
+    """Scores, resized with OpenCV if need be, and truth of all scored pixels."""
+    score, truth = [], []
+    for item in items:
+        plane, ood = item["image"][0].numpy(), item["ood_mask"].numpy()
+        if plane.shape != ood.shape:
+            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+        score.append(plane[ood != 255])
+        truth.append(ood[ood != 255] == 1)
+    return np.concatenate(score), np.concatenate(truth)
+
+
+def ood_values(score, truth):
+    return {
+        "pixel_AUROC": roc_auc_score(truth, score),
+        "pixel_AP": average_precision_score(truth, score),
+        "pixel_FPR95": fpr95(truth, score),
+    }
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_scored_pixels_of_scenes_are_pooled(tmp_path, trainer_in, exact):
+    items = scenes()
+    logged = run(trainer_in, MeanScore(), DataLoader(items, batch_size=3), exact=exact)
+    expected = ood_values(*pooled(items))
+    written = result(tmp_path)
+    assert written["metrics"].keys() == expected.keys()  # none of whole images
+    assert written["error_bound"].keys() == (set() if exact else expected.keys())
+    for name, value in expected.items():
+        bound = written["error_bound"].get(name, 0)
+        assert abs(written["metrics"][name] - value) <= bound + 1e-12, name
+        assert bound < 1e-3
+        assert logged[f"test/{name}"] == pytest.approx(value, abs=1e-3)
+    assert 0.2 < expected["pixel_AP"] < 0.95
+    assert written["data"] == {"normal": 4, "anomalous": 4}
+    assert written["definitions"]["AP"] == "Average precision, the step-wise sum."
+
+
+def test_maps_of_another_size_are_resized_to_the_labels(tmp_path, trainer_in):
+    class HalfSize(MeanScore):
+        def forward(self, image):
+            score, anomaly_map = super().forward(image)
+            return score, anomaly_map[:, :, ::2, ::2]
+
+    items = scenes()
+    run(trainer_in, HalfSize(), DataLoader(items, batch_size=4), exact=True)
+    small = [{**item, "image": item["image"][:, ::2, ::2]} for item in items]
+    expected = ood_values(*pooled(small))
+    values = result(tmp_path)["metrics"]
+    assert values == {
+        name: pytest.approx(value, abs=1e-3) for name, value in expected.items()
+    }  # OpenCV rounds otherwise
+    assert abs(values["pixel_AP"] - ood_values(*pooled(items))["pixel_AP"]) > 0.02
+
+
+def test_scenes_without_scored_pixels_have_no_values(tmp_path, trainer_in):
+    logged = run(trainer_in, MeanScore(), DataLoader(scenes()[-1:]))
+    assert logged == {}
+    written = result(tmp_path)
+    assert written["metrics"] == written["error_bound"] == {}
+    assert set(written["undefined"]) == {"pixel_AUROC", "pixel_AP", "pixel_FPR95"}
+    assert "got 0 normal and 0 anomalous" in written["undefined"]["pixel_AP"]
+
+
+def test_scenes_in_validation_only_if_asked_for(trainer_in):
+    loader = DataLoader(scenes(), batch_size=2)
+    assert set(run(trainer_in, MeanScore(), loader, "validate")) == {"val/normal_score"}
+    logged = run(trainer_in, MeanScore(), loader, "validate", pixel_in_validation=True, ood=["F1Max", "AP"])
+    assert set(logged) == {"val/normal_score", "val/pixel_F1Max", "val/pixel_AP"}
+    score, truth = pooled(scenes())
+    assert logged["val/pixel_F1Max"] == pytest.approx(f1_max(truth, score), abs=1e-3)
+
+
+def test_scenes_with_labels_have_metrics_of_images_too_and_no_pixels_of_masks(tmp_path, trainer_in):
+    items = [
+        {**item, "label": index % 2, "mask": (item["ood_mask"] == 1)[None]}
+        for index, item in enumerate(scenes(count=6))
+    ]
+    run(trainer_in, MeanScore(), DataLoader(items, batch_size=3), image=["AUROC"], pixel=["AUROC"], ood=["AP"])
+    score, truth = pooled(items)
+    values = result(tmp_path)["metrics"]
+    assert values.keys() == {"image_AUROC", "pixel_AP"}
+    assert values["pixel_AP"] == pytest.approx(average_precision_score(truth, score), abs=1e-3)

@@ -160,3 +160,37 @@ def test_processes_count_together(tmp_path: Path) -> None:
     metric.update(data.said[rows], data.target[rows])
     assert written["confusion_matrix"] == metric.counts().tolist()
     assert written["metrics"]["mIoU"] == pytest.approx(metric.compute().item(), abs=1e-12)
+
+
+class Tuned(Rounding):
+    """Turns its classes round in its first step."""
+
+    fine_tunes = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.turned = False
+
+    def predict(self, batch: Batch) -> Prediction:
+        prediction = super().predict(batch)
+        if self.turned:
+            prediction["pred_target"] = 1 - prediction["pred_target"].clamp(max=1)
+        return prediction
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self.training
+        self.turned = True
+
+
+def test_what_is_tuned_is_also_measured_before(trainer_in: Callable[..., Trainer]) -> None:
+    data = Streets()
+    trainer = trainer_in(callbacks=[SegmentationMetrics()], num_sanity_val_steps=0)
+    trainer.fit(Tuned(), datamodule=data)
+    logged = {name.removeprefix("val/"): float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged["mIoU_before"] == pytest.approx(data.expected()["mIoU"], abs=1e-6)
+    assert logged["mIoU"] < 0.3 < logged["mIoU_before"]
+
+    plain = trainer_in(callbacks=[SegmentationMetrics()], num_sanity_val_steps=0)
+    plain.fit(Rounding(), datamodule=data)
+    assert "val/mIoU_before" not in plain.callback_metrics

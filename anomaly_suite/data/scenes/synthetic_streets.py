@@ -23,7 +23,8 @@ CLASSES = ("road", "sidewalk", "building", "vegetation", "sky", "car", "person")
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON = range(len(CLASSES))
 
 NOISE = 0.03  # standard deviation of every pixel, in [0, 1]
-# usual colour of each class, and how far colours stray from it
+VOID_ROWS = 0.05  # height of the own bonnet at the bottom, which has no class
+# Usual colour of each class in [0, 1], and the standard deviation around it.
 COLOURS = np.array(
     [
         (0.3, 0.3, 0.33),
@@ -36,7 +37,6 @@ COLOURS = np.array(
     ]
 )
 SPREAD = np.array([[0.03], [0.03], [0.05], [0.04], [0.04], [0.15], [0.15]])
-VOID_ROWS = 0.05  # height of the own bonnet at the bottom, which has no class
 
 Grid = npt.NDArray[np.float64]
 Inside = npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ class SyntheticStreets(SceneModule):
         train_size: Training scenes.
         val_size: Validation scenes, without unknown objects.
         test_size: Test scenes.
-        image_size: Height and width in pixels, at least 32 x 32.
+        image_size: Height and width in pixels, at least 32 x 32 and not higher than wide.
         difficulty: 0 draws unknown objects in full contrast, towards 1 they fade into the scene; in [0, 1).
         outliers: Where outliers for training come from, see :class:`~anomaly_suite.data.scenes.scenes.SceneModule`.
         outlier_fraction: Training scenes with outliers an epoch, as a fraction of ``train_size``: 0 to train a segmenter, 0.6
@@ -75,7 +75,7 @@ class SyntheticStreets(SceneModule):
         val_size: int = 32,
         test_size: int = 60,
         image_size: tuple[int, int] = (64, 128),
-        difficulty: float = 0.3,
+        difficulty: float = 0.2,
         outliers: str | None = SHAPES,
         outlier_fraction: float = 0.0,
         **scenes: Any,
@@ -85,8 +85,10 @@ class SyntheticStreets(SceneModule):
         for part, value in self.sizes.items():
             if value < 1:
                 raise ConfigError(f"{part}_size must be at least 1; got {value}.")
-        if min(image_size) < 32:
-            raise ConfigError(f"image_size must be at least 32 x 32; got {image_size[0]} x {image_size[1]}.")
+        if not 32 <= image_size[0] <= image_size[1]:
+            raise ConfigError(
+                f"image_size must be at least 32 x 32 and not higher than wide; got {image_size[0]} x {image_size[1]}."
+            )
         if not 0 <= difficulty < 1:
             raise ConfigError(f"difficulty must be in [0, 1); got {difficulty}. 0 is the easiest.")
         self.image_size = image_size
@@ -173,15 +175,14 @@ class Street:
             strength: 1 covers what is behind it, towards 0 it becomes transparent; in (0, 1].
         """
         rng = self.rng
-        radius = rng.uniform(0.12, 0.24)
+        radius = rng.uniform(0.16, 0.28)
         y, x = self.y - rng.uniform(self.horizon, 0.85), self.x - rng.uniform(0.2, self.wide - 0.2)
         distance = np.hypot(y, x) / radius
-        ring = (distance <= 1) & (distance >= 0.45)
+        ring = (distance <= 1) & (distance >= 0.4)
         triangle = (np.abs(y) <= radius) & (np.abs(x) <= (y + radius) / 2)
         angle = rng.uniform(0, np.pi)
-        stripes = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / rng.uniform(0.08, 0.16)) > 0
-        colours = self._palette()[rng.choice(len(CLASSES), 2, replace=False)]
-        pattern = np.where(stripes[..., None], *colours)
+        stripes = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / rng.uniform(0.07, 0.14)) > 0
+        pattern = np.where(stripes[..., None], rng.uniform(0.05, 0.25, 3), rng.uniform(0.75, 0.95, 3))
         inside = ring if rng.random() < 0.5 else triangle
         self._paint(inside, OUTLIER, self.image + strength * (pattern - self.image))
 

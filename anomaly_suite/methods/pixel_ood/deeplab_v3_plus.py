@@ -111,9 +111,9 @@ def restarted_decay(progress: float, *, power: float, restart: float, restart_po
 class DeepLabV3Plus(SegmenterModule):
     """A segmenter of driving scenes, trained by cross-entropy, that calls unknown what its logits are low for.
 
-    Its checkpoint, or its validation mIoU alone, is what the other methods of this family start from. Batches have a ``target`` (B,
-    H, W) of classes; 254 and 255 are not learned from. The defaults are those of the published ResNet101, trained for 60,000 steps
-    of 4 crops of 768 pixels; ``sample_configs/pixel_ood`` has WideResNet38's.
+    The other methods of this family start from its checkpoint. Batches have a ``target`` (B, H, W) of classes; 254 and 255 are not
+    learned from. The defaults are those of the published ResNet101, trained for 60,000 steps of 4 crops of 768 pixels;
+    ``sample_configs/pixel_ood`` has WideResNet38's.
 
     Args:
         score: How logits are turned into anomaly scores, see :mod:`anomaly_suite.methods.pixel_ood.scores`.

@@ -34,19 +34,19 @@ PUBLISHED_PIXELS = 8 * 900 * 900  # of a batch; sums over all pixels have weight
 MARGIN = 3.0  # from the mean energy of known pixels before tuning, where margins are measured
 MARGIN_BATCHES = 50  # that are measured
 
-Abstention = Literal["adaptive", "fixed", "extra_class", "off"]
-Regularizer = Literal["released", "printed", "off"]
+Abstention = Literal["adaptive", "fixed", "extra_class", "none"]
+Regularizer = Literal["released", "printed", "none"]
 
 
 class PEBAL(FineTunedSegmenter):
     """Fine-tunes the last block of a segmenter with abstention, energy and smoothness losses; the smoothed energy is the score.
 
     Needs scenes with pasted outliers (target 254), as the data modules of driving scenes give with ``outlier_fraction``. The terms of
-    the loss can be switched off one by one (table 11.5 of the thesis); ``abstention: off`` leaves the cross-entropy of known pixels.
+    the loss can be switched off one by one (table 11.5 of the thesis); ``abstention: none`` leaves the cross-entropy of known pixels.
 
     Args:
         abstention: ``adaptive``, penalty a = E^2, smoothed; ``fixed``, a constant; ``extra_class``, cross-entropy with outliers as
-            a further class, whose probability is then the score; ``off``.
+            a further class, whose probability is then the score; ``none``.
         penalty_floor: Smallest adaptive penalty; 0 has none.
         penalty_detach: Let no gradient through the adaptive penalty.
         penalty_blur: Smooth it over the image, as released.
@@ -58,7 +58,7 @@ class PEBAL(FineTunedSegmenter):
             other than the published ones.
         margin_out: See ``margin_in``.
         regularizer: ``released`` sums squared differences of neighbours and takes the norm of the outliers' energies; ``printed`` sums
-            absolute values, as the paper says; ``off``.
+            absolute values, as the paper says; ``none``.
         smoothness_weight: Null is 3e-6 for ``released``, 5e-4 for ``printed``.
         sparsity_weight: Null is 5e-4 for ``released``, 3e-6 for ``printed``.
         energy_weight: lambda, of everything but abstention; the headline row of the paper used 0.01.
@@ -91,7 +91,7 @@ class PEBAL(FineTunedSegmenter):
         smoothing: bool = True,
         **tuning: Any,
     ) -> None:
-        super().__init__(smoothing=smoothing, abstention=abstention != "off", **tuning)
+        super().__init__(smoothing=smoothing, abstention=abstention != "none", **tuning)
         self.save_hyperparameters()
         if (margin_in is None) != (margin_out is None):
             raise ConfigError(
@@ -166,7 +166,7 @@ class PEBAL(FineTunedSegmenter):
         weight = self.energy_weight
         if self.energy:
             terms["energy"] = weight * energy_loss(free, known, outlier, margins=self.margins)
-        if self.regularizer != "off":
+        if self.regularizer != "none":
             scale = PUBLISHED_PIXELS / target.numel()
             smooth = scale * smoothness(free, target != VOID, form=self.regularizer)
             sparse = sparsity(free, outlier, form=self.regularizer)
@@ -179,7 +179,7 @@ class PEBAL(FineTunedSegmenter):
     def _class_loss(self, logits: Tensor, target: Tensor, free: Tensor) -> Tensor:
         if self.abstention == "extra_class":
             target = target.masked_fill(target == OUTLIER, self.num_classes)
-        if self.abstention in ("extra_class", "off"):
+        if self.abstention in ("extra_class", "none"):
             return mean_where(cross_entropy(logits, target), target < OUTLIER)
         if self.abstention == "fixed":
             log_penalty = logits.new_tensor(math.log(self.fixed_penalty))

@@ -84,10 +84,10 @@ def sliding_windows(
     for top, row in zip(down, rows, strict=True):
         for left, column in zip(right, columns, strict=True):
             place = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
-            part = function(image[place]).float() * row[:, None] * column
+            part = function(image[place]).float()
             if total is None:
                 total = part.new_zeros(part.shape[0], part.shape[1], *size)
-            total[place] += part
+            total[place].addcmul_(part, row[:, None] * column)
     assert total is not None
     return total
 
