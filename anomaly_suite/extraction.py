@@ -32,6 +32,7 @@ from torch import Tensor
 
 from anomaly_suite import __version__
 from anomaly_suite.callbacks.files import replacing
+from anomaly_suite.callbacks.videos import VIDEO_SUFFIXES
 from anomaly_suite.data.files import IMAGE_SUFFIXES, is_junk, read_image
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, NotFiniteError
 from anomaly_suite.nn.video_backbones import C3D, FrameAverage, I3DResNet50, InceptionI3D, MotionEnergy, VideoBackbone
@@ -41,7 +42,6 @@ Network = Literal["i3d_resnet50", "inception_i3d", "c3d", "frame_average", "moti
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
 Pixels = npt.NDArray[np.uint8]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".ts"})
 CROPS = ("top left", "top right", "bottom left", "bottom right", "centre")
 WHOLE = 0.9  # share of the frames a file announces below which it is damaged; some containers announce an estimate
 RECORD, TABLE = "features.json", "videos.csv"

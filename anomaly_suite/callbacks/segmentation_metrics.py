@@ -123,5 +123,7 @@ class SegmentationMetrics(Callback):
         values = {"mIoU": statistics.fmean(known.values()), **known}
         for name, value in values.items():
             # All processes have the same value; the largest of them is that value, and Lightning need not warn.
-            pl_module.log(f"{stage}/{name}{suffix}", value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
+            pl_module.log(
+                f"{stage}/{name}{suffix}", value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max"
+            )
         return values, matrix.tolist()

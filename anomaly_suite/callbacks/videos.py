@@ -19,7 +19,7 @@ from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ShapeError
 from anomaly_suite.metrics import auroc
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".mpg", ".mpeg", ".webm", ".wmv", ".m4v")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".ts")
 
 Scores = npt.NDArray[np.float32]
 

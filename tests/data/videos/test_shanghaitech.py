@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from video_parts import everything, parts
 
-from anomaly_suite.contract import Batch
 from anomaly_suite.data import ShanghaiTech
 from anomaly_suite.data.videos.features import WholeVideos
 from anomaly_suite.data.videos.shanghaitech import PUBLISHED, published_split
@@ -39,16 +39,7 @@ def root(save: Save, tmp_path: Path) -> Path:
 
 def build(root: Path, **options: Any) -> tuple[WholeVideos, WholeVideos]:
     lists = {"train_list": "SH_Train.txt", "test_list": "SH_Test.txt"}
-    data = ShanghaiTech(root=str(root), **{"validation": "none", **lists, **options})
-    data.setup()
-    assert data.splits is not None
-    assert isinstance(data.splits.train, WholeVideos)
-    assert isinstance(data.splits.test, WholeVideos)
-    return data.splits.train, data.splits.test
-
-
-def everything(part: WholeVideos) -> Batch:
-    return part.batch(list(range(len(part))))
+    return parts(ShanghaiTech(root=str(root), **{"validation": "none", **lists, **options}))
 
 
 def test_the_published_split() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.io import savemat
+from video_parts import everything, parts
 
-from anomaly_suite.contract import Batch
 from anomaly_suite.data import UCFCrime
 from anomaly_suite.data.videos.features import WholeVideos
 from anomaly_suite.data.videos.ucf_crime import KINDS, PUBLISHED, read_annotations
@@ -53,16 +53,7 @@ def root(save: Save, tmp_path: Path) -> Path:
 
 
 def build(root: Path, **options: Any) -> tuple[WholeVideos, WholeVideos]:
-    data = UCFCrime(root=str(root), **{"validation": "none", **options})
-    data.setup()
-    assert data.splits is not None
-    assert isinstance(data.splits.train, WholeVideos)
-    assert isinstance(data.splits.test, WholeVideos)
-    return data.splits.train, data.splits.test
-
-
-def everything(part: WholeVideos) -> Batch:
-    return part.batch(list(range(len(part))))
+    return parts(UCFCrime(root=str(root), **{"validation": "none", **options}))
 
 
 def positives(part: WholeVideos) -> tuple[list[list[int]], list[int]]:

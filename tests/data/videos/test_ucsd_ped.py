@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from video_parts import everything, parts
 
-from anomaly_suite.contract import Batch
 from anomaly_suite.data import UCSDPedWeak
 from anomaly_suite.data.videos.features import WholeVideos
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
@@ -81,16 +81,7 @@ def make(root: Path, **options: Any) -> UCSDPedWeak:
 
 
 def build(root: Path, **options: Any) -> tuple[WholeVideos, WholeVideos]:
-    data = make(root, **options)
-    data.setup()
-    assert data.splits is not None
-    assert isinstance(data.splits.train, WholeVideos)
-    assert isinstance(data.splits.test, WholeVideos)
-    return data.splits.train, data.splits.test
-
-
-def everything(part: WholeVideos) -> Batch:
-    return part.batch(list(range(len(part))))
+    return parts(make(root, **options))
 
 
 def names(part: WholeVideos) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from video_parts import everything, parts
 
-from anomaly_suite.contract import Batch
 from anomaly_suite.data import XDViolence
 from anomaly_suite.data.videos.features import WholeVideos
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
@@ -50,16 +50,7 @@ def root(save: Save, tmp_path: Path) -> Path:
 
 
 def build(root: Path, **options: Any) -> tuple[WholeVideos, WholeVideos]:
-    data = XDViolence(root=str(root), **{"validation": "none", **options})
-    data.setup()
-    assert data.splits is not None
-    assert isinstance(data.splits.train, WholeVideos)
-    assert isinstance(data.splits.test, WholeVideos)
-    return data.splits.train, data.splits.test
-
-
-def everything(part: WholeVideos) -> Batch:
-    return part.batch(list(range(len(part))))
+    return parts(XDViolence(root=str(root), **{"validation": "none", **options}))
 
 
 def load(root: Path, folder: str, name: str) -> Any:
