@@ -9,8 +9,13 @@ The seed decides weights, order and splits of a run. With ``--vary``, every seed
 the data module. The last epoch is tested on the test set, once; no run is chosen by its result, and the ``checkpoint``
 section of a configuration is not read.
 
-``--save FOLDER`` keeps each run's checkpoint as ``<configuration>-<seed>.ckpt``; ``{seed}`` in an option of a later
-configuration's model, such as ``segmenter_weights: FOLDER/deeplabv3plus-{seed}.ckpt``, then finds it.
+``--save FOLDER`` keeps each run's checkpoint as ``<configuration>-<seed>.ckpt``; ``{seed}`` in an option of the model then finds it::
+
+    python benchmarks/repeat.py sample_configs/pixel_ood/deeplabv3plus_synthetic_streets_cpu.yaml --save runs/kept \
+        --metrics pixel_AUROC pixel_AP pixel_FPR95 mIoU --results runs/streets.jsonl
+    python benchmarks/repeat.py sample_configs/pixel_ood/{pebal,deepgamblers}_synthetic_streets_cpu.yaml \
+        --model segmenter_weights=runs/kept/deeplabv3plus_synthetic_streets_cpu-{seed}.ckpt \
+        --metrics pixel_AUROC pixel_AP pixel_FPR95 mIoU --results runs/streets.jsonl
 """
 
 from __future__ import annotations
@@ -89,17 +94,18 @@ def table(runs: Sequence[Run], records: Sequence[Record], metrics: Sequence[str]
     return "\n".join(lines)
 
 
-def with_data(setting: Setting, assignments: Sequence[str]) -> Setting:
-    """A setting with ``OPTION=VALUE`` set in its data module.
+def with_options(setting: Setting, *, model: Sequence[str], data: Sequence[str]) -> Setting:
+    """A setting with ``OPTION=VALUE`` set in its model and its data module.
 
     Raises:
         ConfigError: words without an equals sign.
     """
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--data needs words such as root=data/mnist; got {assignment!r}.")
-        setting.data["init_args"][name] = yaml.safe_load(value)
+    for part, assignments in ((setting.model, model), (setting.data, data)):
+        for assignment in assignments:
+            name, equals, value = assignment.partition("=")
+            if not equals:
+                raise ConfigError(f"--model and --data need words such as lr=0.001; got {assignment!r}.")
+            part["init_args"][name] = yaml.safe_load(value)
     return setting
 
 
@@ -108,6 +114,7 @@ def main(words: Sequence[str] | None = None) -> int:
     grid.add_common_options(parser)
     parser.add_argument("--metrics", nargs="+", default=("frame_AUROC", "frame_AP"), help="columns of the table")
     parser.add_argument("--vary", nargs="+", metavar="OPTION VALUE", help="whole-number option of the data module")
+    parser.add_argument("--model", nargs="+", default=[], metavar="OPTION=VALUE", help="of the model, for every run")
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="OPTION=VALUE", help="of the data module, for every run"
     )
@@ -118,7 +125,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.vary and (not values or not all(value.isdigit() for value in values)):
         parser.error(f"--vary needs an option of the data module and whole numbers; got {' '.join(options.vary)}.")
     try:
-        settings = {file: with_data(grid.read_setting(file), options.data) for file in options.configs}
+        changes = {"model": options.model, "data": options.data}
+        settings = {file: with_options(grid.read_setting(file), **changes) for file in options.configs}
         runs = [
             Run(settings[file], seed, {name: int(value)} if name else {})
             for file, seed, value in product(options.configs, options.seeds, values)

@@ -84,11 +84,11 @@ def test_what_cannot_be_run_is_told_in_one_sentence(
     assert "no metric 'frame_AUROK'" in complaint("--seeds", "0", "--metrics", "frame_AUROK")
 
 
-def test_options_of_the_data_module_are_set_for_every_run(benchmark: ModuleType, config: Path, tmp_path: Path) -> None:
+def test_options_are_set_for_every_run(benchmark: ModuleType, config: Path, tmp_path: Path) -> None:
     words = [str(config), "--results", str(tmp_path / "new.jsonl"), "--seeds", "0", "--data", "train_size=5", "crops=2"]
     assert benchmark.main(words) == 0
-    setting = benchmark.with_data(benchmark.grid.read_setting(config), ["train_size=5"])
-    assert setting.data["init_args"]["train_size"] == 5
+    setting = benchmark.with_options(benchmark.grid.read_setting(config), model=["lr=0.5"], data=["train_size=5"])
+    assert (setting.model["init_args"]["lr"], setting.data["init_args"]["train_size"]) == (0.5, 5)
     assert setting.digest != benchmark.grid.read_setting(config).digest
     with pytest.raises(SystemExit):
         benchmark.main([*words[:-2], "train_size"])

@@ -30,7 +30,7 @@ def tiny(**options) -> PostHocScore:
         "num_classes": CLASSES,
         "backbone_weights": None,
     }
-    return PostHocScore(**{**network, **options}).eval()
+    return PostHocScore(**{**network, **options})
 
 
 class Network(torch.nn.Module):

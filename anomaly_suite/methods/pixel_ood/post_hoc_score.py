@@ -88,7 +88,7 @@ class PostHocScore(SegmenterModule):
         self.boundary_width = boundary_width
         self.boundary_steps = boundary_steps
         self.dilated_smoothing = dilated_smoothing
-        self.network.requires_grad_(False)
+        self.network.eval()
         self.fits = score in ("mahalanobis", "sml")
         for name in ("count", "mean", "variance", "whitening"):
             self.register_buffer(name, torch.empty(0))
@@ -241,7 +241,8 @@ class PostHocScore(SegmenterModule):
         eye = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
         factor = torch.linalg.cholesky(covariance + RIDGE * scale.view(-1, 1, 1) * eye)
         self.mean = mean.float()
-        self.whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).float()
+        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        self.whitening = inverse.float().contiguous()  # the order in memory decides the rounding of products
 
     def configure_optimizers(self) -> None:
         """Nothing is learned by gradients."""
