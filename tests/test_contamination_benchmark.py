@@ -145,4 +145,6 @@ def test_what_cannot_be_run_is_told_in_one_sentence(
     assert "line 2 is not JSON" in complaint(str(config), "--results", str(broken))
     assert "there is no none.yaml" in complaint("none.yaml", "--results", str(broken))
     config.write_text(yaml.safe_dump({**CONFIG, "data": {"class_path": "SyntheticTextures"}}))
-    assert "tiny: model and data must take the options given" in complaint(str(config), "--results", str(tmp_path / "new.jsonl"))
+    assert "tiny: model and data must take the options given" in complaint(
+        str(config), "--results", str(tmp_path / "new.jsonl")
+    )

@@ -132,9 +132,7 @@ class TestEveryMethod:
             score, label = prediction["anomaly_map"].squeeze(1)[scored], batch["ood_mask"][scored]
         assert auroc(score, label) > 0.8, "anomalous inputs should outrank normal ones"
 
-    def test_checkpoint_restores_the_scores_without_network(
-        self, name: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_checkpoint_restores_the_scores_without_network(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model, _ = fitted(name)
         file = checkpoint_file(name)
         monkeypatch.setattr("socket.socket.connect", _no_network)

@@ -90,7 +90,7 @@ def test_the_command_compares_streams_and_judges(
         for metric in streaming.METRICS:
             difference = abs(outcome[metric] - outcome[f"{metric}_exact"])
             assert outcome[f"{metric}_difference"] == difference <= outcome[f"{metric}_error_bound"] + 1e-12
-    assert 0 < results["energy_stream"]["above_map_mb"] < 1024
+    assert 0 <= results["energy_stream"]["above_map_mb"] < 1024
     assert 0 < results["energy_stream"]["update_cpu_s"] <= results["energy_stream"]["slowest_update_cpu_s"]
 
     monkeypatch.setattr(streaming, "LARGEST_ERROR", -1.0)

@@ -33,7 +33,6 @@ from torch import Tensor
 PREFIXES = 1 << 16
 CHUNK = 1 << 20  # pixels filed at a time; bounds the memory of an update and stays near the cache
 OVERFULL, OVERDUE = 4, 1 / 1024  # refine when this share of the data is in bins this many times as full as wanted
-HEAD = 1 << 10  # below this rank from the top, bins are spread evenly over ranks and not over their logarithm
 
 
 class Rows(NamedTuple):
@@ -93,8 +92,8 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
 
     A prefix with a share ``m`` of the data wants ``m * bins`` bins; fewer pixels than ``bins`` do not need all of them: a
     few early pixels must not use up the budget. ``m`` is the mean of three shares: of the normal pixels, which AUROC and FPR
-    at a TPR need; of the anomalous pixels; and of the logarithm of the rank from the top, ``log(1 + rank / HEAD)``. Under the
-    last, a row holds about the same fraction of the pixels above it wherever it lies, so the precision at any anomalous
+    at a TPR need; of the anomalous pixels; and of the logarithm of the rank from the top, ``log(1 + rank)``. Under the last,
+    a row holds about the same fraction of the pixels above it wherever it lies, so the precision at any anomalous
     pixel, and with it AP, is equally sharp however rare the anomalous pixels are and however late they come.
 
     Args:
@@ -108,7 +107,7 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
     """
     seen = mass.sum(dim=1, keepdim=True)
     rank = mass.sum(dim=0).flip(0).cumsum(0).double()  # of the last pixel of each prefix, the highest prefix first
-    logarithm = (rank / HEAD).log1p()
+    logarithm = rank.log1p()
     top = logarithm.diff(prepend=logarithm.new_zeros(1)).flip(0) / logarithm[-1]
     share = ((mass.double() / seen.clamp(min=1)).sum(dim=0) + top) / ((seen > 0).sum() + 1)
     wanted_bins = share * (4 * seen.sum()).clamp(max=bins)
