@@ -77,6 +77,13 @@ def heavy_tailed(rng: np.random.Generator, normal: int, anomalous: int) -> tuple
     return low.astype(np.float32), high.astype(np.float32)
 
 
+def few_near_one(rng: np.random.Generator, normal: int, anomalous: int) -> tuple[Floats, Floats]:
+    """Probabilities, nearly all near 0; the anomalies lie among the one in ten thousand between 0.99 and 1 - 10**-6.5."""
+    low = _sigmoid(2 * rng.standard_normal(normal, dtype=np.float32) - 8)
+    low[:: 10**4] = 1 - 10 ** rng.uniform(-6.5, -2, len(low[:: 10**4]))
+    return low, (1 - 10 ** rng.uniform(-6.5, -2.5, anomalous)).astype(np.float32)
+
+
 def _sigmoid(x: Floats) -> Floats:
     return 1 / (1 + np.exp(-x))
 
@@ -102,6 +109,7 @@ CASES = {
     "softmax_near_0": Case(squeezed_to_zero),
     "softmax_near_0_1e-6": Case(squeezed_to_zero, rate=1e-6),
     "softmax_near_1": Case(squeezed_to_one),
+    "few_near_1_late": Case(few_near_one, rate=1e-6, late=True),
     "separated_1e-6": Case(separated, rate=1e-6),
     "separated_late": Case(separated, rate=1e-5, late=True),
     "heavy_tailed": Case(heavy_tailed),
