@@ -202,6 +202,12 @@ def gather_rows(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]) -> 
     return out
 
 
+def in_any_process(trainer: Trainer, happened: bool) -> bool:
+    """Whether something happened in at least one process; all must ask."""
+    device = trainer.strategy.root_device
+    return bool(trainer.strategy.reduce(torch.tensor(float(happened), device=device), reduce_op="sum") > 0)
+
+
 def calibration_of(pl_module: LightningModule, level: Literal["image", "pixel"]) -> Calibration | None:
     """The module's calibration if it is fitted at this level."""
     calibration = getattr(pl_module, "calibration", None)

@@ -1,21 +1,22 @@
-"""mIoU of validation and test, logged as ``<stage>/mIoU``; every test with classes writes ``segmentation.json``."""
+"""mIoU and calibration errors of validation and test; every test with classes writes ``segmentation.json``."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import MetricCollection
 
-from anomaly_suite.callbacks.files import output_folder, replacing
+from anomaly_suite.callbacks.files import in_any_process, output_folder, replacing
+from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.contract import as_batch
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.metrics.segmentation import MeanIoU, intersection_over_union
+from anomaly_suite.metrics.calibration_error import ECE, MCE
+from anomaly_suite.metrics.segmentation import FIRST_VOID, MeanIoU, intersection_over_union
 
 
 class SegmentationMetrics(Callback):
@@ -24,6 +25,9 @@ class SegmentationMetrics(Callback):
     Logged as ``val/mIoU``, ``val/IoU_road`` and so on: classes have the names in ``classes`` of the data module, or their
     numbers. Targets of 254 and 255 do not count; a class that is neither true nor predicted anywhere is left out. Without a
     ``target`` in the batches or a ``pred_target`` in the predictions, nothing is logged.
+
+    Where predictions have ``confidence``, ``val/ECE`` and ``val/MCE`` say how far the probability of the predicted class is from
+    the share of pixels that are right, on average and in the worst of 15 bins.
 
     A method that tunes a trained segmenter is also measured before its first step, as ``val/mIoU_before``: what tuning costs is the
     difference to ``val/mIoU``.
@@ -38,20 +42,18 @@ class SegmentationMetrics(Callback):
         self.num_classes = num_classes
         self.filename = filename
         self._metric: MeanIoU | None = None
+        self._calibration = MetricCollection([])
+        self._confident = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the segmenter that is about to be tuned."""
-        loaders = trainer.val_dataloaders
-        if not getattr(pl_module, "fine_tunes", False) or trainer.ckpt_path is not None or not loaders:
+        if not getattr(pl_module, "fine_tunes", False) or trainer.ckpt_path is not None or not trainer.val_dataloaders:
             return
         self._begin(pl_module)
         training = pl_module.training
         pl_module.eval()
-        loader = loaders[0] if isinstance(loaders, list) else loaders
-        with torch.inference_mode():
-            for raw in itertools.islice(loader, int(trainer.num_val_batches[0])):
-                batch = trainer.strategy.batch_to_device(as_batch(raw), pl_module.device)
-                self._update(pl_module.predict(batch), batch)  # type: ignore[operator] # an AnomalyModule's
+        for batch, prediction in predictions(trainer, pl_module, "val", title="before tuning"):
+            self._update(prediction, batch)
         pl_module.train(training)
         self._log(trainer, pl_module, "val", suffix="_before")
 
@@ -93,6 +95,8 @@ class SegmentationMetrics(Callback):
         classes = self.num_classes or getattr(pl_module, "num_classes", None)
         # In every process, with or without batches, for all take part in the gathering.
         self._metric = None if classes is None else MeanIoU(num_classes=classes).to(pl_module.device)
+        self._confident = False
+        self._calibration = MetricCollection([ECE(), MCE()], compute_groups=[["ECE", "MCE"]]).to(pl_module.device)
 
     def _update(self, outputs: Any, raw: Any) -> None:
         if not isinstance(outputs, Mapping) or "pred_target" not in outputs:
@@ -104,7 +108,12 @@ class SegmentationMetrics(Callback):
             raise ConfigError(
                 "segmentation metrics need the number of classes; the module has no num_classes. Set segmentation.num_classes."
             )
-        self._metric.update(outputs["pred_target"], batch["target"])
+        said, target = outputs["pred_target"], batch["target"]
+        self._metric.update(said, target)
+        if "confidence" in outputs:
+            self._confident = True
+            right = (said == target).long().where(target < FIRST_VOID, target)
+            self._calibration.update(outputs["confidence"], right)
 
     def _log(
         self, trainer: Trainer, pl_module: LightningModule, stage: str, *, suffix: str = ""
@@ -121,6 +130,8 @@ class SegmentationMetrics(Callback):
             if not math.isnan(value)
         }
         values = {"mIoU": statistics.fmean(known.values()), **known}
+        if in_any_process(trainer, self._confident):
+            values.update({name: float(metric.compute()) for name, metric in self._calibration.items(copy_state=False)})
         for name, value in values.items():
             # All processes have the same value; the largest of them is that value, and Lightning need not warn.
             pl_module.log(

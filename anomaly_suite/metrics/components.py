@@ -5,7 +5,7 @@ arXiv:2104.14812, section 3.2. Pixel metrics are ruled by large objects; here ev
 every false alarm.
 
 The metrics are of decisions, so a map needs a threshold. The protocol takes the one with the best pixel F1 on the same
-images; that is a second pass over the maps, the first being::
+images; that is a second pass over the maps (the callback ``ComponentMetrics`` makes both), the first being::
 
     best = F1Max(exact=False)
     best.update(*scored_pixels(anomaly_map, ood_mask))  # for every batch

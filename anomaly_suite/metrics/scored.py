@@ -35,8 +35,7 @@ def scored_pixels(anomaly_map: Tensor, ood_mask: Tensor) -> tuple[Tensor, Tensor
             "anomaly_map must have shape (B, 1, h, w) and ood_mask (B, H, W), with the same B; got "
             f"{tuple(anomaly_map.shape)} and {tuple(ood_mask.shape)}. Add or drop the channel axis of one."
         )
-    if anomaly_map.shape[2:] != ood_mask.shape[1:]:
-        anomaly_map = torch.nn.functional.interpolate(anomaly_map.float(), ood_mask.shape[1:], mode="bilinear")
+    anomaly_map = at_label_size(anomaly_map, ood_mask)
     scored = ood_mask != VOID
     truth = ood_mask.masked_select(scored)
     if len(truth) and int(truth.max()) > 1:
@@ -45,3 +44,18 @@ def scored_pixels(anomaly_map: Tensor, ood_mask: Tensor) -> tuple[Tensor, Tensor
             "Translate the labels of the data set when it is read."
         )
     return anomaly_map.squeeze(1).masked_select(scored), truth.bool()
+
+
+def at_label_size(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
+    """Resize maps to their labels, bilinearly and in float32, where the sizes differ.
+
+    Args:
+        anomaly_map: Shape ``(B, 1, h, w)``.
+        ood_mask: Shape ``(B, H, W)``.
+
+    Returns:
+        Shape ``(B, 1, H, W)``.
+    """
+    if anomaly_map.shape[2:] == ood_mask.shape[1:]:
+        return anomaly_map
+    return torch.nn.functional.interpolate(anomaly_map.float(), ood_mask.shape[1:], mode="bilinear")

@@ -22,11 +22,12 @@ NAMES = ("road", "traffic light", "sky")
 class Rounding(AnomalyModule):
     """Its first channel says the class."""
 
-    def __init__(self, *, num_classes: int | None = 3, classify: bool = True) -> None:
+    def __init__(self, *, num_classes: int | None = 3, classify: bool = True, confident: bool = False) -> None:
         super().__init__()
         if num_classes is not None:
             self.num_classes = num_classes
         self.classify = classify
+        self.confident = confident
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return image.mean((1, 2, 3)), image.mean(1, keepdim=True)
@@ -35,6 +36,8 @@ class Rounding(AnomalyModule):
         prediction = super().predict(batch)
         if self.classify:
             prediction["pred_target"] = batch["image"][:, 0].round().long()
+        if self.confident:
+            prediction["confidence"] = torch.full_like(batch["image"][:, 0], 0.7)
         return prediction
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -122,6 +125,18 @@ def test_it_is_silent_without_classes(
     trainer.test(Rounding(**model), datamodule=Streets(**data), verbose=False)
     assert not trainer.callback_metrics
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_confidence_is_held_against_the_share_of_right_pixels(
+    tmp_path: Path, trainer_in: Callable[..., Trainer]
+) -> None:
+    data = Streets()
+    trainer_in(callbacks=[SegmentationMetrics()]).test(Rounding(confident=True), datamodule=data, verbose=False)
+    known = data.target < 254
+    gap = abs(0.7 - float((data.said == data.target)[known].double().mean()))
+    assert gap > 0.1
+    written = json.loads((tmp_path / "segmentation.json").read_text())["metrics"]
+    assert [written["ECE"], written["MCE"]] == pytest.approx([gap, gap], abs=1e-6)  # of the one bin that is not empty
 
 
 def test_nothing_but_void_is_left_out(trainer_in: Callable[..., Trainer]) -> None:

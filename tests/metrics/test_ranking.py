@@ -40,6 +40,19 @@ def data(*, seed: int = 0, n: int = 400, ties: bool = False) -> tuple[np.ndarray
     return (np.round(score * 2) / 2 if ties else score), target
 
 
+def test_six_scores_by_hand() -> None:
+    score, target = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), torch.tensor([1, 0, 1, 0, 0, 1])
+    assert float(auroc(score, target)) == pytest.approx(5 / 9)
+    assert float(average_precision(score, target)) == pytest.approx((1 + 2 / 3 + 3 / 6) / 3)
+    assert float(fpr_at_tpr(score, target)) == 1.0
+
+
+def test_a_recall_of_15_in_16_does_not_reach_95_percent() -> None:
+    score = torch.arange(20.0).flip(0)
+    target = torch.tensor([1] * 15 + [0, 0, 1, 0, 0])  # the last anomaly is below two of the four normals
+    assert float(fpr_at_tpr(score, target)) == 0.5  # not 0, at 15 of 16
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_auroc_and_ap_equal_scikit_learn(dtype: torch.dtype, ties: bool) -> None:

@@ -112,6 +112,14 @@ def test_quantised_scores_are_exact() -> None:
         assert_bound_holds(sketch, feed(AUROC(), quantised.float(), truth, 1), PIXEL, 1e-14)
 
 
+def test_a_million_scores_with_ties_have_the_values_of_a_sort() -> None:
+    rng = np.random.default_rng(4)
+    target = rng.random(10**6) < 1e-3
+    score, truth = tensors((rng.normal(size=10**6) + 2 * target).round(3), target)
+    sketch = feed(AUROC(exact=False), score, truth, 3)
+    assert_bound_holds(sketch, feed(AUROC(), score, truth, 1), PIXEL, 1e-9)
+
+
 INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "cube": lambda s: s**3,
