@@ -57,8 +57,10 @@ class Prediction(TypedDict, total=False):
     """Output of every validation, test and predict step.
 
     ``anomaly_score`` (B,) and ``anomaly_map`` (B, 1, H, W) are raw and never overwritten: higher is more anomalous, on
-    any scale. Video: ``snippet_score`` (B, T), ``frame_score`` (F,). A fitted :class:`Calibration` adds ``pred_label``
-    (B,) bool, ``pred_mask`` (B, 1, H, W) bool and ``normalized_score`` (B,) in [0, 1] with 0.5 at the threshold.
+    any scale. Video: ``snippet_score`` (B, T), ``frame_score`` (F,). Driving scenes: ``pred_target`` (B, H, W) long, the
+    most probable known class, and ``confidence`` (B, H, W), its probability among the known classes. A fitted
+    :class:`Calibration` adds ``pred_label`` (B,) bool, ``pred_mask`` (B, 1, H, W) bool and ``normalized_score`` (B,) in
+    [0, 1] with 0.5 at the threshold.
     """
 
     anomaly_score: Tensor
@@ -66,6 +68,7 @@ class Prediction(TypedDict, total=False):
     snippet_score: Tensor
     frame_score: Tensor
     pred_target: Tensor
+    confidence: Tensor
     pred_label: Tensor
     pred_mask: Tensor
     normalized_score: Tensor
@@ -298,6 +301,7 @@ class AnomalyModule(LightningModule):
         super().__init__()
         self.calibration = Calibration()
         self._seed: int | None = None
+        self._has_weights = False  # pretrained ones, or those of a checkpoint
 
     @property
     def is_fitted(self) -> bool:
@@ -355,9 +359,15 @@ class AnomalyModule(LightningModule):
         """Load pretrained weights; called once at the start of a fit that does not resume, never by the constructor."""
 
     def setup(self, stage: str) -> None:
-        """Load pretrained weights before a new fit: a checkpoint holds its own, so nothing is downloaded for it."""
-        if stage == "fit" and self.trainer.ckpt_path is None:
+        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it."""
+        if stage == "fit":
+            self.load_pretrained_once()
+
+    def load_pretrained_once(self) -> None:
+        """Load pretrained weights, unless that has been done or the weights are or will be those of a checkpoint."""
+        if not self._has_weights and self.trainer.ckpt_path is None:
             self.load_pretrained()
+            self._has_weights = True
 
     def on_fit_start(self) -> None:
         """Remember the seed: random draws of the steps derive from it (see :meth:`step_generator`)."""
@@ -448,6 +458,7 @@ class AnomalyModule(LightningModule):
                 f"Give the checkpoint to {saved or 'the class that wrote it'}."
             )
         self._seed = checkpoint["anomaly_suite"]["seed"]
+        self._has_weights = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape, in parts of the method too.

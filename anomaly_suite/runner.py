@@ -23,6 +23,7 @@ import anomaly_suite.methods
 from anomaly_suite.callbacks import (
     AnomalyMetrics,
     Calibrate,
+    ComponentMetrics,
     HeatmapExport,
     ScoreCurves,
     ScorePlots,
@@ -39,6 +40,7 @@ LAYER = {
     "calibrate": Calibrate,
     "metrics": AnomalyMetrics,
     "segmentation": SegmentationMetrics,
+    "components": ComponentMetrics,
     "heatmaps": HeatmapExport,
     "plots": ScorePlots,
     "curves": ScoreCurves,
@@ -207,13 +209,17 @@ class SuiteCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Apply ``disable`` and make ``max_epochs`` say what will happen."""
+        """Apply ``disable``, keep the end of every run, and make ``max_epochs`` say what will happen."""
         assert self.subcommand is not None
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
         for name in config.disable:
             if name not in LAYER:
                 raise ConfigError(f"disable knows {', '.join(LAYER)}; got {name!r}.{did_you_mean(name, LAYER)}")
         parser.callback_keys = [key for key in parser.callback_keys if key not in config.disable]
+        if config.checkpoint.monitor is None and config.checkpoint.save_on_train_epoch_end is None:
+            # By default Lightning saves after a validation where there is not one in every epoch; a run that ends between two
+            # would lose its last epochs.
+            config.checkpoint.save_on_train_epoch_end = True
         if self.subcommand != "fit" and config.ckpt_path is None:
             print(f"{self.subcommand} without --run or --ckpt_path: the model is untrained.", file=sys.stderr)
         if self.subcommand == "fit" and _is_single_pass(config.model.class_path) and config.trainer.max_epochs != 1:

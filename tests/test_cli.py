@@ -286,6 +286,41 @@ def test_the_method_of_the_readme_from_a_file_in_the_current_folder(cwd):
     assert not Path("runs/plots").exists()
 
 
+def test_a_segmenter_is_trained_tuned_and_tested(cwd):
+    network = ["--model.backbone", "resnet10t", "--model.num_classes", "7", "--model.width", "8", *QUIET]
+    sizes = {"image_size": "[32, 64]", "train_size": "12", "val_size": "2", "test_size": "4", "train_batch_size": "4"}
+    data = [
+        "--data",
+        "SyntheticStreets",
+        *(word for name, value in sizes.items() for word in (f"--data.{name}", value)),
+    ]
+    plain = ["--model", "DeepLabV3Plus", "--model.backbone_weights", "null", *network, *data]
+    steps = ["--trainer.max_epochs", "-1", "--trainer.max_steps", "7", "--trainer.check_val_every_n_epoch", "2"]
+    succeed("fit", *plain, *steps, "--trainer.default_root_dir", "runs/segmenter")
+    (file,) = Path("runs/segmenter").rglob("model.ckpt")
+    assert load(file)["global_step"] == 7  # validated after 6
+    tuned = ["--model", "PEBAL", "--model.segmenter_weights", str(file), "--model.margin_in", "null"]
+    tuned += [
+        "--model.margin_out",
+        "null",
+        *network,
+        *data,
+        "--data.outlier_fraction",
+        "0.5",
+        "--trainer.max_epochs",
+        "1",
+    ]
+    succeed("fit", *tuned, "--trainer.default_root_dir", "runs/pebal")
+    folder = find_run("runs/pebal")
+    succeed("test", "--run", "runs/pebal", "--components.threshold", "best", "--components.min_object", "1")
+    found = {
+        name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "segmentation", "components")
+    }
+    assert {"pixel_AUROC", "pixel_AP", "pixel_FPR95"} <= found["metrics"]["metrics"].keys()
+    assert {"mIoU", "ECE", "MCE"} <= found["segmentation"]["metrics"].keys()
+    assert {"SIoU", "MeanF1"} <= found["components"]["metrics"].keys()
+
+
 def test_one_pass_is_said_only_where_it_changes_something(cwd):
     (cwd / "my_method.py").write_text(block("Your own method"), encoding="utf-8")
     for epochs in ("1", "null"):
