@@ -353,7 +353,7 @@ class DeepLabNetwork(nn.Module):
             if not (self.abstains and classes == self.num_classes):
                 raise WeightsError(
                     f"num_classes={self.num_classes} needs {rows} channels of logits{' with abstention' * self.abstains}; the "
-                    f"network in {weights} has {classes}. Set num_classes to what it was trained with."
+                    f"network in {weights} has {classes}. Set num_classes to what it was trained with, not counting abstention."
                 )
             kept = self.last.state_dict()
             for key in kept:

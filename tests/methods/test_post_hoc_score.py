@@ -80,6 +80,15 @@ def test_one_class_has_no_border_and_two_halves_have_two_columns():
     assert int(border.sum()) == 2 * 6
 
 
+def test_a_border_is_grown_by_a_plus_and_shrunk_by_a_square():
+    label = torch.zeros(1, 1, 6, 6)
+    label[..., 3:, 3:] = 1
+    expected = torch.zeros(6, 6, dtype=torch.bool)
+    expected[3:, 3] = expected[3, 3:] = True  # inside, against any of the nine neighbours
+    expected[3:, 2] = expected[2, 3:] = True  # outside, against the four: the corner (2, 2) is no border
+    assert torch.equal(boundaries(label)[0, 0], expected)
+
+
 def test_dilation_is_the_ball_of_the_sum_of_absolute_distances():
     mask = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
     mask[0, 0, 4, 4] = True
@@ -204,6 +213,16 @@ def test_members_are_as_far_as_they_have_dimensions():
     assert float(model.distance(features).mean()) == pytest.approx(3, abs=0.2)
 
 
+def test_standard_normal_features_are_256_away_and_identity_is_the_euclidean_distance():
+    generator = torch.Generator().manual_seed(1)
+    feature = torch.randn(1, 256, 50, 60, generator=generator)
+    model = tiny(score="mahalanobis")
+    model.count, model.mean, model.whitening = torch.ones(1), torch.zeros(1, 256), torch.eye(256)[None]
+    found = model.distance(feature)
+    assert torch.allclose(found, feature.square().sum(1, keepdim=True), rtol=1e-4)
+    assert float(found.mean()) == pytest.approx(256, rel=0.01)
+
+
 def test_a_class_without_pixels_and_void_pixels_do_not_count():
     features, target = blobs()
     model = fit(tiny(score="mahalanobis", sample=1.0), features, target.masked_fill(target == 2, 255))
@@ -264,6 +283,66 @@ def test_a_test_without_fit_loads_the_segmenter(tmp_path, trainer_in):
     trainer_in().predict(other, loader)
     own, loaded = source.network.state_dict(), other.network.state_dict()
     assert all(torch.equal(own[key], loaded[key]) for key in own)
+
+
+def test_weights_of_a_checkpoint_are_kept(tmp_path, trainer_in):
+    file = tmp_path / "segmenter.pt"
+    torch.save(tiny().network.state_dict(), file)
+    loader = DataLoader([{"image": torch.rand(3, 32, 32)}])
+    trainer = trainer_in()
+    trainer.fit(tiny(score="sml", segmenter_weights=str(file)), train_dataloaders=loader)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    expected = trainer.model.network.state_dict()
+    file.unlink()
+    restored = PostHocScore.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    trainer_in().predict(restored, loader)
+    assert all(torch.equal(value, expected[key]) for key, value in restored.network.state_dict().items())
+
+
+def test_an_untrained_classifier_is_told(trainer_in, caplog):
+    trainer_in().predict(tiny(), DataLoader([{"image": torch.rand(3, 32, 32)}]))
+    assert "segmenter_weights is null" in caplog.text
+
+
+def test_abstention_of_the_segmenter_is_left_out(tmp_path, trainer_in):
+    source = tiny()
+    source.network.extend_head()
+    source.network.last.bias.data[-1] = 1000.0
+    file = tmp_path / "pebal.pt"
+    torch.save(source.network.state_dict(), file)
+    image = torch.rand(2, 3, 32, 32)
+    for score in ("energy", "mahalanobis"):
+        model = tiny(score=score, sample=1.0, segmenter_weights=str(file), abstention=True)
+        loader = DataLoader([{"image": one, "target": torch.randint(CLASSES, (32, 32))} for one in image], batch_size=2)
+        trainer_in().fit(model, train_dataloaders=loader)
+        (found,) = trainer_in().predict(model, loader)
+        assert found["pred_target"].max() < CLASSES
+        assert found["anomaly_map"].min() > -1000
+
+
+@pytest.mark.parametrize(("score", "pixels"), [("sml", 2 * 48 * 64), ("mahalanobis", 2 * 6 * 8 * 8)])
+def test_statistics_are_those_of_the_windows_that_are_scored(score, pixels, trainer_in):
+    model, sizes = tiny(score=score, sample=1.0, window=32, stride=16), []
+    items = [{"image": torch.rand(3, 48, 64), "target": torch.randint(CLASSES, (48, 64))} for _ in range(2)]
+    handle = model.network.trunk.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[2:]))
+    trainer_in().fit(model, train_dataloaders=DataLoader(items, batch_size=2))
+    handle.remove()
+    assert sizes == [(32, 32)] * 6
+    assert int(model.count.sum()) == pixels
+
+
+@pytest.mark.parametrize("score", ["sml", "mahalanobis"])
+def test_maps_keep_float32_where_the_network_has_half_of_it(score, trainer_in):
+    items = [{"image": torch.rand(3, 64, 96), "target": torch.randint(CLASSES, (64, 96))} for _ in range(2)]
+    loader = DataLoader(items, batch_size=2)
+    for precision in ("bf16-mixed", "bf16-true"):
+        model = tiny(score=score, sample=1.0)
+        trainer = trainer_in(precision=precision)
+        trainer.fit(model, train_dataloaders=loader)
+        (found,) = trainer.predict(model, loader)
+        assert found["anomaly_map"].dtype == torch.float32
+        assert len(found["anomaly_map"].unique()) > 3000  # of bfloat16 there are a few hundred in such a range
+        assert found["anomaly_map"].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -144,17 +144,19 @@ def test_predict_is_forward_with_classes_in_a_single_pass() -> None:
     assert torch.equal(score, anomaly_map.amax((1, 2, 3)))
     assert torch.equal(prediction["pred_target"], logits.argmax(1))
     assert prediction["pred_target"].dtype == torch.long
+    torch.testing.assert_close(prediction["confidence"], logits.softmax(1).amax(1))
 
 
 @torch.no_grad()
 def test_abstention_is_no_class() -> None:
     model, image = make(), torch.rand(1, 3, 32, 48)
-    before = model.predict({"image": image})["pred_target"]
+    before = model.predict({"image": image})
     model.network.extend_head()
     assert model.network.last.bias is not None
     model.network.last.bias[-1] = 1000.0
     assert model.segment(image).shape[1] == 6
-    assert torch.equal(model.predict({"image": image})["pred_target"], before)
+    after = model.predict({"image": image})
+    assert all(torch.equal(after[key], before[key]) for key in ("pred_target", "confidence"))
 
 
 @torch.no_grad()

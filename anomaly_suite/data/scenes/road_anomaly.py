@@ -25,7 +25,7 @@ from anomaly_suite.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
-TABLE = label_table({0: 0, 1: 0, 2: 1})
+TABLE = label_table({0: 0, 1: 0, **dict.fromkeys(range(2, 255), 1)})
 REPACKAGED_TABLE = label_table({0: 0, 1: 1})
 COUNT = 60
 

@@ -8,6 +8,7 @@ Axes: B batch, H and W pixels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -26,6 +27,8 @@ from anomaly_suite.data.scenes.anomaly_mix import anomaly_mix
 from anomaly_suite.data.scenes.cutouts import Cutouts, Exclusion, open_cutouts
 from anomaly_suite.data.sets import BatchedDataset
 from anomaly_suite.errors import ConfigError, DatasetError, ImageReadError, ShapeError
+
+log = logging.getLogger(__name__)
 
 VOID = 255
 PADDING = (0.485, 0.456, 0.406)
@@ -320,9 +323,10 @@ class CropScenes:
 
 
 class OutlierMix(NamedTuple):
-    """Training scenes with pasted outliers: from which pool, how many an epoch, and the options of ``anomaly_mix``."""
+    """Training scenes with pasted outliers: which of which pool, how many an epoch, and the options of ``anomaly_mix``."""
 
     pool: Cutouts
+    members: npt.NDArray[np.int64]
     number: int
     single: bool
     rescale: tuple[float, float] | None
@@ -379,7 +383,7 @@ class TrainingScenes(BatchedDataset):
     def drawn(self) -> npt.NDArray[np.int64]:
         """Cut-outs of this epoch, none twice unless the pool is too small."""
         assert self.mix is not None
-        order = np.random.default_rng((self.seed, self.epoch, 0, 2)).permutation(len(self.mix.pool))
+        order = np.random.default_rng((self.seed, self.epoch, 0, 2)).permutation(self.mix.members)
         return np.resize(order, self.mix.number)
 
 
@@ -414,7 +418,9 @@ class SceneModule(AnomalyDataModule):
             with ``images`` and ``masks``, or of RGBA images. None pastes nothing.
         outlier_fraction: Scenes with outliers an epoch, as a fraction of the training scenes.
         outlier_exclude: COCO images with any object of these classes are not used: ``released`` is the list of PEBAL's code (8
-            names), ``disjoint`` adds what the test sets contain; or a list of names.
+            names, to which a train, a class of Cityscapes, does not belong), ``disjoint`` adds that and what the test sets contain,
+            such as animals; or a list of names.
+        outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
         outlier_min_size: Least height and width of a COCO image in pixels.
         outlier_single: Paste one object of a cut-out, not all.
         outlier_rescale: Smallest and largest factor by which objects are resized; None keeps their size.
@@ -443,6 +449,7 @@ class SceneModule(AnomalyDataModule):
         outliers: str | None = None,
         outlier_fraction: float = 0.1,
         outlier_exclude: Exclusion | list[str] = "released",
+        outlier_share: float = 1.0,
         outlier_min_size: int = 480,
         outlier_single: bool = False,
         outlier_rescale: tuple[float, float] | None = None,
@@ -464,6 +471,8 @@ class SceneModule(AnomalyDataModule):
             raise ConfigError(f"validation of driving scenes is holdout, test or none; got {validation!r}.")
         if outlier_fraction < 0:
             raise ConfigError(f"outlier_fraction must be at least 0; got {outlier_fraction}.")
+        if not 0 < outlier_share <= 1:
+            raise ConfigError(f"outlier_share must be in (0, 1]; got {outlier_share}. 1 uses every cut-out.")
         check_range("outlier_rescale", outlier_rescale)
         self.crop = CropScenes(
             size=crop_size, flip=flip, scales=scales, scale_range=scale_range, steps=train_transform or []
@@ -471,6 +480,7 @@ class SceneModule(AnomalyDataModule):
         self.outliers = outliers
         self.outlier_fraction = outlier_fraction
         self.outlier_exclude: Exclusion | list[str] = outlier_exclude
+        self.outlier_share = outlier_share
         self.outlier_min_size = outlier_min_size
         self.outlier_single = outlier_single
         self.outlier_rescale = outlier_rescale
@@ -513,8 +523,13 @@ class SceneModule(AnomalyDataModule):
             height=train.read(0)[1].shape[0],
             seed=self.seed,
         )
+        members = np.arange(len(pool))
+        if self.outlier_share < 1:
+            drawn = np.random.default_rng((self.seed, 3)).permutation(len(pool))
+            members = np.sort(drawn[: max(1, round(self.outlier_share * len(pool)))])
+            log.info("outlier_share=%g uses %d of %d cut-outs", self.outlier_share, len(members), len(pool))
         road = list(self.classes).index("road") if self.outlier_on_road else None
-        return OutlierMix(pool, count, self.outlier_single, self.outlier_rescale, road)
+        return OutlierMix(pool, members, count, self.outlier_single, self.outlier_rescale, road)
 
 
 class SceneTestModule(AnomalyDataModule):

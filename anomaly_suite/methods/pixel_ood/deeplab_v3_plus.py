@@ -5,7 +5,8 @@ Papers: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2
     settings of both published networks as in chapter 11 and appendix C of Yu Tian's thesis.
 Reference: both networks are released; rebuilt from a description of them and from their numbers of weights.
 Differs: the neighbourhood of label relaxation is 3 x 3 pixels; a class weight is that of the pixel's own class where the label is
-    relaxed. A batch of one image is normalised by running statistics where the network averages over the whole image.
+    relaxed. Crops are drawn anywhere, not half of them around rare classes as in both published trainings. A batch of one image is
+    normalised by running statistics where the network averages over the whole image.
 Axes: B batch, C channels, Y classes, H and W pixels.
 """
 

@@ -48,6 +48,7 @@ class PostHocScore(SegmenterModule):
             leaves borders.
         boundary_steps: In how many steps; must divide ``boundary_width``.
         dilated_smoothing: Of ``sml``: smooth with a Gaussian of 7 x 7 pixels, 6 apart.
+        abstention: The segmenter has an abstention channel, as those of PEBAL and DeepGamblers have; it is left out.
         segmenter: Options of :class:`~anomaly_suite.methods.pixel_ood.segmenter.SegmenterModule`.
 
     Raises:
@@ -71,6 +72,7 @@ class PostHocScore(SegmenterModule):
         boundary_width: int = 4,
         boundary_steps: int = 4,
         dilated_smoothing: bool = True,
+        abstention: bool = False,
         **segmenter: Any,
     ) -> None:
         super().__init__(**segmenter)
@@ -88,6 +90,8 @@ class PostHocScore(SegmenterModule):
         self.boundary_width = boundary_width
         self.boundary_steps = boundary_steps
         self.dilated_smoothing = dilated_smoothing
+        if abstention:
+            self.network.extend_head()
         self.network.eval()
         self.fits = score in ("mahalanobis", "sml")
         for name in ("count", "mean", "variance", "whitening"):
@@ -101,8 +105,16 @@ class PostHocScore(SegmenterModule):
 
     def setup(self, stage: str) -> None:
         """Load the segmenter, also before a test without a checkpoint."""
-        if self.trainer.ckpt_path is None:
-            self.load_pretrained()
+        self.load_pretrained_once()
+
+    def load_pretrained(self) -> None:
+        """Load the segmenter; without one, the scores are those of an untrained classifier."""
+        super().load_pretrained()
+        if self.segmenter_weights is None:
+            log.warning(
+                "PostHocScore scores a trained segmenter, and segmenter_weights is null: its last block is random. Give the checkpoint "
+                "of a DeepLabV3Plus."
+            )
 
     def train(self, mode: bool = True) -> PostHocScore:
         """Change the mode of everything but the network, which is always in evaluation mode."""
@@ -115,9 +127,9 @@ class PostHocScore(SegmenterModule):
     def evidence(self, image: Tensor) -> Tensor:
         """Logits (B, Y, H, W), with ``mahalanobis`` followed by the distance: (B, Y + 1, H, W)."""
         if self.score != "mahalanobis":
-            return super().evidence(image)
+            return super().evidence(image)[:, : self.num_classes]
         feature = self.network.penultimate(self.network.features(image))  # B D h w
-        logits = self.network.last(feature).float()
+        logits = self.network.last(feature).float()[:, : self.num_classes]
         with torch.autocast(image.device.type, enabled=False):
             distance = self.distance(feature.float())  # B 1 h w
         both = torch.cat([logits, distance], 1)
@@ -140,15 +152,17 @@ class PostHocScore(SegmenterModule):
         nearest = flat.new_full((len(flat),), torch.inf)
         for number, index in enumerate(self.count.nonzero().flatten().tolist()):
             if self.per_class or number == 0:
-                whitening = self.whitening[index if self.per_class else 0]
+                whitening = self.whitening[
+                    index if self.per_class else 0
+                ].float()  # a module in half precision has it so
                 white = flat @ whitening.T
-            nearest = torch.minimum(nearest, (white - whitening @ self.mean[index]).square().sum(1))
+            nearest = torch.minimum(nearest, (white - whitening @ self.mean[index].float()).square().sum(1))
         return nearest.view(len(feature), 1, *feature.shape[2:])
 
     def _standardized(self, logits: Tensor) -> Tensor:
         """Largest logit by the statistics of its class, smoothed: (B, Y, H, W) to (B, 1, H, W)."""
         value, index = logits.float().max(1, keepdim=True)
-        value = (value - self.mean[index]) / self.variance[index].sqrt()
+        value = (value - self.mean.float()[index]) / self.variance.float()[index].sqrt()
         if self.boundary_width:
             value = suppress_boundaries(value, index, width=self.boundary_width, steps=self.boundary_steps)
         return smooth_dilated(value) if self.dilated_smoothing else value
@@ -169,7 +183,7 @@ class PostHocScore(SegmenterModule):
 
     def _logit_sums(self, image: Tensor) -> list[Tensor]:
         """Number, sum and sum of squares of the largest logits of every predicted class, (Y,) each."""
-        value, index = self.network(image).double().max(1)
+        value, index = self.segment(image).double().max(1)  # as they will be scored, from windows if there are any
         value, index = value.flatten(), index.flatten()
         return [
             torch.zeros(self.num_classes, dtype=torch.float64, device=value.device).index_add_(0, index, part)
@@ -178,14 +192,16 @@ class PostHocScore(SegmenterModule):
 
     def _feature_sums(self, image: Tensor, target: Tensor, batch_idx: int) -> list[Tensor]:
         """Number (Y,), sum (Y, D) and products (1 or Y, D, D) of the features of sampled cells by class."""
-        feature = self.network.penultimate(self.network.features(image)).movedim(1, -1)  # B h w D
-        size = (feature.shape[1], feature.shape[2])
-        label = F.interpolate(target.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
-        known = label < OUTLIER
-        if self.sample < 1:
-            draw = torch.rand(label.shape, generator=self.step_generator(batch_idx), device=label.device)
-            known &= draw < self.sample
-        feature, label = feature[known].double(), label[known]  # N D
+        generator, parts = self.step_generator(batch_idx), []
+        for place in self.places((image.shape[2], image.shape[3])):  # features of the windows that will be scored
+            feature = self.network.penultimate(self.network.features(image[place])).movedim(1, -1)  # B h w D
+            size = (feature.shape[1], feature.shape[2])
+            label = F.interpolate(target[place].unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
+            known = label < OUTLIER
+            if self.sample < 1:
+                known &= torch.rand(label.shape, generator=generator, device=label.device) < self.sample
+            parts.append((feature[known].double(), label[known]))
+        feature, label = (torch.cat(kind) for kind in zip(*parts, strict=True))  # N D, N
         classes, width = self.num_classes, feature.shape[1]
         count = label.bincount(minlength=classes).double()
         total = feature.new_zeros(classes, width).index_add_(0, label, feature)

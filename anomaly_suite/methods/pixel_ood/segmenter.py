@@ -6,7 +6,7 @@ Axes: B batch, C channels, Y classes, K class channels (Y, or Y + 1 with abstent
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,11 +27,12 @@ Blend = Literal["uniform", "tapered"]
 
 
 class Detection(NamedTuple):
-    """``anomaly_score`` (B,), ``anomaly_map`` (B, 1, H, W), and the most probable class of each pixel (B, H, W)."""
+    """``anomaly_score`` (B,), ``anomaly_map`` (B, 1, H, W), the most probable class and its probability, (B, H, W) both."""
 
     anomaly_score: Tensor
     anomaly_map: Tensor
     pred_target: Tensor
+    confidence: Tensor
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
@@ -72,8 +73,7 @@ def sliding_windows(
         Shape (B, D, H, W), float32.
     """
     size = (image.shape[2], image.shape[3])
-    sides = [min(side, most) for side, most in zip(size, window, strict=True)]
-    down, right = (window_starts(*each) for each in zip(size, sides, stride, strict=True))
+    sides, down, right = _grid(size, window, stride)
     if len(down) == len(right) == 1:
         return function(image).float()
     rows, columns = (
@@ -90,6 +90,15 @@ def sliding_windows(
             total[place].addcmul_(part, row[:, None] * column)
     assert total is not None
     return total
+
+
+def _grid(
+    size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]
+) -> tuple[list[int], list[int], list[int]]:
+    """Sides of the windows of an image, where they begin from the top, and where from the left."""
+    sides = [min(side, most) for side, most in zip(size, window, strict=True)]
+    down, right = (window_starts(*each) for each in zip(size, sides, stride, strict=True))
+    return sides, down, right
 
 
 def _weights(starts: list[int], side: int, full: int, blend: Blend, device: torch.device) -> list[Tensor]:
@@ -209,6 +218,11 @@ class SegmenterModule(AnomalyModule):
             return self.evidence(image).float()
         return sliding_windows(self.evidence, image, window=self.window, stride=self.stride, blend=self.blend)
 
+    def places(self, size: tuple[int, int]) -> list[tuple[Any, slice, slice]]:
+        """Where in an image of this height and width the network looks, one window after another; all of it without windows."""
+        sides, down, right = _grid(size, self.window or size, self.stride or size)
+        return [(..., slice(top, top + sides[0]), slice(left, left + sides[1])) for top in down for left in right]
+
     def detect(self, image: Tensor) -> Detection:
         """Score images and classify their pixels in one pass, a few images at once.
 
@@ -221,10 +235,14 @@ class SegmenterModule(AnomalyModule):
 
     def _detect(self, image: Tensor) -> Detection:
         evidence = self.segment(image)
-        anomaly_map = self.score_map(evidence).float()
+        with torch.autocast(image.device.type, enabled=False):
+            anomaly_map = self.score_map(evidence).float()
         if self.smoothing:
             anomaly_map = gaussian_blur(anomaly_map, sigma=BLUR_SIGMA, radius=BLUR_RADIUS)
-        return Detection(anomaly_map.flatten(1).amax(1), anomaly_map, evidence[:, : self.num_classes].argmax(1))
+        logits = evidence[:, : self.num_classes]
+        largest, pred_target = logits.max(1)
+        confidence = (largest - logits.logsumexp(1)).exp()
+        return Detection(anomaly_map.flatten(1).amax(1), anomaly_map, pred_target, confidence)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Score images.
@@ -238,12 +256,13 @@ class SegmenterModule(AnomalyModule):
         return self.detect(image)[:2]
 
     def predict(self, batch: Batch) -> Prediction:
-        """Scores, maps, and the class of every pixel."""
+        """Scores, maps, and the class of every pixel with its probability."""
         found = self.detect(batch["image"])
         return {
             "anomaly_score": found.anomaly_score,
             "anomaly_map": found.anomaly_map,
             "pred_target": found.pred_target,
+            "confidence": found.confidence,
         }
 
     def target(self, batch: Batch) -> Tensor:

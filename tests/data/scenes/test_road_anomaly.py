@@ -21,10 +21,10 @@ SIZES = {"animals01_Guiguinto_railway_station": (12, 20), "cones01_Saddle": (12,
 
 @pytest.fixture
 def official(tmp_path: Path, write: Write) -> Path:
-    """Three photographs, one as the only .jpg and of another size; labels 0, 1 and 2."""
+    """Three photographs, one as the only .jpg and of another size; labels 0, 1, 2 and 7."""
     rng = np.random.default_rng(0)
     for name, size in SIZES.items():
-        write(f"ra/frames/{name}.labels/labels_semantic.png", np.resize([0, 1, 2], size).astype(np.uint8))
+        write(f"ra/frames/{name}.labels/labels_semantic.png", np.resize([0, 1, 2, 7], size).astype(np.uint8))
         suffix = "jpg" if name.startswith("vehicle") else "webp"
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(
             tmp_path / "ra" / "frames" / f"{name}.{suffix}"
@@ -44,7 +44,7 @@ def test_two_and_above_is_anomalous_and_every_pixel_is_scored(official: Path) ->
     assert [Path(batch["image_path"][0]).suffix for batch in found] == [".webp", ".webp", ".jpg"]
     for batch, size in zip(found, SIZES.values(), strict=True):
         assert batch["image"].shape == (1, 3, *size)
-        assert (batch["ood_mask"][0].numpy() == np.resize([0, 0, 1], size)).all()
+        assert (batch["ood_mask"][0].numpy() == np.resize([0, 0, 1, 1], size)).all()
     assert set(found[0]) == {"image", "image_path", "ood_mask", "label"}
     with pytest.raises(ShapeError, match=r"is \(12, 20\) and '.*' is \(10, 14\)"):
         batches(official, eval_batch_size=3)

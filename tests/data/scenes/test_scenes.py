@@ -198,6 +198,7 @@ def test_steps_change_colours_inside_the_padding_alone() -> None:
         ({"scale_range": (2.0, 1.0)}, r"scale_range is a smallest and a largest factor above 0; got \[2.0, 1.0\]"),
         ({"outlier_rescale": (0.0, 1.0)}, "outlier_rescale is a smallest and a largest factor"),
         ({"outlier_fraction": -0.1}, "outlier_fraction must be at least 0; got -0.1"),
+        ({"outlier_share": 0.0}, r"outlier_share must be in \(0, 1\]; got 0.0"),
         ({"validation": "augmented"}, "validation of driving scenes is holdout, test or none; got 'augmented'"),
     ],
 )
@@ -264,6 +265,22 @@ def test_outliers_are_added_and_drawn_anew_each_epoch() -> None:
     )
     with pytest.raises(ConfigError, match=r"outlier_fraction=0\.05 of 10 training scenes is none"):
         streets(outlier_fraction=0.05)
+
+
+def test_a_share_of_the_pool_is_drawn_by_the_seed_alone() -> None:
+    def used(**options: Any) -> set[int]:
+        train, found = training(streets(outlier_fraction=1.0, **options)), set()
+        for epoch in range(6):
+            train.epoch = epoch
+            found |= set(train.drawn().tolist())
+        return found
+
+    pool = len(training(streets(outlier_fraction=1.0)).mix.pool)  # type: ignore[union-attr] # there are outliers
+    part = used(outlier_share=8 / pool)
+    assert len(part) == 8
+    assert used(outlier_share=8 / pool) == part
+    assert used(outlier_share=8 / pool, seed=1) != part
+    assert len(used()) > 8
 
 
 def test_backgrounds_are_uniformly_random_training_scenes() -> None:
