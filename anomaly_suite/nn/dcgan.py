@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from anomaly_suite.nn.size import require_image
 
 
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], the range of tanh."""
+    return 2 * image - 1
+
+
 def default_widths(size: tuple[int, int]) -> tuple[int, ...]:
     """Channels of each level: 64, doubled up to 512, with as many levels as bring the longer side to 4 cells or fewer.
 

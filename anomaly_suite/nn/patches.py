@@ -17,6 +17,36 @@ PATCHES_AT_ONCE = 450
 """Patches scored at once, which bounds the memory; those of two images of 256 pixels."""
 
 
+def random_patches(image: Tensor, *, size: int, count: int, generator: Generator) -> Tensor:
+    """Square patches at places that are all equally likely.
+
+    Args:
+        image: Shape (B, C, H, W).
+        size: S.
+        count: P.
+        generator: Source of the places, on the device of ``image``.
+
+    Returns:
+        Shape (B * P, C, S, S), the patches of an image next to each other.
+
+    Raises:
+        ShapeError: an image smaller than a patch.
+    """
+    batch, _, height, width = image.shape
+    if min(height, width) < size:
+        raise ShapeError(
+            f"images must be at least as large as a patch of {size} pixels; got {tuple(image.shape)}. "
+            "Enlarge the images or lower the patch size."
+        )
+    row, column = (
+        torch.randint(side - size + 1, (batch * count,), generator=generator, device=image.device)
+        for side in (height, width)
+    )
+    owner = torch.arange(batch, device=image.device).repeat_interleave(count)
+    windows = image.unfold(2, size, 1).unfold(3, size, 1)  # B C rows columns S S, without a copy
+    return windows[owner, :, row, column]
+
+
 class PatchGrid:
     """Where the patches of an image lie: every ``stride`` pixels, row by row.
 

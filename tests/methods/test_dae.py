@@ -20,8 +20,8 @@ from anomaly_suite.methods.reconstruction.dae import (
     kl_to_standard_normal,
     residual_scores,
     sample_latent,
-    to_signed,
 )
+from anomaly_suite.nn.dcgan import to_signed
 
 Make = Callable[..., Trainer]
 TINY: dict[str, Any] = {"in_channels": 1, "image_size": 16, "widths": [16, 32], "latent_dim": 16, "lr": 2e-3}

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
-from anomaly_suite.methods.pretraining.knowledge_distillation import (
-    KnowledgeDistillation,
-    PooledTeacher,
-    distillation_error,
-    random_patches,
-)
+from anomaly_suite.methods.pretraining.knowledge_distillation import KnowledgeDistillation
+from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import ImageEncoder
+from anomaly_suite.nn.patches import random_patches
 
 Make = Callable[..., Trainer]
 TINY: dict[str, Any] = {

@@ -25,12 +25,9 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.methods.pretraining.knowledge_distillation import (
-    PooledTeacher,
-    distillation_error,
-    random_patches,
-)
+from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.patches import random_patches
 
 POOL = (0, 0)
 PATCH_NETS = {

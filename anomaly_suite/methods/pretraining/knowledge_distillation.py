@@ -13,76 +13,18 @@ Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a pa
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import ImageEncoder
-from anomaly_suite.nn.patches import PatchGrid
-from anomaly_suite.nn.size import ImageSize, height_width
+from anomaly_suite.nn.patches import PatchGrid, random_patches
+from anomaly_suite.nn.size import ImageSize
 
 POSITIONS_AT_ONCE = 4
 """Patches of each image that are scored at once: at the teacher's size all 225 of them would take gigabytes."""
-
-
-class PooledTeacher(nn.Module):
-    """Averaged last feature map of a timm network that never changes.
-
-    Args:
-        name: Any timm network with feature maps.
-        size: Height and width that images are resized to.
-    """
-
-    def __init__(self, name: str, *, size: ImageSize) -> None:
-        super().__init__()
-        self.size = height_width(size)
-        self.encoder = ImageEncoder(name, image_size=self.size)
-        self.encoder.freeze()
-        self.out_features = self.encoder.out_features
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, D)."""
-        resized = F.interpolate(image, size=self.size, mode="bilinear", antialias=True)
-        features: Tensor = self.encoder(resized)
-        return features
-
-
-def distillation_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared L2 distance over the second axis, in float32: (B, D) to (B,), (B, D, H, W) to (B, H, W)."""
-    return ((student.float() - teacher.float()) ** 2).sum(1)
-
-
-def random_patches(image: Tensor, *, size: int, count: int, generator: Generator) -> Tensor:
-    """Square patches at places that are all equally likely.
-
-    Args:
-        image: Shape (B, C, H, W).
-        size: S.
-        count: P.
-        generator: Source of the places, on the device of ``image``.
-
-    Returns:
-        Shape (B * P, C, S, S), the patches of an image next to each other.
-
-    Raises:
-        ShapeError: an image smaller than a patch.
-    """
-    batch, _, height, width = image.shape
-    if min(height, width) < size:
-        raise ShapeError(
-            f"images must be at least as large as a patch of {size} pixels; got {tuple(image.shape)}. "
-            "Enlarge the images or lower the patch size."
-        )
-    row, column = (
-        torch.randint(side - size + 1, (batch * count,), generator=generator, device=image.device)
-        for side in (height, width)
-    )
-    owner = torch.arange(batch, device=image.device).repeat_interleave(count)
-    windows = image.unfold(2, size, 1).unfold(3, size, 1)  # B C rows columns S S, without a copy
-    return windows[owner, :, row, column]
 
 
 class KnowledgeDistillation(AnomalyModule):

@@ -22,17 +22,12 @@ from torch.optim import Adam, Optimizer
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import ReconstructionError
-from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, default_widths
+from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, default_widths, to_signed
 from anomaly_suite.nn.size import ImageSize, height_width
 
 LOG_VARIANCE_RANGE = (-10.0, 10.0)  # keeps exp() finite
 SIGNED_RANGE = 2.0  # of [-1, 1]
 SAMPLE_SEED = 0
-
-
-def to_signed(image: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1], the range of tanh."""
-    return 2 * image - 1
 
 
 def residual_scores(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch.optim import Adam, Optimizer, RMSprop
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.methods.reconstruction.dae import to_signed
+from anomaly_suite.nn.dcgan import to_signed
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.patches import PatchGrid
 from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder

@@ -1,0 +1,41 @@
+"""What learning from a pretrained network needs: the network, and the distance to its features.
+
+Axes: B batch, C channels, H and W pixels, D teacher width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomaly_suite.nn.encoders import ImageEncoder
+from anomaly_suite.nn.size import ImageSize, height_width
+
+
+class PooledTeacher(nn.Module):
+    """Averaged last feature map of a timm network that never changes.
+
+    Args:
+        name: Any timm network with feature maps.
+        size: Height and width that images are resized to.
+    """
+
+    def __init__(self, name: str, *, size: ImageSize) -> None:
+        super().__init__()
+        self.size = height_width(size)
+        self.encoder = ImageEncoder(name, image_size=self.size)
+        self.encoder.freeze()
+        self.out_features = self.encoder.out_features
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, D)."""
+        resized = F.interpolate(image, size=self.size, mode="bilinear", antialias=True)
+        features: Tensor = self.encoder(resized)
+        return features
+
+
+def distillation_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared L2 distance over the second axis, in float32: (B, D) to (B,), (B, D, H, W) to (B, H, W)."""
+    return ((student.float() - teacher.float()) ** 2).sum(1)
