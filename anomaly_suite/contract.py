@@ -556,7 +556,7 @@ class AnomalyDataModule(LightningDataModule):
         held = self.val_size if isinstance(self.val_size, int) else max(1, round(self.val_size * count))
         if held >= count:
             raise ConfigError(
-                f"val_size={self.val_size} leaves no training image out of {count}. Give a smaller val_size or validation: none."
+                f"val_size={self.val_size} leaves no training item out of {count}. Give a smaller val_size or validation: none."
             )
         order = np.random.default_rng(self.seed).permutation(count).tolist()
         return sorted(order[held:]), sorted(order[:held])

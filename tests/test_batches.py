@@ -176,7 +176,7 @@ class TestDataModuleOptions:
         assert AnomalyDataModule(validation="none").hold_out(3) == ([0, 1, 2], [])
 
     def test_hold_out_must_leave_something(self) -> None:
-        with pytest.raises(ConfigError, match="leaves no training image out of 4"):
+        with pytest.raises(ConfigError, match="leaves no training item out of 4"):
             AnomalyDataModule(val_size=4).hold_out(4)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -19,10 +20,12 @@ from torch import Tensor
 from anomaly_suite.callbacks.files import MirroredNames, Stage, StageCallback, calibration_of, output_folder, replacing
 from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError, did_you_mean
+from anomaly_suite.metrics.scored import VOID
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3), blue first, as cv2 has it
 
 TINY = float(np.finfo(np.float32).tiny)  # a range of width zero must not divide by zero
+UNSCORED_GREY = 96  # of truth masks
 GAP = 4  # white pixels between and around the tiles
 MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -31,7 +34,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 class HeatmapExport(StageCallback):
     """Write a panel for each image of ``test`` and ``predict``, and show a few of them in the logger.
 
-    A panel is image, truth mask (if the batch has one), map, overlay of both, and the contour of ``pred_mask`` (if
+    A panel is image, truth mask (if the batch has one; of driving scenes, what is not scored is grey), map, overlay of both, and the contour of ``pred_mask`` (if
     calibrated). Images outside [0, 1], as other people's loaders standardise them, are stretched between their own smallest
     and largest value for display.
 
@@ -148,7 +151,7 @@ class HeatmapExport(StageCallback):
 
     def _has_maps(self, prediction: Prediction, batch: Batch) -> bool:
         found = "anomaly_map" in prediction and "image" in batch
-        if not found and not self._told:
+        if not found and not self._told and "image" in batch:
             rank_zero_info("HeatmapExport writes nothing: the method gives no anomaly_map for its images.")
             self._told = True
         return found
@@ -177,7 +180,7 @@ class HeatmapExport(StageCallback):
                 "Resize the map to the image in the method's forward."
             )
         levels = _pixels(self._levels(pl_module, anomaly_map[:count]))
-        truth = _pixels(batch["mask"][:count]) if "mask" in batch else [None] * count
+        truth = _truth(batch, count)
         marked = _pixels(prediction["pred_mask"][:count]) if "pred_mask" in prediction else [None] * count
         panels = []
         for index, (picture, level) in enumerate(zip(_pixels(image[:count]), levels, strict=True)):
@@ -206,7 +209,7 @@ class HeatmapExport(StageCallback):
         colors = cv2.applyColorMap(_enlarged(level, factor), self._colors)
         tiles = {"image": image}
         if truth is not None:
-            tiles["truth mask"] = cv2.cvtColor(_enlarged(truth.astype(np.uint8) * 255, factor), cv2.COLOR_GRAY2BGR)
+            tiles["truth mask"] = cv2.cvtColor(_enlarged(truth, factor), cv2.COLOR_GRAY2BGR)
         tiles["anomaly map"] = colors
         tiles["overlay"] = cv2.addWeighted(image, 1 - self.opacity, colors, self.opacity, 0)
         if marked is not None:
@@ -238,6 +241,16 @@ def _image_writers(trainer: Trainer) -> list[Any]:
 
 def _paths(batch: Batch) -> list[str | None]:
     return [path and str(path) for path in batch.get("image_path", [None] * len(batch["image"]))]
+
+
+def _truth(batch: Batch, count: int) -> Sequence[Picture | None]:
+    """White where anomalous, grey where not scored; None without truth."""
+    if "mask" in batch:
+        return list(_pixels(255 * batch["mask"][:count].byte()))
+    if "ood_mask" in batch:
+        truth = batch["ood_mask"][:count].unsqueeze(1).byte()
+        return list(_pixels(torch.where(truth == VOID, UNSCORED_GREY, 255 * truth)))
+    return [None] * count
 
 
 def _pixels(tensor: Tensor) -> npt.NDArray[Any]:

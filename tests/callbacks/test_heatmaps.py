@@ -115,6 +115,17 @@ def test_panel_shows_image_truth_map_overlay_and_contour(tmp_path, trainer_in):
         assert strip[:, [0, -1]].min() == 255
 
 
+def test_truth_of_driving_scenes_is_shown_with_what_is_not_scored(tmp_path, trainer_in):
+    truth = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    truth[30:70, 30:70], truth[100:] = 1, 255
+    data = [{"image": square(), "ood_mask": truth}, {"image": square(), "ood_mask": truth}]
+    run(HeatmapExport(), data, trainer_in)
+    panel = cv2.imread(str(tmp_path / "heatmaps/test/image_000001.png"))
+    assert panel.shape[1] == GAP + 4 * (SIDE + GAP)
+    shown = tile(panel, 1)[..., 0]
+    np.testing.assert_array_equal(shown, np.choose((truth.numpy() == 255) * 2 + (truth.numpy() == 1), [0, 255, 96]))
+
+
 def test_without_truth_and_calibration_three_tiles_remain(tmp_path, trainer_in):
     run(HeatmapExport(opacity=0.0, colormap="bone"), [(square(),)], trainer_in)
     panel = cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png"))

@@ -140,7 +140,7 @@ def test_too_much_contamination() -> None:
         ({"train_fraction": 0.0}, r"train_fraction must be in \(0, 1\]; got 0.0"),
         ({"train_fraction": 1.1}, r"train_fraction must be in \(0, 1\]; got 1.1"),
         ({"contamination": 1.0}, r"contamination must be in \[0, 1\); got 1.0"),
-        ({"val_size": 20}, "leaves no training image out of 20"),
+        ({"val_size": 20}, "leaves no training item out of 20"),
         ({"image_size": 3, "pad": True}, "pad cannot shrink images of 4 px to image_size=3"),
     ],
 )
