@@ -45,6 +45,12 @@ def test_every_notebook_runs_and_draws(executed, tmp_path):
         assert flagged.equal(score >= names["threshold"])
         assert 0 < flagged[label == 0].float().mean() < 0.4 < flagged[label == 1].float().mean()
         assert (tmp_path / "runs/notebook/metrics.json").is_file()
+    if name == "driving_scenes":
+        before, after = names["before"], names["after"]
+        assert before["test/mIoU"] > 0.6
+        assert after["test/pixel_AUROC"] > max(0.85, before["test/pixel_AUROC"])
+        assert after["test/pixel_FPR95"] < before["test/pixel_FPR95"]
+        assert after["test/component_SIoU"] > 0.1
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)

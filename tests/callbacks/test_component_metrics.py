@@ -148,21 +148,11 @@ def test_other_words_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_processes_count_together(tmp_path: Path) -> None:
+def test_processes_count_together(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
     data = Objects()
     data.items.append(data.items[0])  # each process has three
     data.image, data.ood_mask = (torch.cat([whole, whole[:1]]) for whole in (data.image, data.ood_mask))
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_spawn",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=[ComponentMetrics(threshold="best", **SMALL)],  # type: ignore[arg-type] # sizes
-    )
+    trainer = trainer_in(devices=2, strategy="ddp_spawn", callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), datamodule=data, verbose=False)
     written = json.loads((tmp_path / "components.json").read_text())
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)

@@ -154,19 +154,9 @@ def test_an_unknown_number_of_classes_is_asked_for(trainer_in: Callable[..., Tra
 
 
 @pytest.mark.slow
-def test_processes_count_together(tmp_path: Path) -> None:
+def test_processes_count_together(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
     data = Streets()
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_spawn",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=[SegmentationMetrics()],
-    )
+    trainer = trainer_in(devices=2, strategy="ddp_spawn", callbacks=[SegmentationMetrics()])
     trainer.test(Rounding(), datamodule=data, verbose=False)
     written = json.loads((tmp_path / "segmentation.json").read_text())
     metric = MeanIoU(num_classes=3)
