@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -17,19 +17,20 @@ from anomaly_suite.contract import Batch, Prediction, as_batch
 def predictions(
     trainer: Trainer, pl_module: LightningModule, stage: Literal["val", "test"], *, title: str
 ) -> Iterator[tuple[Batch, Prediction]]:
-    """Predict what the stage's first loader yields, with the trainer's device, precision and limits, under a progress bar.
+    """Predict what the stage's loaders yield, with the trainer's device, precision and limits, under a progress bar.
 
     Args:
         trainer: In or after the stage.
         pl_module: An ``AnomalyModule``, in evaluation mode.
-        stage: Whose loader.
+        stage: Whose loaders.
         title: Of the progress bar.
     """
-    loaders = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
-    count = int((trainer.num_val_batches if stage == "val" else trainer.num_test_batches)[0])
-    loader: Any = loaders[0] if isinstance(loaders, list) else loaders
+    loaders: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
+    counts = [int(count) for count in (trainer.num_val_batches if stage == "val" else trainer.num_test_batches)]
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    batches = chain.from_iterable(islice(loader, count) for loader, count in zip(loaders, counts, strict=True))
     console = Console(stderr=True, quiet=not trainer.is_global_zero or trainer.progress_bar_callback is None)
-    for raw in track(islice(loader, count), title, total=count, console=console):
+    for raw in track(batches, title, total=sum(counts), console=console):
         # Not around the yield: the mode would then hold for the caller, too.
         with torch.inference_mode(), trainer.precision_plugin.val_step_context():
             batch = trainer.strategy.batch_to_device(

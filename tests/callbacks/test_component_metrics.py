@@ -89,6 +89,16 @@ def test_the_best_threshold_takes_a_second_pass(tmp_path: Path, trainer_in: Call
     assert logged == pytest.approx({f"test/component_{name}": value for name, value in expected.items()}, abs=1e-6)
 
 
+def test_the_second_pass_takes_as_much_as_the_first(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    data = Objects()
+    trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best", **SMALL)], limit_test_batches=1)  # type: ignore[arg-type] # sizes
+    trainer.test(Brightness(), dataloaders=[data.test_dataloader()] * 2, verbose=False)
+    written = json.loads((tmp_path / "components.json").read_text())
+    data.image, data.ood_mask = (whole[[0, 1, 0, 1]] for whole in (data.image, data.ood_mask))
+    assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)
+    assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)
+
+
 def test_a_number_needs_none_and_tests_begin_anew(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
     data, passes = Objects(), []
     model = Brightness()
