@@ -246,6 +246,15 @@ class DeepLabNetwork(nn.Module):
         """(B, 48 + width, h, w) of :meth:`features` to float32 logits (B, K, H, W) for a ``size`` of (H, W)."""
         return _resize(self.final(z).float(), size)
 
+    def with_feature(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Float32 logits (B, K, H, W), and the features (B, width, h, w) before the last convolution, in one pass."""
+        feature = self.penultimate(self.features(image))
+        return self.resize(self.last(feature).float(), image), feature
+
+    def resize(self, maps: Tensor, image: Tensor) -> Tensor:
+        """Maps (B, K, h, w) in the size of an image."""
+        return _resize(maps, image.shape[2:])
+
     def logits_and_auxiliary(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, K, H, W), and those (B, Y, H, W) of the auxiliary classifier, if there is one, in one pass."""
         maps = self._maps(image)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from anomaly_suite.errors import ConfigError, DatasetError, NotFittedError
+from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError, NotFittedError, ShapeError
 from anomaly_suite.methods import PostHocScore
 from anomaly_suite.methods.pixel_ood.post_hoc_score import (
     boundaries,
@@ -18,6 +18,8 @@ from anomaly_suite.methods.pixel_ood.post_hoc_score import (
     smooth_dilated,
     suppress_boundaries,
 )
+from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES
+from anomaly_suite.nn.encoders import standardize
 
 CLASSES = 3
 
@@ -36,16 +38,11 @@ def tiny(**options) -> PostHocScore:
 class Network(torch.nn.Module):
     """Stands in for a segmenter: the image itself is features and logits, one channel a class."""
 
-    last = torch.nn.Identity()
-
     def forward(self, image):
         return image
 
-    def features(self, image):
-        return image
-
-    def penultimate(self, z):
-        return z
+    def with_feature(self, image):
+        return image, image
 
 
 def fit(model: PostHocScore, image: torch.Tensor, target: torch.Tensor | None = None) -> PostHocScore:
@@ -343,6 +340,91 @@ def test_maps_keep_float32_where_the_network_has_half_of_it(score, trainer_in):
         assert found["anomaly_map"].dtype == torch.float32
         assert len(found["anomaly_map"].unique()) > 3000  # of bfloat16 there are a few hundred in such a range
         assert found["anomaly_map"].isfinite().all()
+
+
+# A network of one's own ------------------------------------------------------------------------------------------
+
+
+class Segmenter(torch.nn.Module):
+    """Logits at half the size of the image, under a key as torchvision has it."""
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, stride=2, padding=1), torch.nn.ReLU())
+        self.classifier = torch.nn.Conv2d(5, classes, 1)
+
+    def forward(self, image):
+        return {"out": self.classifier(self.body(image))}
+
+
+def own(network=None, **options) -> PostHocScore:
+    torch.manual_seed(0)
+    return PostHocScore(own_segmenter=network or Segmenter(), num_classes=CLASSES, **options)
+
+
+def scenes(count: int = 4) -> DataLoader:
+    items = [{"image": torch.rand(3, 32, 48), "target": torch.randint(CLASSES, (32, 48))} for _ in range(count)]
+    return DataLoader(items, batch_size=2)
+
+
+@pytest.mark.parametrize("score", ["energy", "msp", "max_logit", "entropy", "mahalanobis", "sml"])
+def test_every_score_of_a_network_of_ones_own(score, trainer_in, tmp_path):
+    network, loader = Segmenter(), scenes()
+    model = own(network, score=score, feature_layer="classifier", sample=1.0)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    trainer = trainer_in()
+    trainer.fit(model, train_dataloaders=loader)
+    (first, _) = trainer_in().predict(model, loader)
+    assert first["anomaly_map"].shape == (2, 1, 32, 48)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    batch = next(iter(loader))["image"]
+    with torch.no_grad():
+        logits = torch.nn.functional.interpolate(network(standardize(batch))["out"], (32, 48), mode="bilinear")
+    assert torch.equal(first["pred_target"], logits.argmax(1))
+    if score in LOGIT_SCORES:
+        torch.testing.assert_close(first["anomaly_map"], LOGIT_SCORES[score](logits))
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    restored = PostHocScore.load_from_checkpoint(tmp_path / "model.ckpt", own_segmenter=Segmenter(), weights_only=True)
+    (again, _) = trainer_in().predict(restored, loader)
+    assert torch.equal(again["anomaly_map"], first["anomaly_map"])
+    with pytest.raises(CheckpointError, match="Give it: load_from_checkpoint"):
+        PostHocScore.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, backbone="resnet10t")
+
+
+def test_distances_are_those_of_the_layers_input(trainer_in):
+    network, loader = Segmenter(), scenes()
+    model = own(network, score="mahalanobis", feature_layer="classifier", sample=1.0)
+    trainer_in().fit(model, train_dataloaders=loader)
+    image = next(iter(loader))["image"]
+    with torch.no_grad():
+        distance = model.distance(network.body(standardize(image)))
+        found = model.eval().predict({"image": image})["anomaly_map"]
+    expected = torch.nn.functional.interpolate(distance, (32, 48), mode="bilinear")
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_network_may_take_images_as_they_are_return_a_tensor_and_come_from_a_file(tmp_path, trainer_in):
+    torch.save(torch.nn.Conv2d(3, CLASSES + 1, 1).state_dict(), tmp_path / "weights.pt")
+    network = torch.nn.Conv2d(3, CLASSES + 1, 1)
+    model = own(network, standardized=False, abstention=True, segmenter_weights=str(tmp_path / "weights.pt"))
+    (found,) = trainer_in().predict(model, scenes(2))
+    saved = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert torch.equal(network.weight, saved["weight"])
+    assert found["pred_target"].max() < CLASSES
+    with pytest.raises(ConfigError, match=r"weights\.pt does not fit the segmenter"):
+        trainer_in().predict(own(segmenter_weights=str(tmp_path / "weights.pt")), scenes(2))
+
+
+def test_what_a_network_must_return_is_told():
+    image = {"image": torch.rand(1, 3, 32, 48)}
+    with pytest.raises(ShapeError, match=r"must return logits \(B, 3, h, w\).* got \(1, 7, 16, 24\)"):
+        own(Segmenter(7)).predict(image)
+    with pytest.raises(ShapeError, match="got NoneType"):
+        own(type("Empty", (torch.nn.Module,), {"forward": lambda self, image: {}})()).predict(image)
+    with pytest.raises(ConfigError, match=r"got 'head'\. Its last convolutions are body\.0, classifier"):
+        own(feature_layer="head")
+    with pytest.raises(ConfigError, match="Set feature_layer"):
+        own(score="mahalanobis")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from anomaly_suite.contract import Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import polynomial_decay
 from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, SegmenterModule
+from anomaly_suite.nn.deeplab import DeepLabNetwork
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class FineTunedSegmenter(SegmenterModule):
         ConfigError: an option out of its range.
     """
 
+    network: DeepLabNetwork
     fine_tunes = True  # SegmentationMetrics then also reports the mIoU from which the training starts
 
     def __init__(
@@ -121,7 +123,7 @@ class FineTunedSegmenter(SegmenterModule):
         lr: float = 1e-5,
         **segmenter: Any,
     ) -> None:
-        super().__init__(auxiliary=False, **segmenter)
+        super().__init__(auxiliary=False, network=None, **segmenter)
         if lr <= 0:
             raise ConfigError(f"lr must be above 0; got {lr}.")
         if abstention:

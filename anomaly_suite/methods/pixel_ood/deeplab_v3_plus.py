@@ -25,6 +25,7 @@ from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import polynomial_decay
 from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES, LogitScore
 from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, VOID, SegmenterModule
+from anomaly_suite.nn.deeplab import DeepLabNetwork
 
 THIN_CLASSES = (5, 6, 7, 11, 12, 17, 18)  # of Cityscapes: pole, light, sign, person, rider, motorcycle, bicycle
 MOMENTUM = 0.9
@@ -133,6 +134,8 @@ class DeepLabV3Plus(SegmenterModule):
         ConfigError: an option out of its range.
     """
 
+    network: DeepLabNetwork
+
     def __init__(
         self,
         *,
@@ -148,7 +151,7 @@ class DeepLabV3Plus(SegmenterModule):
         class_weight_bound: float = 0.0,
         **segmenter: Any,
     ) -> None:
-        super().__init__(auxiliary=auxiliary_weight > 0, **segmenter)
+        super().__init__(auxiliary=auxiliary_weight > 0, network=None, **segmenter)
         self.save_hyperparameters()
         for name, value in (
             ("auxiliary_weight", auxiliary_weight),

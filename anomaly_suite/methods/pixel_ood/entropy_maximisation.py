@@ -40,7 +40,7 @@ class EntropyMaximisation(SegmenterModule):
     fine_tunes = True  # SegmentationMetrics then also reports the mIoU from which the training starts
 
     def __init__(self, *, outlier_weight: float = 0.9, lr: float = 1e-5, **segmenter: Any) -> None:
-        super().__init__(auxiliary=False, **segmenter)
+        super().__init__(auxiliary=False, network=None, **segmenter)
         self.save_hyperparameters()
         if not 0 <= outlier_weight <= 1 or lr <= 0:
             raise ConfigError(f"outlier_weight must be in [0, 1] and lr above 0; got {outlier_weight} and {lr}.")

@@ -12,16 +12,19 @@ Axes: B batch, Y classes, D features, H and W pixels, h and w cells, N sampled c
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly_suite.contract import Batch
-from anomaly_suite.errors import ConfigError, DatasetError
+from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError
 from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES, LogitScore, energy
 from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, SegmenterModule
+from anomaly_suite.nn.deeplab import DeepLabNetwork
+from anomaly_suite.nn.own_segmenter import OwnSegmenter
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,11 @@ class PostHocScore(SegmenterModule):
         boundary_steps: In how many steps; must divide ``boundary_width``.
         dilated_smoothing: Of ``sml``: smooth with a Gaussian of 7 x 7 pixels, 6 apart.
         abstention: The segmenter has an abstention channel, as those of PEBAL and DeepGamblers have; it is left out.
+        own_segmenter: A network of yours in place of a DeepLabv3+; options of the latter are then without effect. See
+            :class:`~anomaly_suite.nn.own_segmenter.OwnSegmenter` for what it must return. ``segmenter_weights`` may name a file
+            of its weights.
+        feature_layer: Of your network, the layer whose input ``mahalanobis`` scores, by its dotted name.
+        standardized: Your network takes images standardised by ImageNet's statistics, not images in [0, 1].
         segmenter: Options of :class:`~anomaly_suite.methods.pixel_ood.segmenter.SegmenterModule`.
 
     Raises:
@@ -73,10 +81,19 @@ class PostHocScore(SegmenterModule):
         boundary_steps: int = 4,
         dilated_smoothing: bool = True,
         abstention: bool = False,
+        own_segmenter: nn.Module | None = None,
+        feature_layer: str | None = None,
+        standardized: bool = True,
         **segmenter: Any,
     ) -> None:
-        super().__init__(**segmenter)
-        self.save_hyperparameters()
+        super().__init__(
+            network=None
+            if own_segmenter is None
+            else partial(OwnSegmenter, own_segmenter, feature_layer=feature_layer, standardized=standardized),
+            **segmenter,
+        )
+        # A network is no hyper-parameter: a checkpoint holds its weights, and whoever loads it gives the network again.
+        self.save_hyperparameters(ignore=["own_segmenter"])
         self.automatic_optimization = False
         if score not in (*LOGIT_SCORES, "mahalanobis", "sml"):
             raise ConfigError(f"score must be {', '.join(LOGIT_SCORES)}, mahalanobis or sml; got {score!r}.")
@@ -90,6 +107,10 @@ class PostHocScore(SegmenterModule):
         self.boundary_width = boundary_width
         self.boundary_steps = boundary_steps
         self.dilated_smoothing = dilated_smoothing
+        if own_segmenter is not None and feature_layer is None and score == "mahalanobis":
+            raise ConfigError(
+                "mahalanobis scores features of the segmenter. Set feature_layer to the name of its last convolution."
+            )
         if abstention:
             self.network.extend_head()
         self.network.eval()
@@ -110,11 +131,27 @@ class PostHocScore(SegmenterModule):
     def load_pretrained(self) -> None:
         """Load the segmenter; without one, the scores are those of an untrained classifier."""
         super().load_pretrained()
-        if self.segmenter_weights is None:
+        if self.segmenter_weights is None and isinstance(self.network, DeepLabNetwork):
             log.warning(
                 "PostHocScore scores a trained segmenter, and segmenter_weights is null: its last block is random. Give the checkpoint "
                 "of a DeepLabV3Plus."
             )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another kind of segmenter.
+
+        Raises:
+            CheckpointError: it was saved with a network of one's own, and this module has none, or the other way round.
+        """
+        super().on_load_checkpoint(checkpoint)
+        saved = any(key.startswith("network.network.") for key in checkpoint["state_dict"])
+        if saved and not isinstance(self.network, OwnSegmenter):
+            raise CheckpointError(
+                "the checkpoint was saved with a segmenter of one's own, which is not in it but for its weights. Give it: "
+                "load_from_checkpoint(file, own_segmenter=...), or own_segmenter in the configuration."
+            )
+        if not saved and isinstance(self.network, OwnSegmenter):
+            raise CheckpointError("the checkpoint was saved without a segmenter of one's own. Leave own_segmenter out.")
 
     def train(self, mode: bool = True) -> PostHocScore:
         """Change the mode of everything but the network, which is always in evaluation mode."""
@@ -128,12 +165,10 @@ class PostHocScore(SegmenterModule):
         """Logits (B, Y, H, W), with ``mahalanobis`` followed by the distance: (B, Y + 1, H, W)."""
         if self.score != "mahalanobis":
             return super().evidence(image)[:, : self.num_classes]
-        feature = self.network.penultimate(self.network.features(image))  # B D h w
-        logits = self.network.last(feature).float()[:, : self.num_classes]
+        logits, feature = self.network.with_feature(image)  # B K H W, B D h w
         with torch.autocast(image.device.type, enabled=False):
             distance = self.distance(feature.float())  # B 1 h w
-        both = torch.cat([logits, distance], 1)
-        return F.interpolate(both, size=image.shape[2:], mode="bilinear", align_corners=True)
+        return torch.cat([logits[:, : self.num_classes], self.network.resize(distance, image)], 1)
 
     def score_map(self, evidence: Tensor) -> Tensor:
         """Score of the evidence, (B, Y or Y + 1, H, W) to (B, 1, H, W)."""
@@ -194,7 +229,7 @@ class PostHocScore(SegmenterModule):
         """Number (Y,), sum (Y, D) and products (1 or Y, D, D) of the features of sampled cells by class."""
         generator, parts = self.step_generator(batch_idx), []
         for place in self.places((image.shape[2], image.shape[3])):  # features of the windows that will be scored
-            feature = self.network.penultimate(self.network.features(image[place])).movedim(1, -1)  # B h w D
+            feature = self.network.with_feature(image[place])[1].movedim(1, -1)  # B h w D
             size = (feature.shape[1], feature.shape[2])
             label = F.interpolate(target[place].unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
             known = label < OUTLIER

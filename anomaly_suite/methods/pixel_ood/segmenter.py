@@ -15,6 +15,7 @@ from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.nn.blur import gaussian_blur
 from anomaly_suite.nn.deeplab import DeepLabNetwork
+from anomaly_suite.nn.own_segmenter import OwnSegmenter
 from anomaly_suite.nn.size import ImageSize, height_width
 
 OUTLIER = 254  # target of a pasted outlier
@@ -132,6 +133,7 @@ class SegmenterModule(AnomalyModule):
         window: Height and width of the windows of evaluation, one number or two; null takes whole images.
         stride: From one window to the next; null is two thirds of the window, rounded up.
         blend: How overlapping windows are averaged, see :func:`sliding_windows`.
+        network: For methods, not for users: makes another network than a DeepLabv3+ of a number of classes.
 
     Raises:
         ConfigError: a network that cannot be built, or a stride that leaves pixels out.
@@ -152,6 +154,7 @@ class SegmenterModule(AnomalyModule):
         window: ImageSize | None = None,
         stride: ImageSize | None = None,
         blend: Blend = "uniform",
+        network: Callable[..., OwnSegmenter] | None = None,
     ) -> None:
         super().__init__()
         self.window = None if window is None else height_width(window)
@@ -165,14 +168,18 @@ class SegmenterModule(AnomalyModule):
                 )
         elif stride is not None:
             raise ConfigError(f"stride={stride} needs a window. Set window, or leave stride out.")
-        self.network = DeepLabNetwork(
-            backbone=backbone,
-            num_classes=num_classes,
-            output_stride=output_stride,
-            width=width,
-            released_dilation=released_dilation,
-            auxiliary=auxiliary,
-        )
+        self.network: DeepLabNetwork | OwnSegmenter
+        if network is not None:
+            self.network = network(num_classes=num_classes)
+        else:
+            self.network = DeepLabNetwork(
+                backbone=backbone,
+                num_classes=num_classes,
+                output_stride=output_stride,
+                width=width,
+                released_dilation=released_dilation,
+                auxiliary=auxiliary,
+            )
         self.num_classes = num_classes
         self.backbone_weights = backbone_weights
         self.segmenter_weights = segmenter_weights
