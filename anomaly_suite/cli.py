@@ -15,6 +15,7 @@ from typing import Any, NoReturn, cast
 from anomaly_suite import __version__
 from anomaly_suite.catalog import Kind, catalog
 from anomaly_suite.errors import AnomalySuiteError, ConfigError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.run_folders import find_run
 
 HELP = """usage: anomaly-suite VERB [options]
 
@@ -186,18 +187,3 @@ def print_report(result: dict[str, Any], folder: Path) -> None:
     for item in sorted(folder.iterdir()):
         if item.name in results or item.suffix in (".csv", ".parquet"):
             console.print(f"         {item.name}{'/' if item.is_dir() else ''}")
-
-
-def find_run(path: str) -> Path:
-    """The run folder meant by ``path``: itself, or the newest ``version_*`` folder below it that holds a config.yaml.
-
-    Raises:
-        DatasetNotFoundError: there is none.
-    """
-    root = Path(path)
-    if (root / "config.yaml").is_file():
-        return root
-    versions = [file.parent for file in root.rglob("version_*/config.yaml")]
-    if not versions:
-        raise DatasetNotFoundError(f"no run (a folder with config.yaml) in {path!r}. Give the folder that fit wrote.")
-    return max(versions, key=lambda folder: (folder / "config.yaml").stat().st_mtime)

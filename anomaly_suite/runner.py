@@ -31,10 +31,11 @@ from anomaly_suite.callbacks import (
     SegmentationMetrics,
 )
 from anomaly_suite.callbacks.files import replacing
-from anomaly_suite.cli import check_class_name, find_run
+from anomaly_suite.cli import check_class_name
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError, did_you_mean
 from anomaly_suite.extraction import extract
+from anomaly_suite.run_folders import find_checkpoint, find_run
 
 LAYER = {
     "calibrate": Calibrate,
@@ -127,19 +128,6 @@ def _expand_run(words: list[str]) -> list[str]:
     if not any(item.split("=")[0] == "--ckpt_path" for item in rest):
         expanded += ["--ckpt_path", str(find_checkpoint(folder))]
     return expanded + rest
-
-
-def find_checkpoint(folder: Path) -> Path:
-    """``checkpoints/model.ckpt`` of a run folder, or its newest checkpoint.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    chosen = folder / "checkpoints" / "model.ckpt"
-    found = [chosen] if chosen.is_file() else sorted(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise CheckpointError(f"no checkpoint in {folder}. Was the fit stopped early? Give one with --ckpt_path.")
-    return found[-1]
 
 
 class SuiteParser(LightningArgumentParser):

@@ -22,8 +22,9 @@ from test_readme import block
 
 import anomaly_suite
 from anomaly_suite import callbacks, data, methods, metrics
-from anomaly_suite.cli import find_run, main, print_report
+from anomaly_suite.cli import main, print_report
 from anomaly_suite.errors import CheckpointError, ConfigError, DatasetNotFoundError
+from anomaly_suite.run_folders import find_run
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 MODEL = ["--model", "ADACL", "--model.widths", "[4, 8, 8, 8]", "--model.hidden", "8"]
@@ -299,7 +300,7 @@ def test_a_segmenter_is_trained_tuned_and_tested(cwd):
     succeed("fit", *plain, *steps, "--trainer.default_root_dir", "runs/segmenter")
     (file,) = Path("runs/segmenter").rglob("model.ckpt")
     assert load(file)["global_step"] == 7  # validated after 6
-    tuned = ["--model", "PEBAL", "--model.segmenter_weights", str(file), "--model.margin_in", "null"]
+    tuned = ["--model", "PEBAL", "--model.segmenter_weights", "runs/segmenter", "--model.margin_in", "null"]
     tuned += [
         "--model.margin_out",
         "null",

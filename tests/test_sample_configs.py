@@ -65,6 +65,15 @@ def test_run_folders_of_sample_configs_differ():
     assert len(set(folders)) == len(folders) > 0
 
 
+def test_weights_come_from_the_runs_of_other_sample_configs():
+    configs = [yaml.safe_load(file.read_text()) for file in CONFIGS]
+    folders = {config["trainer"]["default_root_dir"] for config in configs}
+    options = [item for config in configs for item in config["model"].get("init_args", {}).items()]
+    weights = {value for name, value in options if name.endswith("weights") and str(value).startswith("runs/")}
+    assert "runs/deeplabv3plus_synthetic_streets_cpu" in weights
+    assert weights <= folders
+
+
 def test_print_config_shows_what_the_parser_reads(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(ROOT / "sample_configs" / "quickstart.yaml"), "--print_config"])

@@ -16,7 +16,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from anomaly_suite.errors import ConfigError, ShapeError, WeightsError, did_you_mean
+from anomaly_suite.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetNotFoundError,
+    ShapeError,
+    WeightsError,
+    did_you_mean,
+)
+from anomaly_suite.run_folders import find_checkpoint, find_run
 
 STRIDES = (4, 8, 16)
 """Maps taken by default: stages 1, 2 and 3 of a ResNet."""
@@ -221,13 +229,21 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     """Named tensors of a file, without running code from it.
 
     Args:
-        path: Written by ``torch.save`` (a mapping of tensors, or one under ``state_dict`` or ``model``) or as safetensors.
+        path: Written by ``torch.save`` (a mapping of tensors, or one under ``state_dict`` or ``model``) or as safetensors; or the
+            folder of a run, of which the newest checkpoint is read.
 
     Raises:
-        WeightsError: no such file, an unreadable one, or no tensors in it.
+        WeightsError: no such file or run, an unreadable one, or no tensors in it.
     """
+    if Path(path).is_dir():
+        try:
+            path = str(find_checkpoint(find_run(path)))
+        except (CheckpointError, DatasetNotFoundError) as error:
+            raise WeightsError(f"weights: {error}") from error
     if not Path(path).is_file():
-        raise WeightsError(f"weights must be null, 'imagenet' or an existing file; got {path!r}. Check the path.")
+        raise WeightsError(
+            f"weights must be null, 'imagenet', an existing file or the folder of a run; got {path!r}. Check the path."
+        )
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file

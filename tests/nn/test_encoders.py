@@ -161,8 +161,21 @@ class TestWeights:
 
     @pytest.mark.parametrize("name", [RESIDUAL, TIMM])
     def test_a_missing_file(self, name: str) -> None:
-        with pytest.raises(WeightsError, match=r"existing file; got 'no/such\.ckpt'"):
+        with pytest.raises(WeightsError, match=r"existing file or the folder of a run; got 'no/such\.ckpt'"):
             build(name).load_weights("no/such.ckpt")
+
+    def test_the_folder_of_a_run_gives_its_newest_checkpoint(self, tmp_path: Path) -> None:
+        donor, encoder = build(), build()
+        with pytest.raises(WeightsError, match=r"no run \(a folder with config\.yaml\)"):
+            encoder.load_weights(str(tmp_path))
+        version = tmp_path / "lightning_logs" / "version_3"
+        (version / "checkpoints").mkdir(parents=True)
+        (version / "config.yaml").touch()
+        with pytest.raises(WeightsError, match=r"no checkpoint in .*version_3"):
+            encoder.load_weights(str(tmp_path))
+        save_checkpoint(version / "checkpoints" / "model.ckpt", donor)
+        encoder.load_weights(str(tmp_path))
+        assert_same(tensors(encoder), tensors(donor))
 
     @pytest.mark.parametrize("name", [RESIDUAL, TIMM])
     def test_a_pickled_module_is_not_executed(self, name: str, tmp_path: Path) -> None:

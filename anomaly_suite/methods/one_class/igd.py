@@ -143,7 +143,7 @@ class IGD(AnomalyModule):
         patch_stride: Pixels from one patch to the next.
         patches_per_step: Patches a training step of the local scope; null takes all of the batch.
         encoder: Of the global scope: any timm network, or ``residual``, which suits 32-pixel images.
-        encoder_weights: Of the global encoder: ``imagenet``, a file, the checkpoint of a pre-training, or null to train
+        encoder_weights: Of the global encoder: ``imagenet``, a file, the checkpoint or run folder of a pre-training, or null to train
             from scratch.
         local_encoder: As ``encoder``, for patches.
         local_encoder_weights: As ``encoder_weights``, for patches.

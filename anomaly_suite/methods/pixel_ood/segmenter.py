@@ -127,8 +127,8 @@ class SegmenterModule(AnomalyModule):
         auxiliary: Build the auxiliary classifier.
         backbone_weights: ``imagenet`` for timm's, a file of the backbone's tensors, or null; not read with
             ``segmenter_weights``.
-        segmenter_weights: A file of the whole network's tensors, or a checkpoint of a DeepLabV3Plus; null trains from the
-            backbone's weights.
+        segmenter_weights: A file of the whole network's tensors, a checkpoint of a DeepLabV3Plus, or the folder of its run; null
+            trains from the backbone's weights.
         smoothing: Smooth the anomaly map with a Gaussian of 7 x 7 pixels and deviation 1, borders reflected.
         window: Height and width of the windows of evaluation, one number or two; null takes whole images.
         stride: From one window to the next; null is two thirds of the window, rounded up.

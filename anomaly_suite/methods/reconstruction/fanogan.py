@@ -127,7 +127,7 @@ class FAnoGAN(AnomalyModule):
         patch_stride: Pixels from one patch to the next.
         patches_per_step: Patches a training step of the local scope, drawn from the batch.
         encoder: Of the global scope: ``residual``, or any timm network; it is trained in either case.
-        encoder_weights: What it starts from: ``imagenet``, a file, the checkpoint of a pre-training, or null for random
+        encoder_weights: What it starts from: ``imagenet``, a file, the checkpoint or run folder of a pre-training, or null for random
             weights.
         local_encoder: As ``encoder``, for patches.
         local_encoder_weights: As ``encoder_weights``, for patches.
