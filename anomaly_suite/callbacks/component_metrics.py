@@ -75,8 +75,10 @@ class ComponentMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Count components, or look for the threshold."""
+        if self.threshold is None or not isinstance(outputs, Mapping):
+            return
         batch = as_batch(batch)
-        if self.threshold is None or not isinstance(outputs, Mapping) or not _has_objects(outputs, batch):
+        if not _has_objects(outputs, batch):
             return
         self._seen = True
         if self.threshold == "best":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, Literal
@@ -26,11 +27,13 @@ def predictions(
         title: Of the progress bar.
     """
     loaders: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
-    counts = [int(count) for count in (trainer.num_val_batches if stage == "val" else trainer.num_test_batches)]
+    limits = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
+    counts = [None if math.isinf(limit) else int(limit) for limit in limits]  # infinite where a loader has no length
     loaders = loaders if isinstance(loaders, list) else [loaders]
     batches = chain.from_iterable(islice(loader, count) for loader, count in zip(loaders, counts, strict=True))
+    total = None if None in counts else sum(filter(None, counts))
     console = Console(stderr=True, quiet=not trainer.is_global_zero or trainer.progress_bar_callback is None)
-    for raw in track(batches, title, total=sum(counts), console=console):
+    for raw in track(batches, title, total=total, console=console):
         # Not around the yield: the mode would then hold for the caller, too.
         with torch.inference_mode(), trainer.precision_plugin.val_step_context():
             batch = trainer.strategy.batch_to_device(

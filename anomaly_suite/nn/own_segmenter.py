@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.nn.backbones import read_tensors
 from anomaly_suite.nn.encoders import standardize
 
@@ -103,13 +103,12 @@ class OwnSegmenter(nn.Module):
         """Load a file of the network's tensors, which must be complete.
 
         Raises:
-            WeightsError: no such file, or an unreadable one.
-            ConfigError: one that does not fit.
+            WeightsError: no such file, an unreadable one, or one that does not fit.
         """
         try:
             self.network.load_state_dict(read_tensors(weights))
         except RuntimeError as error:
-            raise ConfigError(f"segmenter_weights: {weights} does not fit the segmenter. {error}") from error
+            raise WeightsError(f"segmenter_weights: {weights} does not fit the segmenter. {error}") from error
 
     def load_backbone(self, weights: str | None) -> None:
         """Nothing: the network comes with its weights."""

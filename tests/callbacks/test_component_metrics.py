@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from anomaly_suite.callbacks import ComponentMetrics
 from anomaly_suite.contract import AnomalyModule, Batch
@@ -96,6 +96,19 @@ def test_the_second_pass_takes_as_much_as_the_first(tmp_path: Path, trainer_in: 
     written = json.loads((tmp_path / "components.json").read_text())
     data.image, data.ood_mask = (whole[[0, 1, 0, 1]] for whole in (data.image, data.ood_mask))
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)
+    assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)
+
+
+def test_a_loader_without_a_length_is_passed_twice(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    data = Objects()
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(data.items)
+
+    trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
+    trainer.test(Brightness(), dataloaders=DataLoader(Stream(), batch_size=2), verbose=False)
+    written = json.loads((tmp_path / "components.json").read_text())
     assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)
 
 

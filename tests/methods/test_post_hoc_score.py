@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError, NotFittedError, ShapeError
+from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError, NotFittedError, ShapeError, WeightsError
 from anomaly_suite.methods import PostHocScore
 from anomaly_suite.methods.pixel_ood.post_hoc_score import (
     boundaries,
@@ -411,7 +411,7 @@ def test_a_network_may_take_images_as_they_are_return_a_tensor_and_come_from_a_f
     saved = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert torch.equal(network.weight, saved["weight"])
     assert found["pred_target"].max() < CLASSES
-    with pytest.raises(ConfigError, match=r"weights\.pt does not fit the segmenter"):
+    with pytest.raises(WeightsError, match=r"weights\.pt does not fit the segmenter"):
         trainer_in().predict(own(segmenter_weights=str(tmp_path / "weights.pt")), scenes(2))
 
 

@@ -187,9 +187,8 @@ class PostHocScore(SegmenterModule):
         nearest = flat.new_full((len(flat),), torch.inf)
         for number, index in enumerate(self.count.nonzero().flatten().tolist()):
             if self.per_class or number == 0:
-                whitening = self.whitening[
-                    index if self.per_class else 0
-                ].float()  # a module in half precision has it so
+                # In float32 also where the module, and with it the statistics, is in half precision.
+                whitening = self.whitening[index if self.per_class else 0].float()
                 white = flat @ whitening.T
             nearest = torch.minimum(nearest, (white - whitening @ self.mean[index].float()).square().sum(1))
         return nearest.view(len(feature), 1, *feature.shape[2:])
