@@ -15,7 +15,7 @@ from torch import nn
 from anomaly_suite.losses import MSSSIM
 from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch import Trainer
 from sklearn.metrics import roc_auc_score
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONFIG: dict[str, Any] = {
     "model": {
         "class_path": "DeepSVDD",

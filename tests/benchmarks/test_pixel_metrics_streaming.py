@@ -14,7 +14,7 @@ import torch
 
 from anomaly_suite import metrics
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE = {"height": 40, "width": 64}
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "DeepMIL", "init_args": {"feature_dim": 8, "hidden": [8, 4], "lr": 0.05}},
     "data": {

@@ -535,7 +535,7 @@ class TestResume:
 class TestPanel:
     @pytest.fixture
     def panel(self) -> ModuleType:
-        script = Path(__file__).parents[2] / "benchmarks" / "fanogan_panel.py"
+        script = Path(__file__).parents[3] / "benchmarks" / "fanogan_panel.py"
         spec = importlib.util.spec_from_file_location("fanogan_panel", script)
         assert spec is not None
         assert spec.loader is not None
