@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,11 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.callbacks.files import replacing
+from anomaly_suite.callbacks.drawing import Picture
 from anomaly_suite.callbacks.videos import VIDEO_SUFFIXES, Frames, Scores, bare_name
 from anomaly_suite.errors import DatasetError
-
-Picture = npt.NDArray[np.uint8]  # (H, W, 3), blue first, as cv2 has it
+from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.naming import natural_key
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FOLDER_FPS = 25.0  # a folder of frames does not say how fast they follow each other
@@ -87,7 +86,7 @@ def read_frames(original: Path) -> Iterator[Picture]:
         DatasetError: a frame of a folder cannot be decoded.
     """
     if original.is_dir():
-        names = sorted((name for name in os.listdir(original) if _is_frame(name)), key=_numbers_last)
+        names = sorted((name for name in os.listdir(original) if _is_frame(name)), key=natural_key)
         for name in names:
             picture = cv2.imread(str(original / name))
             if picture is None:
@@ -100,11 +99,6 @@ def read_frames(original: Path) -> Iterator[Picture]:
             yield cast(Picture, read[1])
     finally:
         capture.release()
-
-
-def _numbers_last(name: str) -> list[tuple[str, int]]:
-    """Key that puts ``frame_2`` before ``frame_10``."""
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def frame_rate(original: Path) -> float:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anomaly_suite.callbacks.files import free_name, tree_parts
 from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.io.naming import free_name, tree_parts
 from anomaly_suite.metrics import auroc
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".ts")

@@ -79,7 +79,7 @@ def test_the_best_threshold_takes_a_second_pass(tmp_path: Path, trainer_in: Call
     data = Objects()
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), datamodule=data, verbose=False)
-    written = json.loads((tmp_path / "components.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)
     expected = data.expected(written["threshold"])
     assert written["metrics"] == pytest.approx(expected, abs=1e-12)
@@ -93,7 +93,7 @@ def test_the_second_pass_takes_as_much_as_the_first(tmp_path: Path, trainer_in: 
     data = Objects()
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best", **SMALL)], limit_test_batches=1)  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), dataloaders=[data.test_dataloader()] * 2, verbose=False)
-    written = json.loads((tmp_path / "components.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     data.image, data.ood_mask = (whole[[0, 1, 0, 1]] for whole in (data.image, data.ood_mask))
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)
     assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)
@@ -108,7 +108,7 @@ def test_a_loader_without_a_length_is_passed_twice(tmp_path: Path, trainer_in: C
 
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), dataloaders=DataLoader(Stream(), batch_size=2), verbose=False)
-    written = json.loads((tmp_path / "components.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)
 
 
@@ -119,7 +119,7 @@ def test_a_number_needs_none_and_tests_begin_anew(tmp_path: Path, trainer_in: Ca
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold=0.5, **SMALL)])  # type: ignore[arg-type] # sizes
     for _ in range(2):
         trainer.test(model, datamodule=data, verbose=False)
-        written = json.loads((tmp_path / "components.json").read_text())
+        written = json.loads((tmp_path / "metrics.json").read_text())["components"]
         assert written["metrics"] == pytest.approx(data.expected(0.5), abs=1e-12)
     assert len(passes) == 2 * 3
 
@@ -130,7 +130,7 @@ def test_small_maps_are_brought_to_the_labels(tmp_path: Path, trainer_in: Callab
     large = torch.nn.functional.interpolate(small, (24, 32), mode="bilinear")
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold=0.5, **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(reduction=2), datamodule=data, verbose=False)
-    written = json.loads((tmp_path / "components.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     assert written["metrics"] == pytest.approx(data.expected(0.5, large), abs=1e-12)
 
 
@@ -139,7 +139,7 @@ def test_what_has_no_value_is_listed(
 ) -> None:
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold=5.0, **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), datamodule=Objects(), verbose=False)
-    written = json.loads((tmp_path / "components.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     assert written["metrics"] == {"SIoU": 0.0, "MeanF1": 0.0}
     assert written["undefined"].keys() == {"PPV"}
     assert "0 predicted components" in caplog.text
@@ -177,6 +177,6 @@ def test_processes_count_together(tmp_path: Path, trainer_in: Callable[..., Trai
     data.image, data.ood_mask = (torch.cat([whole, whole[:1]]) for whole in (data.image, data.ood_mask))
     trainer = trainer_in(devices=2, strategy="ddp_spawn", callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), datamodule=data, verbose=False)
-    written = json.loads((tmp_path / "components.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)
     assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)

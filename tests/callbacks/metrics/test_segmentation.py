@@ -82,7 +82,7 @@ def test_test_logs_and_writes_what_the_metric_says(tmp_path: Path, trainer_in: C
     logged = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
     assert logged == pytest.approx(data.expected(), abs=1e-6)
     assert 0.6 < logged["mIoU"] < 0.9
-    written = json.loads((tmp_path / "segmentation.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["segmentation"]
     assert written["metrics"] == pytest.approx(data.expected(), abs=1e-12)
     assert written["confusion_matrix"] == confusion_matrix(data.said, data.target, 3).tolist()
 
@@ -135,7 +135,7 @@ def test_confidence_is_held_against_the_share_of_right_pixels(
     known = data.target < 254
     gap = abs(0.7 - float((data.said == data.target)[known].double().mean()))
     assert gap > 0.1
-    written = json.loads((tmp_path / "segmentation.json").read_text())["metrics"]
+    written = json.loads((tmp_path / "metrics.json").read_text())["segmentation"]["metrics"]
     assert [written["ECE"], written["MCE"]] == pytest.approx([gap, gap], abs=1e-6)  # of the one bin that is not empty
 
 
@@ -158,7 +158,7 @@ def test_processes_count_together(tmp_path: Path, trainer_in: Callable[..., Trai
     data = Streets()
     trainer = trainer_in(devices=2, strategy="ddp_spawn", callbacks=[SegmentationMetrics()])
     trainer.test(Rounding(), datamodule=data, verbose=False)
-    written = json.loads((tmp_path / "segmentation.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())["segmentation"]
     metric = MeanIoU(num_classes=3)
     # Lightning's sampler repeats the first scene, so that both processes have three.
     rows = [*range(5), 0]
