@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_suite.contract import OUTLIER
 from anomaly_suite.data.pipeline import Pixels
-
-OUTLIER = 254  # value of pasted pixels in a target
 
 
 class Cutout(NamedTuple):

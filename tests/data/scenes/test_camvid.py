@@ -14,7 +14,7 @@ from anomaly_suite.contract import Batch, Splits
 from anomaly_suite.data import CamVid
 from anomaly_suite.data.files import read_image
 from anomaly_suite.data.scenes.camvid import CLASSES
-from anomaly_suite.data.scenes.scenes import read_label
+from anomaly_suite.data.scenes.labels import read_label
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 Write = Callable[..., Path]
@@ -35,10 +35,7 @@ def camvid(tmp_path: Path, write: Write) -> Path:
 
 
 def build(root: Path, **options: Any) -> Splits:
-    data = CamVid(root=str(root), **{"flip": 0.0, **options})
-    data.setup()
-    assert data.splits is not None
-    return data.splits
+    return CamVid(root=str(root), **{"flip": 0.0, **options}).require_splits()
 
 
 def everything(part: Any) -> Batch:

@@ -20,10 +20,7 @@ Write = Callable[..., Path]
 
 
 def build(root: Path, **options: Any) -> Splits:
-    data = Cityscapes(root=str(root), **{"crop_size": None, "scales": [1.0], "flip": 0.0, **options})
-    data.setup()
-    assert data.splits is not None
-    return data.splits
+    return Cityscapes(root=str(root), **{"crop_size": None, "scales": [1.0], "flip": 0.0, **options}).require_splits()
 
 
 def everything(part: Any) -> Batch:
