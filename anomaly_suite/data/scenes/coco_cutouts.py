@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.data.files import read_image, require_files
 from anomaly_suite.data.scenes.anomaly_mix import Cutout
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.io.folders import require_files
+from anomaly_suite.io.images import read_image
 
 log = logging.getLogger(__name__)
 

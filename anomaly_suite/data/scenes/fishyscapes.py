@@ -14,12 +14,12 @@ from typing import ClassVar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.contract import VOID
-from anomaly_suite.data.files import data_root, image_files, require_images
 from anomaly_suite.data.scenes.datasets import EvaluationScenes
 from anomaly_suite.data.scenes.labels import label_table, read_label
 from anomaly_suite.data.scenes.module import SceneTestModule
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root, image_files, require_images
 
 TABLE = label_table({0: 0, 1: 1})
 PUBLISHED = {"LostAndFound": 100, "Static": 30}

@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_suite.data.files import check_file, pair_masks, read_image, read_mask, require_images
 from anomaly_suite.data.scenes.anomaly_mix import Cutout
 from anomaly_suite.errors import DatasetError, ImageReadError
+from anomaly_suite.io.folders import pair_masks, require_images
+from anomaly_suite.io.images import check_file, read_image, read_mask
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from anomaly_suite.data.files import data_root, find_root
 from anomaly_suite.data.scenes.datasets import EvaluationScenes
 from anomaly_suite.data.scenes.labels import label_table, read_label
 from anomaly_suite.data.scenes.module import SceneTestModule
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, find_scenes, log_counts
 from anomaly_suite.errors import ConfigError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root, find_root
 
 ROAD, OBJECTS = 1, range(2, 44)
 NON_HAZARDS = (31, 33, 34, 36, 37, 38, 39)  # lying poles, posts, timber, a wheel cap, thin wood
@@ -115,7 +115,7 @@ def find_lost_and_found(root: Path) -> None:
     """Check that a folder is the root of Lost and Found.
 
     Raises:
-        DatasetNotFoundError: it is not; see :func:`~anomaly_suite.data.files.find_root`.
+        DatasetNotFoundError: it is not; see :func:`~anomaly_suite.io.folders.find_root`.
     """
     find_root(
         root,

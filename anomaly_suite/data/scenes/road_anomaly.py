@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from anomaly_suite.data.files import data_root, find_root, require_images
 from anomaly_suite.data.scenes.datasets import EvaluationScenes
 from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneTestModule
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
 from anomaly_suite.errors import DatasetError
+from anomaly_suite.io.folders import data_root, find_root, require_images
 
 TABLE = label_table({0: 0, 1: 0, **dict.fromkeys(range(2, 255), 1)})
 REPACKAGED_TABLE = label_table({0: 0, 1: 1})

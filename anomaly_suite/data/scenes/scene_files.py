@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.data.files import check_leaks, read_image, require_images
 from anomaly_suite.data.pipeline import Pixels
 from anomaly_suite.data.scenes.labels import read_label
 from anomaly_suite.errors import DatasetError
+from anomaly_suite.io.folders import check_leaks, require_images
+from anomaly_suite.io.images import area_or_linear, read_image
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def add_overlay(image: Pixels, path: Path) -> Pixels:
 
 
 def resize(image: Pixels, label: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """Resize an image by area averaging, or bilinearly where it grows, and its label to the nearest pixel.
+    """Resize an image by area averaging, or bilinearly where a side grows, and its label to the nearest pixel.
 
     Args:
         image: Shape (H, W, 3).
@@ -111,7 +112,7 @@ def resize(image: Pixels, label: Pixels, size: tuple[int, int]) -> tuple[Pixels,
     Returns:
         Image and label of that size.
     """
-    how = cv2.INTER_AREA if size[0] < label.shape[0] else cv2.INTER_LINEAR
+    how = area_or_linear((label.shape[0], label.shape[1]), size)
     # cv2.INTER_NEAREST would shift labels against the image by half a pixel.
     nearest = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return cv2.resize(image, size[::-1], interpolation=how), nearest

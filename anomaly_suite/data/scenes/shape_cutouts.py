@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from anomaly_suite.data.scenes.anomaly_mix import Cutout
-from anomaly_suite.data.sets import derive_seed
+from anomaly_suite.io.seeds import derive_seed
 
 SHAPES = "shapes"  # the value of the option ``outliers`` that asks for them
 

@@ -18,8 +18,8 @@ from anomaly_suite.data.scenes.coco_cutouts import Exclusion
 from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
 from anomaly_suite.data.scenes.shape_cutouts import SHAPES
-from anomaly_suite.data.sets import derive_seed
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.seeds import derive_seed
 
 CLASSES = ("road", "sidewalk", "building", "vegetation", "sky", "car", "person")
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON = range(len(CLASSES))

@@ -6,8 +6,6 @@ Axes: B videos, C crops, T snippets, L segments, D feature width, F frames of al
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from anomaly_suite.data.sets import BatchedDataset
 from anomaly_suite.data.videos.feature_files import Layout, Video, read_video, require_same_shape
 from anomaly_suite.data.videos.frame_truth import LengthRule, fit_length
 from anomaly_suite.data.videos.scale import Scale
+from anomaly_suite.io.atomic import replacing
 
 
 class WholeVideos(BatchedDataset):
@@ -172,10 +171,8 @@ class BalancedBags(BatchedDataset):
         state = f"{states} {self.segments} {self.videos.layout} {fingerprint}"
         pooled = self.cache / f"{hashlib.sha256(state.encode()).hexdigest()[:24]}.npy"
         if not pooled.is_file():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            temporary = pooled.with_name(f".{uuid.uuid4().hex}.npy")  # several processes may pool the same video
-            np.save(temporary, self._pool(row).numpy())
-            os.replace(temporary, pooled)
+            with replacing(pooled) as temporary:  # several processes may pool the same video
+                np.save(temporary, self._pool(row).numpy())
         return torch.from_numpy(np.load(pooled, allow_pickle=False))
 
     def _pool(self, row: int) -> Tensor:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anomaly_suite.data.files import is_junk
 from anomaly_suite.data.videos.lists import split_name
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import is_junk
 
 Layout = Literal["snippets_first", "crops_first"]
 

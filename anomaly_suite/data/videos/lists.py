@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_suite.data.files import find_root
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import find_root
 
 _FILE = re.compile(r"(?P<name>.+?)(?:_i3d|_c3d)?(?:__?(?P<crop>\d))?(?:\.(?:npy|mp4|avi|mat))?")
 
@@ -92,7 +92,7 @@ def find_folders(root: Path, folders: Sequence[str], *, dataset: str, obtain: st
         obtain: How to get the data, for messages.
 
     Raises:
-        DatasetNotFoundError: see :func:`~anomaly_suite.data.files.find_root`.
+        DatasetNotFoundError: see :func:`~anomaly_suite.io.folders.find_root`.
     """
     find_root(
         root,

@@ -10,13 +10,14 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import SEGMENTS, AnomalyDataModule, Splits, Validation
-from anomaly_suite.data.files import require_files
-from anomaly_suite.data.sets import BatchedDataset, derive_seed
+from anomaly_suite.data.sets import BatchedDataset
 from anomaly_suite.data.videos.datasets import BalancedBags, WholeVideos
 from anomaly_suite.data.videos.feature_files import Layout, Video
 from anomaly_suite.data.videos.frame_truth import LengthRule
 from anomaly_suite.data.videos.scale import Scale
 from anomaly_suite.errors import ConfigError, DatasetError
+from anomaly_suite.io.folders import require_files
+from anomaly_suite.io.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 

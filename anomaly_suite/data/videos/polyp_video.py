@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 
 from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Validation
-from anomaly_suite.data.files import data_root, is_junk
 from anomaly_suite.data.videos.feature_files import Layout, Video, snippets_of
 from anomaly_suite.data.videos.frame_truth import LengthRule, read_truth
 from anomaly_suite.data.videos.lists import find_folders
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root, is_junk
 
 OBTAIN = "Features and gt-colon.npy come with the released code of the paper; their owners allow research only."
 PUBLISHED = (61, 102, 30, 60)  # normal and anomalous training videos, normal and anomalous test videos

@@ -11,12 +11,12 @@ import re
 from pathlib import Path
 
 from anomaly_suite.contract import SEGMENTS, Validation
-from anomaly_suite.data.files import data_root
 from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features
 from anomaly_suite.data.videos.frame_truth import LengthRule, read_truth
 from anomaly_suite.data.videos.lists import choose_names, find_folders
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root
 
 OBTAIN = (
     "The features come with the released code of RTFM, the masks with the data set, on request from its authors; "

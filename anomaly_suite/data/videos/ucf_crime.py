@@ -15,12 +15,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Validation
-from anomaly_suite.data.files import data_root, is_junk
 from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features, snippets_of
 from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
 from anomaly_suite.data.videos.lists import choose_names, find_folders, read_lines, split_name
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.io.folders import data_root, is_junk
 
 OBTAIN = (
     "Lists and annotation come with the data set from its authors' page, the features with the released code of RTFM; "

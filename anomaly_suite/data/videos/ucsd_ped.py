@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.contract import SEGMENTS, Validation
-from anomaly_suite.data.files import data_root, find_root, image_files, read_mask, subfolders
 from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features
 from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
 from anomaly_suite.data.videos.lists import read_lines
 from anomaly_suite.data.videos.module import VideoFeatures
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root, find_root, image_files, subfolders
+from anomaly_suite.io.images import read_mask
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 
 from anomaly_suite.contract import Batch, Splits
 from anomaly_suite.data import Cityscapes
-from anomaly_suite.data.files import read_image
 from anomaly_suite.data.scenes.cityscapes import CLASSES, LABEL_IDS, TRAIN_IDS
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageReadError
+from anomaly_suite.io.images import read_image
 
 Write = Callable[..., Path]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly_suite.data.files import read_image
 from anomaly_suite.data.scenes.coco_cutouts import DISJOINT, RELEASED, CocoCutouts, decode_runs
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.images import read_image
 
 Write = Callable[..., Path]
 

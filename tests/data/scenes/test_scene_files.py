@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_suite.data.files import read_image
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, log_counts, require_labels, resize
 from anomaly_suite.errors import DatasetError
+from anomaly_suite.io.images import read_image
 
 Write = Callable[..., Path]
 
