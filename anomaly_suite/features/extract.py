@@ -147,6 +147,7 @@ def _extract_all(
     failed: dict[str, str] = {}
 
     def save_table() -> None:
+        """Write the table anew, so that a run that is stopped leaves one."""
         write_table(table, known if only is None else {name: known[name] for name in only if name in known})
 
     with _progress() as progress:

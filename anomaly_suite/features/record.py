@@ -89,11 +89,17 @@ def growing_array(path: Path, shape: tuple[int, int]) -> Iterator[Callable[[Tens
     with replacing(path) as temporary, temporary.open("wb") as file:
 
         def header() -> None:
+            """Write the header anew, with the rows so far."""
             file.seek(0)
             content = {"descr": "<f4", "fortran_order": False, "shape": (rows, *shape)}
             np.lib.format.write_array_header_1_0(file, content)
 
         def append(block: Tensor) -> None:
+            """Append a block, shape (N, C, D).
+
+            Raises:
+                NotFiniteError: it holds NaN or infinity.
+            """
             nonlocal rows
             if not bool(block.isfinite().all()):
                 raise NotFiniteError(

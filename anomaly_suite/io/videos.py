@@ -33,7 +33,7 @@ def walk_videos(root: Path) -> Iterator[Path]:
     Images beside video files are no frames: they are thumbnails or the like.
 
     Args:
-        root: The folder; or one file, which is taken for a video whatever its suffix.
+        root: The folder; or one file, which is taken for a video with any suffix.
 
     Yields:
         Paths that begin with ``root``, in no particular order; ``root`` itself where it is a file or holds frames.

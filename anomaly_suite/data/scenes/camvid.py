@@ -131,16 +131,9 @@ class CamVid(SceneModule):
             seed=seed,
             validation=validation,
         )
-        for name in anomalous_classes:
-            if name not in CLASSES:
-                raise ConfigError(
-                    f"anomalous_classes of CamVid are among {', '.join(CLASSES)}; got {name!r}.{did_you_mean(name, CLASSES)}"
-                )
+        self.classes = _remaining(anomalous_classes)
         if training_anomalies not in ("void", "drop"):
             raise ConfigError(f"training_anomalies is void or drop; got {training_anomalies!r}.")
-        self.classes = [name for name in CLASSES if name not in anomalous_classes]
-        if len(self.classes) < 2:
-            raise ConfigError("anomalous_classes leaves fewer than two classes to learn. Hold out fewer.")
         self.root = data_root(root, "camvid")
         self.anomalous_classes = list(anomalous_classes)
         self.training_anomalies = training_anomalies
@@ -188,6 +181,19 @@ class CamVid(SceneModule):
                 "out rarer classes."
             )
         return kept
+
+
+def _remaining(anomalous_classes: Sequence[str]) -> list[str]:
+    """Classes that are not held out."""
+    for name in anomalous_classes:
+        if name not in CLASSES:
+            raise ConfigError(
+                f"anomalous_classes of CamVid are among {', '.join(CLASSES)}; got {name!r}.{did_you_mean(name, CLASSES)}"
+            )
+    classes = [name for name in CLASSES if name not in anomalous_classes]
+    if len(classes) < 2:
+        raise ConfigError("anomalous_classes leaves fewer than two classes to learn. Hold out fewer.")
+    return classes
 
 
 def _find_scenes(root: Path, part: str) -> list[Scene]:

@@ -100,7 +100,12 @@ class CocoCutouts:
         return len(self.files)
 
     def read(self, index: int) -> Cutout:
-        """Draw all objects of one image, crowds included; a later one covers an earlier one."""
+        """Draw all objects of one image, crowds included; a later one covers an earlier one.
+
+        Raises:
+            DatasetError: the image has another size than its annotation says, or run lengths do not fill it.
+            ImageReadError: the image cannot be read.
+        """
         path, size = self.files[index], tuple(self.size[index].tolist())
         image = read_image(path)
         if image.shape[:2] != size:

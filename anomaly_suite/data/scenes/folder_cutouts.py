@@ -44,7 +44,12 @@ class FolderCutouts:
         return len(self.files)
 
     def read(self, index: int) -> Cutout:
-        """Read one image and its objects."""
+        """Read one image and its objects.
+
+        Raises:
+            DatasetError: a mask of another size than its image, or an image without transparency.
+            ImageReadError: a file cannot be read.
+        """
         if not self.masks:
             return _read_rgba(self.files[index])
         image = read_image(self.files[index])

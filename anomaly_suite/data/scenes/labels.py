@@ -86,7 +86,7 @@ def read_label(path: Path) -> Pixels:
         raise ImageReadError(f"'{path}' is not a readable image: {error}. Replace the file.") from error
     if values.ndim != 2 or values.dtype == np.bool_:
         raise DatasetError(
-            f"'{path}' must hold one number a pixel; its mode is {mode}. Give the label file, not its coloured version."
+            f"'{path}' must hold one number per pixel; its mode is {mode}. Give the label file, not its coloured version."
         )
     if values.max(initial=0) > VOID:
         raise DatasetError(

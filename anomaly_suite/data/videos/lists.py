@@ -24,7 +24,7 @@ def split_name(path: str) -> tuple[str, str]:
     """
     found = _FILE.fullmatch(re.split(r"[/\\]", path)[-1])
     if found is None:
-        raise DatasetError(f"'{path}' names no video. Give one name or path a line.")
+        raise DatasetError(f"'{path}' names no video. Give one name or path per line.")
     return found["name"], found["crop"] or ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -118,12 +119,9 @@ class VideoFeatures(AnomalyDataModule):
             kept += [members[row] for row in stay]
             held += [members[row] for row in go]
         scale = Scale.of(kept, self.layout) if self.standardize else None
-
-        def whole(videos: list[Video], *, frames: bool) -> WholeVideos:
-            return WholeVideos(videos, layout=self.layout, rule=self.length_rule, scale=scale, frames=frames)
-
+        whole = partial(WholeVideos, layout=self.layout, rule=self.length_rule, scale=scale)
         truth = all(video.frame_label is not None for video in test if video.label)
-        return Splits(whole(kept, frames=False), whole(held, frames=False) if held else None, whole(test, frames=truth))
+        return Splits(whole(kept), whole(held) if held else None, whole(test, frames=truth))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches, reshuffled every epoch from the seed and the epoch's number."""

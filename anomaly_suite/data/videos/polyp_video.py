@@ -27,7 +27,7 @@ PUBLISHED = (61, 102, 30, 60)  # normal and anomalous training videos, normal an
 class PolypVideo(VideoFeatures):
     """Colonoscopy videos: 163 for training and 90 for testing; those with polyps are anomalous.
 
-    The label is that of the folder. The released truth has 16 frames a snippet, so ``length_rule`` changes nothing there.
+    The label is that of the folder. The released truth has 16 frames per snippet, so ``length_rule`` changes nothing there.
 
     Args:
         root: Folder of all that follows; by default ``$ANOMALY_SUITE_DATA/polyp_video``, or ``data/polyp_video`` where the

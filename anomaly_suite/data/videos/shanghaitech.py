@@ -61,14 +61,14 @@ class ShanghaiTech(VideoFeatures):
     """ShanghaiTech campus videos, split for weak supervision into 238 for training and 199 for testing.
 
     A name of a scene and four digits (``01_0014``) is an anomalous video, of three digits (``01_002``) a normal one. Figures
-    on the features of RTFM use ``length_rule: extend``. Normal test videos have 16 frames a snippet.
+    on the features of RTFM use ``length_rule: extend``. Normal test videos have 16 frames per snippet.
 
     Args:
         root: Folder of all that follows; by default ``$ANOMALY_SUITE_DATA/shanghaitech``, or ``data/shanghaitech`` where
             the variable is not set.
         train_features: Folder of the features of training videos, relative to root.
         test_features: Folder of the features of test videos; may be the same.
-        train_list: File of training videos, one name or path a line, relative to root; None is the published split.
+        train_list: File of training videos, one name or path per line, relative to root; None is the published split.
         test_list: The same for test videos.
         masks: Folder of the frame masks of anomalous test videos, relative to root.
         segments: Parts to which a video is averaged in training.

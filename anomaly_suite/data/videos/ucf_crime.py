@@ -1,7 +1,7 @@
 """UCF-Crime: untrimmed videos of surveillance cameras, with 13 kinds of crimes and accidents.
 
 Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos", CVPR 2018. Layout:
-``<root>/UCF_Train_ten_crop_i3d/<video>_i3d.npy`` and ``UCF_Test_ten_crop_i3d`` with the same (or one file a crop:
+``<root>/UCF_Train_ten_crop_i3d/<video>_i3d.npy`` and ``UCF_Test_ten_crop_i3d`` with the same (or one file per crop:
 ``<video>_0.npy`` to ``_9.npy``), the lists ``Anomaly_Train.txt`` and ``Anomaly_Test.txt``, and
 ``Temporal_Anomaly_Annotation.txt`` or a folder of one ``.mat`` file a test video.
 """
@@ -59,7 +59,7 @@ class UCFCrime(VideoFeatures):
 
     Videos whose name begins with ``Normal`` are normal, those that begin with one of 13 kinds are anomalous.
 
-    Without frame counts in the annotation, a video has 16 frames a snippet. The released ground truth of RTFM counts that way
+    Without frame counts in the annotation, a video has 16 frames per snippet. The released ground truth of RTFM counts that way
     always, and takes the annotated frame numbers, which begin at 1, as if they began at 0: ``convention: rtfm``.
 
     Args:
@@ -67,7 +67,7 @@ class UCFCrime(VideoFeatures):
             variable is not set.
         train_features: Folder of the features of training videos, relative to root.
         test_features: Folder of the features of test videos; may be the same.
-        train_list: File of training videos, one name or path a line, relative to root; None takes all in
+        train_list: File of training videos, one name or path per line, relative to root; None takes all in
             ``train_features``.
         test_list: The same for test videos.
         annotation: Events of test videos, relative to root: a text file, with the frame count in a seventh column or

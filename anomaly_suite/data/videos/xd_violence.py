@@ -29,7 +29,7 @@ PUBLISHED = (2049, 1905, 300, 500)  # normal and anomalous training videos, norm
 class XDViolence(VideoFeatures):
     """XD-Violence videos: 3,954 for training and 800 for testing, five crops each.
 
-    A video is normal exactly when its name contains ``_label_A``. Truth has 16 frames a snippet, as the released ground truth
+    A video is normal exactly when its name contains ``_label_A``. Truth has 16 frames per snippet, as the released ground truth
     has, so ``length_rule`` changes nothing.
 
     Args:
@@ -40,7 +40,7 @@ class XDViolence(VideoFeatures):
         test_rgb: Folder of the RGB features of test videos.
         train_flow: Folder of the flow features of training videos.
         test_flow: Folder of the flow features of test videos.
-        train_list: File of training videos, one name or path a line (or one for each crop), relative to root; None takes
+        train_list: File of training videos, one name or path per line (or one for each crop), relative to root; None takes
             all in the folder.
         test_list: The same for test videos.
         annotation: File of the events of violent test videos, relative to root.

@@ -110,7 +110,7 @@ def test_other_label_files_are_refused(cityscapes: Path) -> None:
     with pytest.raises(DatasetError, match=r"labelIds.png' holds numbers up to 26001"):
         everything(build(cityscapes).train)
     label.with_name("aachen_000000_000000_gtFine_color.png").replace(label)
-    with pytest.raises(DatasetError, match="must hold one number a pixel; its mode is RGB"):
+    with pytest.raises(DatasetError, match="must hold one number per pixel; its mode is RGB"):
         everything(build(cityscapes).train)
 
 

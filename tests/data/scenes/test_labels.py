@@ -33,7 +33,7 @@ def test_16_bit_labels_are_read_whole(write: Write) -> None:
 
 
 def test_coloured_labels_are_refused(write: Write) -> None:
-    with pytest.raises(DatasetError, match=r"a\.png' must hold one number a pixel; its mode is RGB"):
+    with pytest.raises(DatasetError, match=r"a\.png' must hold one number per pixel; its mode is RGB"):
         read_label(write("a.png"))
 
 
