@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from anomaly_suite.data.transforms import Pipeline, build_step
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.images import area_or_linear
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -27,6 +29,13 @@ def test_shrinking_averages_and_masks_stay_binary() -> None:
     assert mask is not None
     assert mask.shape == (16, 16)
     assert set(np.unique(mask)) == {0, 1}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 32), (20, 24), (48, 40), (32, 40)])
+def test_images_are_resized_by_the_rule_of_all_readers(size: tuple[int, int]) -> None:
+    image, _ = pipeline(image_size=size)(IMAGE, None, seed_parts=(0,))
+    wanted = cv2.resize(IMAGE, size[::-1], interpolation=area_or_linear((32, 32), size))
+    assert (image == wanted).all()
 
 
 def test_resize_then_crop_keeps_image_and_mask_in_step() -> None:

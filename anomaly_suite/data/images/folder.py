@@ -111,7 +111,12 @@ class Folder(ImageFileModule):
         self.test_fraction = test_fraction
 
     def read(self) -> Found:
-        """List the images, from the index or the folders, and print what was found."""
+        """List the images, from the index or the folders, and print what was found.
+
+        Raises:
+            DatasetNotFoundError: a folder or listed file is missing or empty.
+            DatasetError: a label or split is not known, or images cannot be split or paired with masks.
+        """
         found = self._read_folders() if self.index is None else self._read_index(self.index)
         rank_zero_info(_summary(self.index or self.root, found))
         anomalies = [item for item in found.test if item.label]

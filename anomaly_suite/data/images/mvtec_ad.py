@@ -100,7 +100,12 @@ class MVTecAD(ImageFileModule):
         self.category = category
 
     def read(self) -> Found:
-        """All images of the chosen categories."""
+        """All images of the chosen categories.
+
+        Raises:
+            DatasetNotFoundError: root, category or a folder is missing or empty.
+            DatasetError: an anomalous test image has no mask, a mask no image, or there is no folder ``good``.
+        """
         find_root(
             self.root,
             dataset="MVTecAD",

@@ -172,6 +172,7 @@ def plant_defects(clean: Tensor, weave: Weave, *, strength: float, generator: Ge
     count, _, size, _ = clean.shape
 
     def uniform(low: float, high: float) -> Tensor:
+        """One number an image, shape (N, 1, 1, 1)."""
         return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
 
     kind = torch.randint(3, (count, 1, 1, 1), generator=generator)

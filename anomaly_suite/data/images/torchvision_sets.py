@@ -91,7 +91,12 @@ class TorchvisionOneVsRest(OneVsRest):
             self._read(train=True)
 
     def load(self) -> Pool:
-        """Read both parts."""
+        """Read both parts.
+
+        Raises:
+            DatasetNotFoundError: the files are not there.
+            DatasetError: a file is damaged.
+        """
         if not self.download:
             find_root(
                 self.root,

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from anomaly_suite.contract import Batch
-from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.images.image_set import ImageSet
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 
 
-class Normals(BatchedDataset):
-    def __len__(self) -> int:
-        return 5
-
-    def batch(self, indices: list[int]) -> Batch:
-        generator = torch.Generator().manual_seed(0)
-        image = torch.rand(5, 1, 8, 8, generator=generator)[indices]
-        return {
-            "image": image,
-            "label": torch.zeros(len(indices)),
-            "mask": torch.zeros(len(indices), 1, 8, 8, dtype=torch.bool),
-            "image_path": [f"a/{index}.png" for index in indices],
-        }
-
-
 def test_pseudo_anomalies_are_the_same_in_any_batch() -> None:
-    normals = Normals()
+    normals = ImageSet(
+        image=torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8),
+        label=torch.zeros(5, dtype=torch.long),
+        mask=torch.zeros(5, 1, 8, 8, dtype=torch.bool),
+        names=[f"a/{index}.png" for index in range(5)],
+    )
     data = WithPseudoAnomalies(normals, seed=1)
     whole = data.__getitems__(list(range(10)))
     assert whole["label"].tolist() == [0] * 5 + [1] * 5
