@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.contract import OUTLIER
-from anomaly_suite.data.pipeline import Pixels
+from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.io.images import area_or_linear
 
 

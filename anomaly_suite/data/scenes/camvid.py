@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_suite.data.pipeline import Size
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
 from anomaly_suite.data.scenes.labels import label_table, read_label
 from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
+from anomaly_suite.data.transforms import Size
 from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
 from anomaly_suite.io.folders import data_root, find_root, require_images
 

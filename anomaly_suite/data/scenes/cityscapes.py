@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_suite.data.pipeline import Size
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
 from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, find_scenes, log_counts
+from anomaly_suite.data.transforms import Size
 from anomaly_suite.errors import ConfigError, DatasetNotFoundError
 from anomaly_suite.io.folders import data_root, find_root
 

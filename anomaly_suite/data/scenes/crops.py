@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.contract import VOID
-from anomaly_suite.data.pipeline import Pipeline, Pixels, Size
+from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import ConfigError
 
 PADDING = (0.485, 0.456, 0.406)
@@ -55,7 +55,7 @@ class CropScenes:
         self.pipeline = Pipeline(image_size=None, center_crop=None, steps=steps)
 
     def __call__(
-        self, image: Pixels, target: Pixels, *, rng: np.random.Generator, parts: tuple[int, ...]
+        self, image: Pixels, target: Pixels, *, rng: np.random.Generator, seed_parts: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
         """Transform one scene.
 
@@ -63,7 +63,7 @@ class CropScenes:
             image: Shape (H, W, 3).
             target: Shape (H, W).
             rng: Source of flip, scale and place.
-            parts: Seed parts, which decide the draws of the albumentations steps.
+            seed_parts: Decide the draws of the albumentations steps.
 
         Returns:
             Float image (3, h, w) in [0, 1] and long target (h, w). Where the scaled scene is smaller than the crop it lies
@@ -84,7 +84,7 @@ class CropScenes:
         cut = tuple(slice(start, start + room) for start, room in zip(first, size, strict=True))
         image, target = np.ascontiguousarray(image[cut]), np.ascontiguousarray(target[cut])
         shape = target.shape
-        image, coloured = self.pipeline(image, target, words=parts)
+        image, coloured = self.pipeline(image, target, seed_parts=seed_parts)
         if coloured is None or coloured.shape != shape:
             raise ConfigError("train_transform must keep the size of what it gets. Use crop_size and scales instead.")
         place = tuple(

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.contract import VOID, Batch
-from anomaly_suite.data.pipeline import Pixels
+from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.scenes.anomaly_mix import anomaly_mix
 from anomaly_suite.data.scenes.crops import CropScenes, as_image
 from anomaly_suite.data.scenes.cutouts import Cutouts
 from anomaly_suite.data.scenes.labels import LabelTable, relabel
 from anomaly_suite.data.scenes.scene_files import SceneSource
-from anomaly_suite.data.sets import BatchedDataset
+from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import DatasetError, ShapeError
 
 
@@ -145,7 +145,7 @@ class TrainingScenes(BatchedDataset):
             image, target = anomaly_mix(
                 image, target, cutout, rng=rng, single=mix.single, rescale=mix.rescale, road=mix.road
             )
-        return name, *self.crop(image, target, rng=rng, parts=(self.seed, self.epoch, index, 1))
+        return name, *self.crop(image, target, rng=rng, seed_parts=(self.seed, self.epoch, index, 1))
 
     def drawn(self) -> npt.NDArray[np.int64]:
         """Cut-outs of this epoch, none twice unless the pool is too small.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.contract import VOID
-from anomaly_suite.data.pipeline import Pixels
+from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import DatasetError, ImageReadError
 from anomaly_suite.io.images import check_file
 

@@ -10,13 +10,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import AnomalyDataModule, Splits
-from anomaly_suite.data.pipeline import Size
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
 from anomaly_suite.data.scenes.crops import CropScenes, check_range
 from anomaly_suite.data.scenes.cutouts import open_cutouts
 from anomaly_suite.data.scenes.datasets import EvaluationScenes, OutlierMix, TrainingScenes
 from anomaly_suite.data.scenes.labels import LabelTable
 from anomaly_suite.data.scenes.scene_files import SceneSource
+from anomaly_suite.data.transforms import Size
 from anomaly_suite.errors import ConfigError
 
 log = logging.getLogger(__name__)

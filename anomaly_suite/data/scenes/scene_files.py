@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.data.pipeline import Pixels
 from anomaly_suite.data.scenes.labels import read_label
+from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.folders import check_leaks, require_images
 from anomaly_suite.io.images import area_or_linear, read_image

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.contract import OUTLIER, VOID
-from anomaly_suite.data.pipeline import Pixels, Size
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
 from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
 from anomaly_suite.data.scenes.shape_cutouts import SHAPES
+from anomaly_suite.data.transforms import Pixels, Size
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 

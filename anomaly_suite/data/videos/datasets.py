@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.contract import Batch, pool_segments
-from anomaly_suite.data.sets import BatchedDataset
+from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.videos.feature_files import Layout, Video, read_video, require_same_shape
 from anomaly_suite.data.videos.frame_truth import LengthRule, fit_length
 from anomaly_suite.data.videos.scale import Scale

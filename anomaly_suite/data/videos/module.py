@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import SEGMENTS, AnomalyDataModule, Splits, Validation
-from anomaly_suite.data.sets import BatchedDataset
+from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.videos.datasets import BalancedBags, WholeVideos
 from anomaly_suite.data.videos.feature_files import Layout, Video
 from anomaly_suite.data.videos.frame_truth import LengthRule

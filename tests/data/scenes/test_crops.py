@@ -28,7 +28,7 @@ def blocks(height: int = 24, width: int = 36) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(crop: CropScenes, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    image, target = crop(*blocks(), rng=np.random.default_rng(seed), parts=(seed,))
+    image, target = crop(*blocks(), rng=np.random.default_rng(seed), seed_parts=(seed,))
     return image.permute(1, 2, 0).numpy() * 255, target.numpy()
 
 
@@ -53,7 +53,7 @@ def test_crops_lie_inside_and_reach_every_place() -> None:
     image[..., 0], image[..., 1] = numbered // 256, numbered % 256  # every pixel tells its place
     places = set()
     for seed in range(300):
-        got, part = crop(size=(20, 30))(image, target, rng=np.random.default_rng(seed), parts=(seed,))
+        got, part = crop(size=(20, 30))(image, target, rng=np.random.default_rng(seed), seed_parts=(seed,))
         codes = (got[:2] * 255).round().long()
         where = codes[0] * 256 + codes[1]
         top, left = divmod(int(where[0, 0]), 36)
@@ -86,7 +86,7 @@ def test_scales_are_drawn_from_the_list_or_range() -> None:
 
 
 def test_padding_is_central_and_zero_once_standardised() -> None:
-    image, target = crop(size=(31, 50))(*blocks(), rng=np.random.default_rng(0), parts=(0,))
+    image, target = crop(size=(31, 50))(*blocks(), rng=np.random.default_rng(0), seed_parts=(0,))
     inside = np.zeros((31, 50), bool)
     inside[3:27, 7:43] = True
     assert (target.numpy()[inside].reshape(24, 36) == blocks()[1]).all()
@@ -97,8 +97,8 @@ def test_padding_is_central_and_zero_once_standardised() -> None:
 
 def test_steps_change_colours_inside_the_padding_alone() -> None:
     steps = [{"class": "InvertImg", "p": 1.0}]
-    image, target = crop(size=(30, 40), steps=steps)(*blocks(), rng=np.random.default_rng(0), parts=(0,))
-    plain, _ = crop(size=(30, 40))(*blocks(), rng=np.random.default_rng(0), parts=(0,))
+    image, target = crop(size=(30, 40), steps=steps)(*blocks(), rng=np.random.default_rng(0), seed_parts=(0,))
+    plain, _ = crop(size=(30, 40))(*blocks(), rng=np.random.default_rng(0), seed_parts=(0,))
     void = target == 255
     assert torch.equal(image[:, void], plain[:, void])
     assert torch.allclose(image[:, ~void], 1 - plain[:, ~void], atol=1e-6)

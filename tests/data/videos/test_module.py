@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from video_parts import Listed, listed, splits, videos
 
+from anomaly_suite import data as data_modules
 from anomaly_suite.data.videos.datasets import WholeVideos
 from anomaly_suite.data.videos.feature_files import Video
 from anomaly_suite.data.videos.module import VideoFeatures, check_videos, log_counts
@@ -91,3 +94,32 @@ def test_counts_are_logged_and_compared(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO):
         log_counts("Some set", train, test, (2, 3, 1, 1))
     assert caplog.messages[-1] == "Some set has published 2, 3, 1 and 1"
+
+
+NAMES = ("ShanghaiTech", "UCFCrime", "XDViolence", "UCSDPedWeak", "PolypVideo")
+GIVEN: dict[str, Any] = {
+    "segments": 7,
+    "layout": "crops_first",
+    "length_rule": "extend",
+    "standardize": True,
+    "batches_per_epoch": 4,
+    "cache": "cache",
+    "train_batch_size": 3,
+    "eval_batch_size": 5,
+    "num_workers": 2,
+    "seed": 9,
+    "validation": "test",
+    "val_size": 11,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_of_the_family_have_its_defaults_and_arrive(name: str) -> None:
+    kind = getattr(data_modules, name)
+    shared = inspect.signature(VideoFeatures).parameters
+    assert set(GIVEN) == set(shared)
+    parameters = inspect.signature(kind).parameters
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values())
+    assert {key: parameters[key].default for key in shared} == {key: each.default for key, each in shared.items()}
+    module = kind(**GIVEN)
+    assert {key: getattr(module, key) for key in GIVEN} == {**GIVEN, "cache": Path("cache")}
