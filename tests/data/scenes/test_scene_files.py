@@ -52,6 +52,8 @@ def test_resize_averages_areas_and_keeps_label_numbers() -> None:
     assert np.abs(small - image.reshape(8, 3, 12, 3, 3).mean((1, 3))).max() <= 0.5
     assert (numbers == label[1::3, 1::3]).all()  # the middle of each 3 x 3, so in step with the average
     assert set(np.unique(resize(image, label, (31, 47))[1])) <= set(np.unique(label))
+    narrow, _ = resize(image, label, (24, 12))  # no side grows
+    assert np.abs(narrow - image.reshape(24, 12, 3, 3).mean(2)).max() <= 0.5
 
 
 def test_missing_labels_are_named_and_counted(write: Write, tmp_path: Path) -> None:
