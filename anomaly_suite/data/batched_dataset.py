@@ -15,11 +15,15 @@ class BatchedDataset(Dataset[Batch]):
     """
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define __len__.")
 
     def batch(self, indices: list[int]) -> Batch:
-        """The items at these non-negative indices."""
-        raise NotImplementedError
+        """The items at these non-negative indices.
+
+        Raises:
+            NotImplementedError: the subclass does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define batch(indices).")
 
     def __getitems__(self, indices: list[int]) -> Batch:
         batch = self.batch([index if index >= 0 else -1 - index for index in indices])

@@ -31,7 +31,7 @@ def tree_parts(path: str) -> tuple[str, ...]:
 
 
 def free_name(name: Path, used: set[str]) -> Path:
-    """A name that is not taken, whatever its case: ``name``, or the first free one of ``name-2``, ``name-3`` and so on.
+    """A name that is not taken in any case of letters: ``name``, or the first free one of ``name-2``, ``name-3`` and so on.
 
     Args:
         name: The name wished for.
@@ -44,7 +44,7 @@ def free_name(name: Path, used: set[str]) -> Path:
 
 
 class MirroredNames:
-    """One file name for each image of a stage; no two images get the same one, whatever their case or suffix.
+    """One file name for each image of a stage; no two images get names that differ in case or suffix alone.
 
     With a path: the path below ``root``, or its last three components where it does not lie there, with the suffix
     ``.png``; a name that is taken gets ``-2``, ``-3`` and so on. Without: ``image_000123.png``, numbered in the order of

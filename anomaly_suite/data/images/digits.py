@@ -19,15 +19,18 @@ class Digits(OneVsRest):
     Args:
         image_size: Side of the images in pixels, interpolated bilinearly; None keeps 8.
         normal_class: Index or name of the normal class.
-        train_fraction: Seeded share of the training normals that is used, in (0, 1].
-        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal.
+        train_fraction: Seeded share of the training normals that is used, in (0, 1]; smaller shares lie inside larger
+            ones. Validation images are held out of it.
+        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal. They come from
+            outside the test set; if all others are in it, they leave it. The held-out normals stay clean.
         pad: Reach ``image_size`` by a black margin instead of bilinear interpolation.
         train_transform: Random transform of training batches, ``(image, generator) -> image``.
         train_batch_size: Images a training step and process.
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:

@@ -49,7 +49,8 @@ class Folder(ImageFileModule):
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -111,7 +112,12 @@ class Folder(ImageFileModule):
         self.test_fraction = test_fraction
 
     def read(self) -> Found:
-        """List the images, from the index or the folders, and print what was found."""
+        """List the images, from the index or the folders, and print what was found.
+
+        Raises:
+            DatasetNotFoundError: a folder or listed file is missing or empty.
+            DatasetError: a label or split is not known, or images cannot be split or paired with masks.
+        """
         found = self._read_folders() if self.index is None else self._read_index(self.index)
         rank_zero_info(_summary(self.index or self.root, found))
         anomalies = [item for item in found.test if item.label]

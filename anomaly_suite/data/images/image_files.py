@@ -74,7 +74,12 @@ class ImageFiles(BatchedDataset):
         return len(self.items)
 
     def batch(self, indices: list[int]) -> Batch:
-        """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask and category if the set has them."""
+        """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask and category if the set has them.
+
+        Raises:
+            ShapeError: images of different sizes.
+            ImageReadError: an image or mask cannot be read.
+        """
         items = [self.items[index] for index in indices]
         images, masks = zip(*(self._read(index) for index in indices), strict=True)
         for item, image in zip(items, images, strict=True):
@@ -118,7 +123,8 @@ class ImageFileModule(AnomalyDataModule):
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
     """
 
@@ -152,11 +158,21 @@ class ImageFileModule(AnomalyDataModule):
         self.train_transform = train_transform or []
 
     def read(self) -> Found:
-        """Find all images, masks and labels."""
+        """Find all images, masks and labels.
+
+        Raises:
+            NotImplementedError: the data set does not define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define read().")
 
     def build(self) -> Splits:
-        """Check the files and split them."""
+        """Check the files and split them.
+
+        Raises:
+            DatasetError: a training image is anomalous, a mask has another size than its image, or an image is in two splits.
+            ImageReadError: a file is empty, truncated or no image.
+            ConfigError: nothing is left for training.
+        """
         found = self.read()
         self._check(found)
         evaluation, training = (
@@ -168,6 +184,7 @@ class ImageFileModule(AnomalyDataModule):
             training.prepare()
 
         def files(items: list[Item], *, masks: bool) -> ImageFiles:
+            """An evaluation set."""
             return ImageFiles(items, pipeline=evaluation, channels=self.channels, seed=self.seed, masks=masks)
 
         train, val = self._hold_out(found)

@@ -56,7 +56,8 @@ class MVTecAD(ImageFileModule):
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -100,7 +101,12 @@ class MVTecAD(ImageFileModule):
         self.category = category
 
     def read(self) -> Found:
-        """All images of the chosen categories."""
+        """All images of the chosen categories.
+
+        Raises:
+            DatasetNotFoundError: root, category or a folder is missing or empty.
+            DatasetError: an anomalous test image has no mask, a mask no image, or there is no folder ``good``.
+        """
         find_root(
             self.root,
             dataset="MVTecAD",

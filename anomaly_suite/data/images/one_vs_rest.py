@@ -58,6 +58,9 @@ def one_vs_rest(
             al., ICML 2018). ``pooled_2to1`` shuffles all normal images, trains on 2/3, tests on the rest and on 10,000
             others, from the test part as far as it has them (Tian thesis 2.4, which leaves that last choice open).
         seed: Decides the shuffles of ``pooled_2to1``.
+
+    Returns:
+        Positions in ``target``, each of shape (N,) with its own N.
     """
     is_normal = target == normal
     if protocol == "official":
@@ -94,7 +97,8 @@ class OneVsRest(AnomalyDataModule):
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -147,11 +151,20 @@ class OneVsRest(AnomalyDataModule):
         self.train_transform = train_transform
 
     def load(self) -> Pool:
-        """Read all images."""
+        """Read all images.
+
+        Raises:
+            NotImplementedError: the data set does not define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define load().")
 
     def build(self) -> Splits:
-        """Apply protocol, fraction, contamination and validation mode."""
+        """Apply protocol, fraction, contamination and validation mode.
+
+        Raises:
+            ConfigError: the fraction, the contamination or the size does not fit the images.
+            DatasetError: the normal class has no training image.
+        """
         pool = self.load()
         split = one_vs_rest(pool.target, pool.is_train, self.normal_class, protocol=self.protocol, seed=self.seed)
         if len(split.train) == 0:
@@ -166,6 +179,7 @@ class OneVsRest(AnomalyDataModule):
         foreign = self._contaminants(pool, split, len(kept), rng)
 
         def subset(rows: npt.NDArray[np.int64], label: npt.NDArray[np.bool_], **options: Any) -> ImageSet:
+            """Images at these positions of the pool, shape (N,), with labels of the same shape."""
             return ImageSet(
                 image=self._resized(pool.image[torch.from_numpy(rows)]),
                 label=torch.from_numpy(label.astype(np.int64)),

@@ -38,7 +38,8 @@ class SyntheticTextures(AnomalyDataModule):
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -172,6 +173,7 @@ def plant_defects(clean: Tensor, weave: Weave, *, strength: float, generator: Ge
     count, _, size, _ = clean.shape
 
     def uniform(low: float, high: float) -> Tensor:
+        """One number an image, shape (N, 1, 1, 1)."""
         return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
 
     kind = torch.randint(3, (count, 1, 1, 1), generator=generator)

@@ -26,8 +26,10 @@ class TorchvisionOneVsRest(OneVsRest):
         normal_class: Index or name of the normal class.
         protocol: ``official``: the class's training part against the whole test part; ``pooled_2to1``: 2/3 of all its
             images against the rest and 10,000 others.
-        train_fraction: Seeded share of the training normals that is used, in (0, 1].
-        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal.
+        train_fraction: Seeded share of the training normals that is used, in (0, 1]; smaller shares lie inside larger
+            ones. Validation images are held out of it.
+        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal. They come from
+            outside the test set; if all others are in it, they leave it. The held-out normals stay clean.
         image_size: Side of the images in pixels; None keeps the original.
         pad: Reach ``image_size`` by a black margin instead of bilinear interpolation.
         train_transform: Random transform of training batches, ``(image, generator) -> image``.
@@ -35,7 +37,8 @@ class TorchvisionOneVsRest(OneVsRest):
         eval_batch_size: Images a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: Where validation images come from, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -91,7 +94,12 @@ class TorchvisionOneVsRest(OneVsRest):
             self._read(train=True)
 
     def load(self) -> Pool:
-        """Read both parts."""
+        """Read both parts.
+
+        Raises:
+            DatasetNotFoundError: the files are not there.
+            DatasetError: a file is damaged.
+        """
         if not self.download:
             find_root(
                 self.root,

@@ -48,7 +48,7 @@ class SyntheticVideos(VideoFeatures):
         eval_batch_size: Whole videos a validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides all numbers, the split and the order of training videos.
-        validation: ``holdout``, ``test`` or ``none``, see :class:`~anomaly_suite.contract.AnomalyDataModule`.
+        validation: ``holdout`` keeps ``val_size`` of the training videos; ``test`` validates on the test set; ``none``.
         val_size: Training videos of each class held out for validation: a fraction, or a count if an integer.
 
     Raises:

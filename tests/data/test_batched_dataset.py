@@ -1,4 +1,4 @@
-"""Padding rows and stand-in anomalies."""
+"""Padding rows of finished batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import Batch, ShardSampler, as_batch
-from anomaly_suite.data.sets import BatchedDataset, WithPseudoAnomalies, derive_seed
+from anomaly_suite.data.batched_dataset import BatchedDataset
 
 
 class Counting(BatchedDataset):
@@ -22,13 +22,6 @@ class Counting(BatchedDataset):
             "mask": torch.zeros(len(indices), 1, 8, 8, dtype=torch.bool),
             "image_path": [f"a/{index}.png" for index in indices],
         }
-
-
-def test_seeds_differ_in_every_word_and_order() -> None:
-    words = [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0), (0, 0, 0, 1)]
-    seeds = {derive_seed(*item) for item in words}
-    assert len(seeds) == len(words)
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_every_process_gets_equally_many_and_repeats_are_marked() -> None:
@@ -51,19 +44,3 @@ def test_a_padding_row_holds_the_item_it_repeats() -> None:
     assert batch["padding"].tolist() == [False, True]
     assert batch["image_path"] == ["a/4.png", "a/2.png"]
     assert torch.equal(batch["image"][1:], Counting()[2]["image"])
-
-
-def test_pseudo_anomalies_are_the_same_in_any_batch() -> None:
-    normals = Counting()
-    data = WithPseudoAnomalies(normals, seed=1)
-    whole = data.__getitems__(list(range(10)))
-    assert whole["label"].tolist() == [0] * 5 + [1] * 5
-    assert "mask" not in whole
-    assert whole["image_path"][0] == "a/0.png"
-    assert whole["image_path"][9] == "a/4#pseudo.png"
-    assert torch.equal(whole["image"][:5], normals.batch(list(range(5)))["image"])
-    assert ((whole["image"][5:] - whole["image"][:5]).abs().flatten(1).mean(1) > 0.01).all()
-    single = torch.cat([data[index]["image"] for index in range(10)])
-    assert torch.equal(single, whole["image"])
-    other = WithPseudoAnomalies(normals, seed=2).__getitems__(list(range(10)))
-    assert not torch.equal(other["image"], whole["image"])

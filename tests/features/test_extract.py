@@ -1,27 +1,27 @@
+"""Whole runs: what is written, resumed, shared, refused; failures; the command."""
+
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from video_files import Pixels, frames, write_folder, write_video
 
-from anomaly_suite import extraction
 from anomaly_suite.cli import main
-from anomaly_suite.data.videos.features import open_features
-from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-from anomaly_suite.extraction import Counts, build_network, crop_clips, extract, find_videos, open_video, read_clips
+from anomaly_suite.data.videos.feature_files import open_features
+from anomaly_suite.errors import ConfigError, DatasetError
+from anomaly_suite.features.decode import read_clips
+from anomaly_suite.features.extract import extract
+from anomaly_suite.features.networks import build_network, crop_clips
+from anomaly_suite.features.record import Counts
 from anomaly_suite.nn.video_backbones import VideoBackbone
-from anomaly_suite.snippets import snippet_count
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class Means(VideoBackbone):
@@ -53,32 +53,8 @@ class Means(VideoBackbone):
 def net(monkeypatch: pytest.MonkeyPatch) -> Means:
     """The network that every run gets, whatever its options say."""
     made = Means()
-    monkeypatch.setattr(extraction, "build_network", lambda *_args, **_options: made)
+    monkeypatch.setattr("anomaly_suite.features.extract.build_network", lambda *_args, **_options: made)
     return made
-
-
-def frames(count: int, seed: int = 0, size: tuple[int, int] = (24, 32)) -> Pixels:
-    """Noise of (count, H, W, 3), RGB, brighter from frame to frame."""
-    noise = np.random.default_rng(seed).integers(0, 100, (count, *size, 3))
-    return (noise + np.linspace(0, 150, count).astype(int)[:, None, None, None]).astype(np.uint8)
-
-
-def write_folder(folder: Path, images: Pixels, pattern: str = "{}.png") -> Path:
-    folder.mkdir(parents=True)
-    for number, image in enumerate(images, 1):
-        cv2.imwrite(str(folder / pattern.format(number)), image[..., ::-1])
-    return folder
-
-
-def write_video(path: Path, images: Pixels, codec: str = "FFV1") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = images.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (width, height))
-    assert writer.isOpened()
-    for image in images:
-        writer.write(np.ascontiguousarray(image[..., ::-1]))
-    writer.release()
-    return path
 
 
 def load(folder: Path, name: str) -> npt.NDArray[Any]:
@@ -97,177 +73,6 @@ def files(folder: Path) -> set[str]:
 def all_clips(images: Pixels, size: tuple[int, int] = (24, 32), block: int = 1) -> tuple[Pixels, int]:
     parts = list(read_clips(iter(images), size=size, block=block))
     return np.concatenate([clips for clips, _ in parts]), sum(used for _, used in parts)
-
-
-class TestClips:
-    @pytest.mark.parametrize(("count", "snippets"), [(1, 1), (15, 1), (16, 1), (17, 2), (32, 2), (33, 3)])
-    @pytest.mark.parametrize("block", [1, 2, 5])
-    def test_number_of_snippets(self, count: int, snippets: int, block: int) -> None:
-        clips, used = all_clips(frames(count), block=block)
-        assert (len(clips), used) == (snippets, count)
-        assert snippet_count(count) == snippets
-        assert 0 <= 16 * snippets - count < 16
-
-    def test_the_last_frame_fills_up(self) -> None:
-        images = frames(19)
-        clips, _ = all_clips(images)
-        assert clips.shape == (2, 3, 16, 24, 32)
-        padded = np.concatenate([images, np.repeat(images[-1:], 13, 0)]).reshape(2, 16, 24, 32, 3)
-        assert np.array_equal(clips.transpose(0, 2, 3, 4, 1), padded)
-
-    def test_frames_are_scaled_by_area_when_they_shrink(self) -> None:
-        images = frames(16, size=(48, 64))
-        means = images.reshape(16, 24, 2, 32, 2, 3).mean((2, 4))
-        clips, _ = all_clips(images)
-        assert np.abs(clips[0].transpose(1, 2, 3, 0) - means).max() <= 0.5
-
-    def test_no_frame_is_read_before_its_clip(self) -> None:
-        read = 0
-
-        def counted() -> Iterator[Pixels]:
-            nonlocal read
-            for image in frames(100):
-                read += 1
-                yield image
-
-        clips = read_clips(counted(), size=(24, 32), block=2)
-        next(clips)
-        assert read == 32
-
-
-class TestCrops:
-    def test_positions(self) -> None:
-        row = torch.arange(256).view(1, 1, 1, 256, 1).expand(1, 3, 1, 256, 340)
-        column = torch.arange(340).view(1, 1, 1, 1, 340).expand(1, 3, 1, 256, 340)
-        rows, columns = (crop_clips(each, (224, 224), 10)[0, :, 0, 0] for each in (row, column))
-        corners = list(zip(rows[:, 0, 0].tolist(), columns[:, 0, 0].tolist(), strict=True))
-        assert corners[:5] == [(0, 0), (0, 116), (32, 0), (32, 116), (16, 58)]
-        assert (int(rows[4, -1, 0]), int(columns[4, 0, -1])) == (239, 281)
-        assert corners[5:] == [(0, 339), (0, 223), (32, 339), (32, 223), (16, 281)]
-
-    def test_fewer_crops_are_the_first_five_and_the_centre(self) -> None:
-        clips = torch.rand(2, 3, 4, 12, 14)
-        ten = crop_clips(clips, (8, 9), 10)
-        assert ten.shape == (2, 10, 3, 4, 8, 9)
-        assert torch.equal(crop_clips(clips, (8, 9), 5), ten[:, :5])
-        assert torch.equal(crop_clips(clips, (8, 9), 1), ten[:, 4:5])
-
-    def test_a_mirrored_video_permutes_its_crops(self, tmp_path: Path, net: Means) -> None:
-        images = frames(20)
-        write_folder(tmp_path / "in" / "plain", images)
-        write_folder(tmp_path / "in" / "mirrored", images[:, :, ::-1])
-        extract(str(tmp_path / "in"), str(tmp_path / "out"))
-        plain, mirrored = load(tmp_path / "out", "plain"), load(tmp_path / "out", "mirrored")
-        assert plain.shape == (2, 10, 5)
-        assert np.ptp(plain, axis=1).min() > 1e-4  # crops differ
-        np.testing.assert_allclose(mirrored, plain[:, [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]], rtol=1e-6)
-
-
-class TestReading:
-    def test_frames_are_in_numeric_order(self, tmp_path: Path) -> None:
-        images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.full((1, 4, 4, 3), 20, np.uint8)
-        announced, found = open_video(write_folder(tmp_path / "v", images, "frame_{}.png"))
-        assert announced == 12
-        assert [int(image[0, 0, 0]) for image in found] == [20 * n for n in range(12)]
-
-    @pytest.mark.parametrize("kind", ["folder", "video"])
-    def test_colours_are_red_green_blue(self, tmp_path: Path, kind: str) -> None:
-        images = np.zeros((3, 16, 16, 3), np.uint8)
-        images[..., 0], images[..., 1] = 200, 100
-        path = write_folder(tmp_path / "v", images) if kind == "folder" else write_video(tmp_path / "v.avi", images)
-        _, found = open_video(path)
-        assert [image[0, 0].tolist() for image in found] == [[200, 100, 0]] * 3
-
-    @pytest.mark.parametrize("pattern", ["{:03d}.jpg", "{:03d}.bmp", "{:03d}.tif"])
-    def test_grey_frames_become_colour(self, tmp_path: Path, pattern: str) -> None:
-        (tmp_path / "v").mkdir()
-        for number in range(1, 4):
-            cv2.imwrite(str(tmp_path / "v" / pattern.format(number)), np.full((8, 8), 10 * number, np.uint8))
-        (tmp_path / "v" / "._001.jpg").write_bytes(b"left over")
-        _, found = open_video(tmp_path / "v")
-        images = list(found)
-        assert [image.shape for image in images] == [(8, 8, 3)] * 3
-        assert [int(image.mean()) for image in images] == [10, 20, 30]
-
-    def test_masks_beside_frames_are_refused(self, tmp_path: Path) -> None:
-        folder = write_folder(tmp_path / "v", frames(3))
-        (folder / "2.bmp").write_bytes(b"")
-        with pytest.raises(DatasetError, match=r"holds '2\.bmp' and '2\.png'"):
-            open_video(folder)
-
-    def test_a_folder_of_frames_equals_a_lossless_video(self, tmp_path: Path, net: Means) -> None:
-        images = frames(40, size=(30, 50))
-        write_folder(tmp_path / "in" / "a", images)
-        write_video(tmp_path / "in" / "b.avi", images)
-        extract(str(tmp_path / "in"), str(tmp_path / "out"), crops=5)
-        assert load(tmp_path / "out", "a").shape == (3, 5, 5)
-        assert np.array_equal(load(tmp_path / "out", "a"), load(tmp_path / "out", "b"))
-
-    @pytest.mark.parametrize(("codec", "suffix"), [("mp4v", "mp4"), ("MJPG", "avi")])
-    def test_a_lossy_video_is_close(self, tmp_path: Path, net: Means, codec: str, suffix: str) -> None:
-        smooth = np.broadcast_to(np.linspace(0, 200, 40)[:, None, None, None], (40, 48, 64, 3)).astype(np.uint8)
-        write_video(tmp_path / f"v.{suffix}", smooth, codec)
-        done = extract(str(tmp_path / f"v.{suffix}"), str(tmp_path / "out"), crops=1)
-        assert done.written == {"v": Counts(40, 3)}
-        expected = all_clips(smooth)[0].mean((2, 3, 4)) / 255
-        assert np.abs(load(tmp_path / "out", "v")[:, 0, :3] - expected).max() < 0.02
-
-
-class TestFindVideos:
-    @pytest.fixture
-    def tree(self, tmp_path: Path) -> Path:
-        for name in ("Train/Train1", "Train/Train10", "Train/Train9", "Test/Test1", "Test/Test1_gt", "__MACOSX/Train1"):
-            write_folder(tmp_path / name, frames(1))
-        for name in ("films/a.b.mp4", "films/thumbnail.png", "films/notes.txt", "Test/UCSDped2.m"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(b"x")
-        return tmp_path
-
-    def test_folders_and_files_in_numeric_order(self, tree: Path) -> None:
-        found = find_videos(tree)
-        assert list(found) == [
-            "Test/Test1",
-            "Test/Test1_gt",
-            "Train/Train1",
-            "Train/Train9",
-            "Train/Train10",
-            "films/a.b",
-        ]
-        assert found["films/a.b"] == tree / "films" / "a.b.mp4"
-        assert found["Train/Train9"] == tree / "Train" / "Train9"
-
-    @pytest.mark.parametrize(
-        ("include", "exclude", "names"),
-        [
-            (["*"], ["*_gt", "films/*"], ["Test/Test1", "Train/Train1", "Train/Train9", "Train/Train10"]),
-            (["Train1", "*.mp4"], [], ["Train/Train1", "films/a.b"]),
-            (["Train/*"], ["Train?"], ["Train/Train10"]),
-        ],
-    )
-    def test_patterns(self, tree: Path, include: list[str], exclude: list[str], names: list[str]) -> None:
-        assert list(find_videos(tree, include=include, exclude=exclude)) == names
-
-    def test_flat_names(self, tree: Path) -> None:
-        assert list(find_videos(tree, include=["Test/*"], flat=True)) == ["Test1", "Test1_gt"]
-
-    def test_two_videos_of_one_flat_name(self, tree: Path) -> None:
-        write_folder(tree / "more" / "Test1", frames(1))
-        with pytest.raises(ConfigError, match=r"would both be written to Test1\.npy\. Set flat to false"):
-            find_videos(tree, flat=True)
-
-    def test_a_single_folder_of_frames(self, tree: Path) -> None:
-        assert find_videos(tree / "Train" / "Train9") == {"Train9": tree / "Train" / "Train9"}
-
-    def test_nothing_to_do(self, tree: Path) -> None:
-        with pytest.raises(
-            DatasetNotFoundError, match=r"holds 6, all of which include=\['x'\] and exclude=\[\] leave out"
-        ):
-            find_videos(tree, include=["x"])
-        (tree / "empty").mkdir()
-        with pytest.raises(DatasetNotFoundError, match=r"in '.*empty', which holds none"):
-            find_videos(tree / "empty")
-        with pytest.raises(DatasetNotFoundError, match="which does not exist"):
-            find_videos(tree / "none")
 
 
 class TestExtract:
@@ -391,10 +196,32 @@ class TestExtract:
         assert extract(str(videos), str(out)) == ({}, ["part/v1", "part/v2", "part/v3"])
         assert list(table(out / "videos.csv")) == ["part/v1", "part/v2", "part/v3"]
 
-    @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
-    def test_impossible_shards(self, tmp_path: Path, shard: str) -> None:
-        with pytest.raises(ConfigError, match="shard must be a number and a count"):
-            extract(str(tmp_path), str(tmp_path / "out"), shard=shard)
+    def test_a_mirrored_video_permutes_its_crops(self, tmp_path: Path, net: Means) -> None:
+        images = frames(20)
+        write_folder(tmp_path / "in" / "plain", images)
+        write_folder(tmp_path / "in" / "mirrored", images[:, :, ::-1])
+        extract(str(tmp_path / "in"), str(tmp_path / "out"))
+        plain, mirrored = load(tmp_path / "out", "plain"), load(tmp_path / "out", "mirrored")
+        assert plain.shape == (2, 10, 5)
+        assert np.ptp(plain, axis=1).min() > 1e-4  # crops differ
+        np.testing.assert_allclose(mirrored, plain[:, [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]], rtol=1e-6)
+
+    def test_a_folder_of_frames_equals_a_lossless_video(self, tmp_path: Path, net: Means) -> None:
+        images = frames(40, size=(30, 50))
+        write_folder(tmp_path / "in" / "a", images)
+        write_video(tmp_path / "in" / "b.avi", images)
+        extract(str(tmp_path / "in"), str(tmp_path / "out"), crops=5)
+        assert load(tmp_path / "out", "a").shape == (3, 5, 5)
+        assert np.array_equal(load(tmp_path / "out", "a"), load(tmp_path / "out", "b"))
+
+    @pytest.mark.parametrize(("codec", "suffix"), [("mp4v", "mp4"), ("MJPG", "avi")])
+    def test_a_lossy_video_is_close(self, tmp_path: Path, net: Means, codec: str, suffix: str) -> None:
+        smooth = np.broadcast_to(np.linspace(0, 200, 40)[:, None, None, None], (40, 48, 64, 3)).astype(np.uint8)
+        write_video(tmp_path / f"v.{suffix}", smooth, codec)
+        done = extract(str(tmp_path / f"v.{suffix}"), str(tmp_path / "out"), crops=1)
+        assert done.written == {"v": Counts(40, 3)}
+        expected = all_clips(smooth)[0].mean((2, 3, 4)) / 255
+        assert np.abs(load(tmp_path / "out", "v")[:, 0, :3] - expected).max() < 0.02
 
     def test_impossible_options(self, tmp_path: Path, videos: Path) -> None:
         def refused(message: str, **options: Any) -> None:
@@ -410,16 +237,6 @@ class TestExtract:
         refused("batch_size must be at least 1; got 0", batch_size=0)
         refused("device 'gpu' cannot be used here", network="motion_energy", device="gpu")
         assert not (tmp_path / "out").exists()
-
-    def test_random_weights_are_the_same_every_time(self) -> None:
-        torch.manual_seed(5)
-        first = build_network("frame_average", weights="random", backbone="resnet18").state_dict()
-        drawn = torch.rand(1)
-        torch.manual_seed(6)
-        second = build_network("frame_average", weights="random", backbone="resnet18").state_dict()
-        assert all(torch.equal(value, second[name]) for name, value in first.items())
-        torch.manual_seed(5)
-        assert torch.equal(torch.rand(1), drawn)
 
 
 class TestFailures:
