@@ -28,11 +28,11 @@ from anomaly_suite.callbacks.drawing import (
     pixels,
     side_by_side,
 )
+from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.io.atomic import replacing
 from anomaly_suite.io.naming import MirroredNames
-from anomaly_suite.metrics.scored import VOID
 
 UNSCORED_GREY = 96  # of truth masks
 MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit

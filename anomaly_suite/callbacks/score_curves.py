@@ -89,7 +89,11 @@ class ScoreCurves(StageCallback):
         self._rows: dict[int, list[ScoredVideo]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
-        """Forget all scores."""
+        """Forget all scores.
+
+        Raises:
+            DatasetNotFoundError: there is no folder ``videos``.
+        """
         if self.videos is not None and not self.videos.is_dir():
             raise DatasetNotFoundError(
                 f"videos expects a folder of original videos; got '{self.videos}'. Correct its name."

@@ -55,11 +55,10 @@ class ComponentMetrics(ChecksOptions, Callback):
             raise ConfigError(f"threshold of component metrics is best, a number or null; got {threshold!r}.")
         self.threshold = threshold
         self.filename = filename
-        size = {"min_object": min_object, "min_predicted": min_predicted}
         members: dict[str, Metric | MetricCollection] = {
-            "SIoU": SIoU(**size),
-            "PPV": PPV(**size),
-            "MeanF1": MeanF1(**size),
+            "SIoU": SIoU(min_object=min_object, min_predicted=min_predicted),
+            "PPV": PPV(min_object=min_object, min_predicted=min_predicted),
+            "MeanF1": MeanF1(min_object=min_object, min_predicted=min_predicted),
         }
         self._components = MetricCollection(members, compute_groups=[list(members)])
         self._best = F1Max(exact=False)
