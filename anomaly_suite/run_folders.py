@@ -1,35 +1,5 @@
-"""Where a fit left its configuration and its checkpoint."""
+"""Old place of :mod:`anomaly_suite.io.runs`."""
 
-from __future__ import annotations
+from anomaly_suite.io.runs import find_checkpoint, find_run
 
-from pathlib import Path
-
-from anomaly_suite.errors import CheckpointError, DatasetNotFoundError
-
-
-def find_run(path: str) -> Path:
-    """The run folder meant by ``path``: itself, or the newest ``version_*`` folder below it that holds a config.yaml.
-
-    Raises:
-        DatasetNotFoundError: there is none.
-    """
-    root = Path(path)
-    if (root / "config.yaml").is_file():
-        return root
-    versions = [file.parent for file in root.rglob("version_*/config.yaml")]
-    if not versions:
-        raise DatasetNotFoundError(f"no run (a folder with config.yaml) in {path!r}. Give the folder that fit wrote.")
-    return max(versions, key=lambda folder: (folder / "config.yaml").stat().st_mtime)
-
-
-def find_checkpoint(folder: Path) -> Path:
-    """``checkpoints/model.ckpt`` of a run folder, or its newest checkpoint.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    chosen = folder / "checkpoints" / "model.ckpt"
-    found = [chosen] if chosen.is_file() else sorted(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise CheckpointError(f"no checkpoint in {folder}. Was the fit stopped early? Give one with --ckpt_path.")
-    return found[-1]
+__all__ = ["find_checkpoint", "find_run"]
