@@ -23,9 +23,7 @@ from anomaly_suite.methods.one_class.student_teacher import (
     StudentTeacher,
     compactness_loss,
     jitter,
-    mean_and_deviation,
     mean_and_spread,
-    moments,
     triplet_loss,
 )
 from anomaly_suite.nn.encoders import standardize
@@ -263,14 +261,6 @@ class TestStatistics:
 
         mean_and_spread(students())
         assert most <= 3
-
-    def test_moments_add_up_to_mean_and_deviation(self) -> None:
-        x = 100 + torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-        total = moments(x[:1]) + moments(x[1:])
-        mean, deviation = mean_and_deviation(total)
-        values = x.double().transpose(0, 1).flatten(1)
-        torch.testing.assert_close(mean, values.mean(1).float())
-        torch.testing.assert_close(deviation, values.std(1, correction=0).float())
 
     def test_targets_are_standardised_on_the_training_set(self, trainer_in: Make) -> None:
         image = stripes(9)
