@@ -1,6 +1,6 @@
 """The LeNets of Deep SVDD: an encoder that cannot map every image to one point by itself, and its mirror.
 
-Paper: Ruff et al., "Deep One-Class Classification", ICML 2018, section 4.3; the decoder is that of the released pre-training.
+Paper: Ruff et al., "Deep One-Class Classification", ICML 2018; the decoder is that of the released pre-training.
 Axes: B batch, C channels, H and W pixels, D embedding width.
 """
 

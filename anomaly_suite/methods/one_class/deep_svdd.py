@@ -171,7 +171,7 @@ class DeepSVDD(AnomalyModule):
                 image_size=size,
                 widths=widths or (GREY_WIDTHS if grey else COLOUR_WIDTHS),
                 latent_dim=latent_dim,
-                with_decoder=self.ae_epochs > 0,
+                with_decoder=bool(self.ae_epochs),
             )
         else:
             self.encoder, self.decoder = ImageEncoder(backbone, image_size=size, width=width), None
