@@ -148,6 +148,7 @@ class _NormedConv2d(nn.Conv2d):
     norm: tuple[nn.BatchNorm2d]  # in a tuple, or its tensors would be listed under this module too
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise (B, C, H, W)."""
         # From the tensors as they are now: they can be loaded, moved and averaged like any others.
         (norm,) = self.norm
         scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
@@ -161,6 +162,7 @@ class _DoneNorm2d(nn.Module):
     """What is left of a batch normalisation whose work is done before it: its tensors."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Nothing is left to do."""
         return x
 
 

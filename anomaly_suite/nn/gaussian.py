@@ -84,7 +84,14 @@ def channel_moments(x: Tensor) -> Tensor:
 
 
 def mean_and_deviation(total: Tensor) -> Tensor:
-    """Summed :func:`channel_moments` (..., 3, D) to mean and standard deviation (..., 2, D), float32."""
+    """Mean and standard deviation of every channel.
+
+    Args:
+        total: Summed :func:`channel_moments`. Shape (..., 3, D).
+
+    Returns:
+        Shape (..., 2, D), float32.
+    """
     count, first, second = total.unbind(-2)
     mean = first / count
     return torch.stack([mean, (second / count - mean**2).clamp_min(0).sqrt()], -2).float()
