@@ -39,9 +39,7 @@ class TestShapes:
         latent, reconstruction = part.autoencoder(torch.rand(2, 1, 32, 32))
         assert latent.shape == (2, 128)
         assert reconstruction.shape == (2, 3, 32, 32)
-        assert part.judge(reconstruction, train_critic=True).shape == (
-            2,
-        )  # not (2, 1): a difference to alpha is (2,) too
+        assert part.critic(reconstruction).shape == (2,)  # not (2, 1): a difference to alpha is (2,) too
 
     @pytest.mark.parametrize("scope", ["global", "local", "both"])
     def test_scopes(self, scope: Any) -> None:
@@ -61,11 +59,11 @@ class TestShapes:
             part.center = torch.full((6,), 0.2)
         error, distance, error_map = model.descriptors["global"].components(image)
         whole = 0.1 * error + 0.9 * distance
-        error, distance, maps = model.descriptors["local"].components(model.patches.cut(image))
+        error, distance, maps = model.descriptors["local"].components(model.descriptors.patches.cut(image))
         local = (0.9 * error + 0.1 * distance).view(2, 9).amax(1)
         score, anomaly_map = model(image)
         assert torch.allclose(score, 0.3 * whole + 0.7 * local)
-        joined = model.patches.join(maps, height=16, width=16)
+        joined = model.descriptors.patches.join(maps, height=16, width=16)
         assert torch.allclose(anomaly_map, (error_map + joined) / 2, atol=1e-6)
 
 
@@ -165,7 +163,7 @@ def test_without_interpolation_there_is_no_critic(trainer_in: Callable[..., Trai
 def test_critic_gets_no_gradient_from_the_generator_step() -> None:
     part = IGD(**TINY).descriptors["global"]
     image = torch.rand(2, 3, 16, 16, requires_grad=True)
-    part.judge(image, train_critic=False).sum().backward()
+    part.critic.with_fixed_weights(image).sum().backward()
     assert image.grad is not None
     assert image.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in part.critic.parameters())

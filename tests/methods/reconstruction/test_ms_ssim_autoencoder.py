@@ -47,10 +47,10 @@ def test_scopes_are_mixed_by_nu() -> None:
     model = MSSSIMAutoencoder(**TINY, scope="both", patch_size=8, patch_stride=4, nu=0.2).eval()
     image = torch.rand(2, 1, 16, 16)
     whole, whole_map = model.scopes["global"](image)
-    local, local_maps = model.scopes["local"](model.patches.cut(image))
+    local, local_maps = model.scopes["local"](model.scopes.patches.cut(image))
     score, anomaly_map = model(image)
     assert torch.allclose(score, 0.2 * whole + 0.8 * local.view(2, 9).amax(1))
-    joined = model.patches.join(local_maps, height=16, width=16)
+    joined = model.scopes.patches.join(local_maps, height=16, width=16)
     assert torch.allclose(anomaly_map, (whole_map + joined) / 2, atol=1e-6)
 
 
