@@ -12,7 +12,16 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as library_ssim
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.losses import MSSSIM, SCALE_WEIGHTS, PixelComparison, ReconstructionError, polynomial_decay
+from anomaly_suite.losses import (
+    MSSSIM,
+    SCALE_WEIGHTS,
+    PixelComparison,
+    ReconstructionError,
+    away_from_zero,
+    polynomial_decay,
+    squared_distance,
+    with_idle_weights,
+)
 from anomaly_suite.nn.blur import gaussian_blur
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, standardize
 
@@ -468,3 +477,27 @@ def test_polynomial_decay() -> None:
     assert [decay(0.0), decay(1.0), decay(1.2)] == [1.0, 0.0, 0.0]
     assert decay(0.5) == pytest.approx(math.exp(0.9 * math.log(0.5)))
     assert decay(0.25, power=2.0) == pytest.approx(0.5625)
+
+
+def test_squared_distance_by_hand() -> None:
+    code = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+    assert squared_distance(code, torch.tensor([1.0, 0.0])).tolist() == [4.0, 2.0]
+    assert squared_distance(code.bfloat16(), torch.zeros(2)).dtype == torch.float32
+
+
+def test_away_from_zero() -> None:
+    center = torch.tensor([0.0, 0.05, -0.05, 0.1, -0.1, 0.3, -7.0])
+    torch.testing.assert_close(away_from_zero(center), torch.tensor([0.1, 0.1, -0.1, 0.1, -0.1, 0.3, -7.0]))
+
+
+def test_idle_weights_get_a_gradient_of_zero_and_leave_the_loss() -> None:
+    used, idle = torch.ones(2, requires_grad=True), torch.ones(3, 2, requires_grad=True)
+    loss = with_idle_weights(used.sum(), [idle, idle[:1]])
+    loss.backward()
+    assert loss.item() == 2
+    assert used.grad is not None
+    assert used.grad.tolist() == [1, 1]
+    assert idle.grad is not None
+    assert idle.grad.tolist() == [[0, 0]] * 3
+    alone = used.sum()
+    assert with_idle_weights(alone, []) is alone

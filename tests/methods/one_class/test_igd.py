@@ -16,7 +16,7 @@ from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import PixelComparison
 from anomaly_suite.methods import IGD
-from anomaly_suite.methods.one_class.igd import interpolate, normality
+from anomaly_suite.methods.one_class.igd import critic_loss, gaussian_from_sums, interpolate, normality
 from anomaly_suite.nn.encoders import standardize
 
 TINY: dict[str, Any] = {
@@ -89,6 +89,21 @@ class TestGaussian:
         ring = torch.nn.functional.normalize(latent - center) * 3
         loss = (1 - normality(ring, torch.zeros(8), torch.tensor(9.0))).mean()
         assert loss.item() == pytest.approx(1 - math.exp(-1), rel=1e-5)
+
+    @pytest.mark.parametrize("clamp", [False, True])
+    def test_the_e_step_follows_from_sums(self, clamp: bool) -> None:
+        codes = torch.tensor([[3.0, 0.04], [1.0, 0.04], [2.0, 0.01]], dtype=torch.float64)
+        sums = torch.cat([codes.sum(0), (codes**2).sum().view(1), torch.tensor([3.0])])
+        center, variance = gaussian_from_sums(sums, clamp_center=clamp, variance_floor=0.0)
+        assert center.tolist() == pytest.approx([2.0, 0.1 if clamp else 0.03])
+        assert variance.item() == pytest.approx(((codes - center) ** 2).sum(1).mean().item())
+        assert center.dtype == variance.dtype == torch.float32
+        assert gaussian_from_sums(sums, clamp_center=clamp, variance_floor=5.0)[1].item() == 5
+
+
+def test_critic_loss_by_hand() -> None:
+    loss = critic_loss(torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.5]), torch.tensor([1.0, 2.0]))
+    assert loss.item() == pytest.approx((0.25**2 + 0.5**2) / 2 + (1 + 4) / 2)
 
 
 class TestInterpolation:

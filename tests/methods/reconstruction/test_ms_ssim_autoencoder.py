@@ -66,8 +66,9 @@ def test_patches_of_a_step_are_bounded(trainer_in: Callable[..., Trainer]) -> No
 
 def test_eight_images_can_be_overfitted(trainer_in: Callable[..., Trainer]) -> None:
     seed_everything(0, verbose=False)
-    # Short averages of the gradient, as published, with a rate for eight images instead of thousands.
-    model = MSSSIMAutoencoder(**TINY, lr=1e-2, rho=0.15, warmup_epochs=5)
+    # Short averages of the gradient, as published, with a rate for eight images instead of thousands. At half of 0.01 three seeds
+    # end between 0.960 and 0.970; at 0.01 they end between 0.949 and 0.974, so that another processor could miss the limit.
+    model = MSSSIMAutoencoder(**TINY, lr=5e-3, rho=0.15, warmup_epochs=5)
     image = torch.rand(8, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     loader = torch.utils.data.DataLoader(list(zip(image, [0] * 8, strict=True)), batch_size=8)
     trainer_in(max_epochs=150).fit(model, loader)
