@@ -413,9 +413,9 @@ class TestReconstructionError:
     @pytest.mark.parametrize(("size", "top", "sides"), [(32, 8, (0, 2, 4, 8, 12, 16)), (256, 60, (0, 8, 24, 48, 96))])
     def test_grows_with_a_painted_square(self, size: int, top: int, sides: tuple[int, ...]) -> None:
         image = natural(2, size) * 0.6
-        rebuilt = noisy(image, 0.01)
+        reconstruction = noisy(image, 0.01)
         measure = ReconstructionError(image_size=size, value_range=1.0)
-        errors = torch.stack([measure(painted(image, side, top=top, left=top), rebuilt) for side in sides])
+        errors = torch.stack([measure(painted(image, side, top=top, left=top), reconstruction) for side in sides])
         assert (errors.diff(dim=0) > 1e-3).all()
 
     @pytest.mark.parametrize(
@@ -452,11 +452,13 @@ class TestReconstructionError:
 
 class TestPixelComparison:
     def test_standardised_images_have_their_own_range(self) -> None:
-        image, rebuilt = natural(), noisy(standardize(natural()), 0.2)
+        image, reconstruction = natural(), noisy(standardize(natural()), 0.2)
         expected = ReconstructionError(image_size=32, value_range=STANDARDIZED_RANGE, rho=0.3)
         compare = PixelComparison(image_size=32, rho=0.3)
-        assert torch.equal(compare(image, rebuilt), expected(standardize(image), rebuilt))
-        torch.testing.assert_close(compare.with_map(image, rebuilt), expected.with_map(standardize(image), rebuilt))
+        assert torch.equal(compare(image, reconstruction), expected(standardize(image), reconstruction))
+        torch.testing.assert_close(
+            compare.with_map(image, reconstruction), expected.with_map(standardize(image), reconstruction)
+        )
 
     def test_unit_space_scales_the_reconstruction_back(self) -> None:
         image = natural()
@@ -467,9 +469,9 @@ class TestPixelComparison:
 
     @pytest.mark.parametrize("space", ["standardized", "unit"])
     def test_a_grey_image_is_repeated(self, space: str) -> None:
-        grey, rebuilt = natural()[:, :1], standardize(natural(seed=2))
+        grey, reconstruction = natural()[:, :1], standardize(natural(seed=2))
         compare = PixelComparison(image_size=32, rho=0.15, space=space)  # type: ignore[arg-type] # parametrised
-        torch.testing.assert_close(compare(grey, rebuilt), compare(grey.repeat(1, 3, 1, 1), rebuilt))
+        torch.testing.assert_close(compare(grey, reconstruction), compare(grey.repeat(1, 3, 1, 1), reconstruction))
 
 
 def test_polynomial_decay() -> None:

@@ -445,7 +445,7 @@ def watching(function: Callable[..., Tensor], seen: list[torch.Size]) -> Callabl
 
 
 class Progress(Callback):
-    """What the critic says in each step of the first phase."""
+    """Distance and gradient norm of the critic in each step of the first phase."""
 
     def __init__(self) -> None:
         self.values: list[tuple[float, float]] = []
