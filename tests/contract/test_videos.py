@@ -1,16 +1,17 @@
-"""Pooling to segments and spreading over frames, against slow loops and by hand."""
+"""Batches of videos; pooling to segments and spreading over frames, against slow loops and by hand."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from anomaly_suite.contract import SNIPPET_FRAMES, as_batch, frame_scores, pool_segments, snippet_count
 from anomaly_suite.errors import ShapeError
-from anomaly_suite.snippets import SNIPPET_FRAMES, frame_scores, pool_segments, snippet_count
 
 
 def slow_pool(features: Tensor, segments: int) -> Tensor:
@@ -109,7 +110,63 @@ def test_frame_scores_equal_a_slow_loop() -> None:
 
 
 def test_frame_scores_need_every_video() -> None:
-    with pytest.raises(ShapeError, match="one entry a video; got 2 and 1 for 2 videos"):
+    with pytest.raises(ShapeError, match="one entry per video; got 2 and 1 for 2 videos"):
         frame_scores(torch.rand(2, 3), torch.tensor([3, 3]), torch.tensor([48]))
     with pytest.raises(ShapeError, match="got 1 and 1 for 2 videos"):
         frame_scores(torch.rand(2, 3), torch.tensor([3]))
+
+
+class TestBags:
+    """Weak-video batches: several videos as snippet features."""
+
+    FEATURES = torch.rand(2, 3, 5, 4)  # B C T D
+
+    def test_missing_parts_are_filled_in(self) -> None:
+        batch = as_batch({"snippet_features": self.FEATURES[:, 0], "bag_label": [0, 1], "image": None, "more": 1})
+        assert torch.equal(batch["snippet_features"], self.FEATURES[:, :1])
+        assert batch["length"].tolist() == [5, 5]
+        assert batch["label"].tolist() == [0, 1]
+        assert batch["label"].dtype == torch.int64
+        assert set(batch) == {"snippet_features", "length", "label", "more"}
+        assert as_batch(batch) is batch
+
+    def test_what_is_given_stays(self) -> None:
+        raw: dict[str, Any] = {
+            "snippet_features": self.FEATURES,
+            "length": torch.tensor([[2], [5]]),
+            "label": torch.tensor([1.0, 0.0]),
+            "frame_label": torch.tensor([0, 1, 1] + [0] * 70, dtype=torch.uint8),
+            "frame_count": [3, 70],
+        }
+        batch = as_batch(raw)
+        assert batch["snippet_features"] is self.FEATURES
+        assert batch["length"].tolist() == [2, 5]
+        assert batch["label"].tolist() == [1, 0]
+        assert batch["frame_label"].dtype == torch.bool
+        assert batch["frame_label"].nonzero().flatten().tolist() == [1, 2]
+        assert batch["frame_count"].tolist() == [3, 70]
+        assert raw["length"].shape == (2, 1)
+
+    def test_frames_are_16_a_snippet_where_nothing_says_otherwise(self) -> None:
+        raw = {"snippet_features": self.FEATURES, "length": torch.tensor([2, 5]), "frame_label": torch.zeros(112)}
+        assert as_batch(raw)["frame_count"].tolist() == [32, 80]
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            ({"snippet_features": FEATURES[0, 0]}, r"must be .* \(B, C, T, D\); got \(5, 4\)"),
+            ({"snippet_features": FEATURES.long()}, "torch.int64"),
+            ({"snippet_features": FEATURES.numpy()}, "got ndarray. Pad and stack the videos"),
+            ({"length": [5]}, r"1 to 5 snippets for each of 2 videos; got \[5\]"),
+            ({"length": [0, 5]}, r"got \[0, 5\]"),
+            ({"length": [5, 6]}, r"got \[5, 6\]"),
+            ({"label": [0, 1, 1]}, "3 labels for 2 videos"),
+            ({"bag_label": [0, 2]}, "got 2. Map class indices"),
+            ({"frame_label": torch.zeros(159)}, r"got 159 for frame_count \[80, 80\]"),
+            ({"frame_label": torch.zeros(80), "frame_count": [80]}, r"got 80 for frame_count \[80\]"),
+            ({"frame_label": torch.zeros(80), "frame_count": [20, 70]}, r"got 80 for frame_count \[20, 70\]"),
+        ],
+    )
+    def test_parts_that_do_not_fit(self, parts: dict[str, Any], message: str) -> None:
+        with pytest.raises(ShapeError, match=message):
+            as_batch({"snippet_features": self.FEATURES, **parts})

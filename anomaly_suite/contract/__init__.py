@@ -1,0 +1,34 @@
+"""What flows between the parts: Batch, Prediction, AnomalyModule, AnomalyDataModule, Calibration.
+
+A data module yields a :class:`Batch`, a method turns it into a :class:`Prediction`, callbacks read both. Any loader that
+yields a mapping, an ``(image, label)`` or an ``(image, label, mask)`` tuple works as well, because every step passes its
+batch through :func:`as_batch`.
+"""
+
+from anomaly_suite.contract.batch import Batch, Prediction, as_batch
+from anomaly_suite.contract.calibration import Calibration, Level
+from anomaly_suite.contract.data_module import AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract.module import AnomalyModule
+from anomaly_suite.contract.sampler import ShardSampler
+from anomaly_suite.contract.scenes import OUTLIER, VOID
+from anomaly_suite.contract.videos import SEGMENTS, SNIPPET_FRAMES, frame_scores, pool_segments, snippet_count
+
+__all__ = [
+    "OUTLIER",
+    "SEGMENTS",
+    "SNIPPET_FRAMES",
+    "VOID",
+    "AnomalyDataModule",
+    "AnomalyModule",
+    "Batch",
+    "Calibration",
+    "Level",
+    "Prediction",
+    "ShardSampler",
+    "Splits",
+    "Validation",
+    "as_batch",
+    "frame_scores",
+    "pool_segments",
+    "snippet_count",
+]

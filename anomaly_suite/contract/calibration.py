@@ -1,0 +1,92 @@
+"""Calibration: thresholds and score ranges, and the decisions that follow from them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_suite.contract.batch import Prediction
+from anomaly_suite.errors import NotFittedError
+
+Level = Literal["image", "pixel"]
+"""Whole images (or videos), or single pixels."""
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class Calibration(nn.Module):
+    """Thresholds and score ranges, saved in the checkpoint and applied by every evaluation step.
+
+    Unfitted it adds nothing. ``record`` says, for each level that is fitted, ``threshold``, ``low`` and ``high`` and how they
+    were chosen. They are plain numbers in the module's extra state, not buffers: weight averaging would average buffers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record: dict[str, dict[str, Any]] = {}
+
+    def is_fitted(self, level: Level) -> bool:
+        """Whether a threshold for this level has been set."""
+        return level in self.record
+
+    def set(self, level: Level, *, threshold: float, low: float, high: float, **how: str | int | float) -> None:
+        """Set threshold and score range of one level.
+
+        Args:
+            level: Whole images or single pixels.
+            threshold: Scores at or above it are anomalous.
+            low: Smallest score seen; maps to 0 in ``normalized_score``.
+            high: Largest score seen; maps to 1.
+            how: How the threshold was chosen, for the record.
+        """
+        self.record[level] = {"threshold": threshold, "low": low, "high": high, **how}
+
+    def threshold(self, level: Level) -> float:
+        """Scores of this level at or above it are anomalous.
+
+        Raises:
+            NotFittedError: nothing has been set.
+        """
+        if level not in self.record:
+            raise NotFittedError(
+                f"no {level} threshold has been calibrated. Validate with the Calibrate callback first."
+            )
+        return float(self.record[level]["threshold"])
+
+    def forward(self, prediction: Prediction) -> Prediction:
+        """Add ``pred_label``, ``normalized_score`` and ``pred_mask`` where calibrated; raw scores stay as they are."""
+        out = prediction.copy()
+        if self.is_fitted("image") and "anomaly_score" in prediction:
+            out["pred_label"] = prediction["anomaly_score"] >= self.threshold("image")
+            out["normalized_score"] = self.normalize(prediction["anomaly_score"])
+        if self.is_fitted("pixel") and "anomaly_map" in prediction:
+            out["pred_mask"] = prediction["anomaly_map"] >= self.threshold("pixel")
+        return out
+
+    def normalize(self, score: Tensor, level: Level = "image") -> Tensor:
+        """Map raw scores to [0, 1]: 0 at the smallest, 0.5 at the threshold, 1 at the largest seen.
+
+        Args:
+            score: Any shape.
+            level: Whose threshold and range are used.
+
+        Returns:
+            Shape of ``score``.
+
+        Raises:
+            NotFittedError: the level has no threshold.
+        """
+        middle = self.threshold(level)
+        below = max(middle - self.record[level]["low"], _TINY)  # a range of width zero must not divide by zero
+        above = max(self.record[level]["high"] - middle, _TINY)
+        return (0.5 + 0.5 * (score - middle) / torch.where(score < middle, below, above)).clamp(0, 1)
+
+    def get_extra_state(self) -> dict[str, dict[str, Any]]:
+        """The record; part of ``state_dict``."""
+        return self.record
+
+    def set_extra_state(self, state: dict[str, dict[str, Any]]) -> None:
+        """Restore the record."""
+        self.record = dict(state)

@@ -1,0 +1,98 @@
+"""AnomalyModule: what a method writes, and the three evaluation steps.
+
+Axes: B batch, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+
+from anomaly_suite.contract.batch import Batch, Prediction, as_batch
+from anomaly_suite.contract.calibration import Calibration
+from anomaly_suite.contract.checkpoint import CheckpointSupport
+from anomaly_suite.contract.training import TrainingSupport
+from anomaly_suite.errors import NotFittedError
+from anomaly_suite.options import ChecksOptions
+
+
+class AnomalyModule(ChecksOptions, TrainingSupport, CheckpointSupport):
+    """A detector. A method writes ``__init__``, ``training_step``, ``forward`` and ``configure_optimizers``.
+
+    Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks
+    read. ``forward`` is the only path from image to score, so what is exported is what was tested.
+
+    A method without gradients sets ``automatic_optimization = False`` and ``single_pass = True``, collects in
+    ``training_step``, turns what it collected into buffers in :meth:`fit_statistics`, and overrides :attr:`is_fitted`.
+    It is fitted before the validation pass of its epoch and training then stops, whatever ``max_epochs`` says.
+
+    What a method may use while it is fitted: ``step_generator``, ``training_progress``, ``training_batches``,
+    ``training_images`` and ``sum_over_ranks`` (``contract/training.py``); ``load_pretrained`` (``contract/checkpoint.py``).
+    """
+
+    fine_tunes: ClassVar[bool] = False
+    """The method starts from a network that works; ``SegmentationMetrics`` then also reports the mIoU before training."""
+
+    num_classes: int | None = None
+    """Known classes of a segmentation network, which ``SegmentationMetrics`` counts; None for other methods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calibration = Calibration()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the method can predict; methods with fitted statistics override it."""
+        return True
+
+    def require_fitted(self) -> None:
+        """Check that the method can predict.
+
+        Raises:
+            NotFittedError: it cannot yet.
+        """
+        if not self.is_fitted:
+            raise NotFittedError(
+                f"{type(self).__name__} has no fitted statistics yet. Run fit first, or load a checkpoint of a fitted model."
+            )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Score images.
+
+        Args:
+            image: Shape (B, C, H, W).
+
+        Returns:
+            ``anomaly_score`` of shape (B,) and ``anomaly_map`` of shape (B, 1, H, W), or None where the method has no map.
+
+        Raises:
+            NotImplementedError: the method does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(image).")
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Raw scores of one batch, in float32; families that do not take images override it."""
+        score, anomaly_map = self(batch["image"])
+        prediction: Prediction = {"anomaly_score": score.float()}
+        if anomaly_map is not None:
+            prediction["anomaly_map"] = anomaly_map.float()
+        return prediction
+
+    def _evaluate(self, batch: Any) -> Prediction | None:
+        if not self.is_fitted and self._trainer is not None and self.trainer.sanity_checking:
+            return None  # the sanity check runs before anything could be fitted
+        self.require_fitted()
+        return cast(Prediction, self.calibration(self.predict(as_batch(batch))))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
+        """Predict; metrics are the callbacks' business."""
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
+        """Predict; metrics are the callbacks' business."""
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
+        """Predict."""
+        return self._evaluate(batch)

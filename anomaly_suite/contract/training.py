@@ -1,0 +1,141 @@
+"""What happens around the steps of a fit: their seeds, their place in the run, batches outside the loop, sums over processes.
+
+Axes: B batch, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from anomaly_suite.contract.batch import Batch, as_batch
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.seeds import derive_seed
+
+
+class TrainingSupport(LightningModule):
+    """Part of :class:`~anomaly_suite.contract.AnomalyModule`: what every method may ask for while it is fitted.
+
+    Batches reach ``training_step`` already passed through :func:`~anomaly_suite.contract.as_batch`, and torch's generator, from
+    which dropout draws, is set anew for each step, so that a resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    single_pass: ClassVar[bool] = False
+    """One pass over the training set fits the method; training stops after it."""
+
+    _seed: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "training_step" in cls.__dict__:
+            cls.training_step = _with_checked_batch(cls.__dict__["training_step"])  # type: ignore[method-assign]
+
+    # Statistics of methods without gradients --------------------------------------------------------------------------
+
+    def fit_statistics(self) -> None:
+        """Turn what ``training_step`` has collected so far into buffers; called with nothing new it must do nothing."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Count the batches of a single-pass method as steps: ModelCheckpoint saves nothing at global step 0."""
+        if self.single_pass:
+            self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_completed()
+
+    def on_validation_start(self) -> None:
+        """Fit what was collected, because Lightning validates before the training epoch ends."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            # Inference tensors, which a validation loop makes, could not be loaded over later.
+            with torch.inference_mode(False), torch.no_grad():
+                self.fit_statistics()
+
+    def on_train_epoch_end(self) -> None:
+        """Fit what was collected; a single-pass method is then done."""
+        with torch.no_grad():
+            self.fit_statistics()
+        if self.single_pass:
+            self.trainer.should_stop = True
+
+    # Seeds and progress ---------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Remember the seed: random draws of the steps derive from it (see :meth:`step_generator`)."""
+        if self._seed is None or self.trainer.ckpt_path is None:
+            self._seed = torch.initial_seed()
+
+    def step_generator(self, batch_idx: int) -> torch.Generator:
+        """Random numbers for one training step, on the module's device.
+
+        They depend on the run's seed, epoch, step and process alone, so a resumed run repeats what an uninterrupted run
+        would have drawn.
+        """
+        return torch.Generator(device=self.device).manual_seed(self._step_seed(batch_idx))
+
+    def _step_seed(self, batch_idx: int, *more: int) -> int:
+        return derive_seed(self._seed or 0, self.current_epoch, batch_idx, self.global_rank, *more)
+
+    def training_progress(self, batch_idx: int) -> float:
+        """Share of the training that lies behind this step, in [0, 1); 0 throughout if the trainer has no end.
+
+        For schedules of methods with several optimisers; it follows from the epoch, so a resumed run needs no more.
+        """
+        trainer = self.trainer
+        epochs, per_epoch = trainer.max_epochs or -1, trainer.num_training_batches
+        if trainer.max_steps > 0:
+            return min(1.0, self.global_step / trainer.max_steps)
+        return 0.0 if epochs < 0 else (self.current_epoch * per_epoch + batch_idx) / (epochs * per_epoch)
+
+    # The training set and the processes ------------------------------------------------------------------------------
+
+    def training_batches(self) -> Iterator[Batch]:
+        """One pass over this process's share of the training set, outside the training loop, batches on the device.
+
+        Raises:
+            ConfigError: the trainer has no training set.
+        """
+        loader = self.trainer.train_dataloader
+        if loader is None:
+            raise ConfigError(
+                f"{type(self).__name__} needs a training set; the trainer has no train_dataloader. Give fit a data module or train_dataloaders."
+            )
+        if isinstance(loader, DataLoader):
+            # Persistent workers serve one iterator at a time: ours must not use up the training loop's.
+            loader = copy.copy(loader)
+            loader._iterator = None
+        for raw in loader:
+            yield as_batch(self.trainer.strategy.batch_to_device(raw, self.device))
+
+    def training_images(self) -> Iterator[Tensor]:
+        """Images (B, C, H, W) of :meth:`training_batches`, less padding, which the sampler repeats."""
+        for batch in self.training_batches():
+            image = batch["image"][~batch["padding"]] if "padding" in batch else batch["image"]
+            if len(image):
+                yield image
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over all processes; the tensor itself in a single process.
+
+        Args:
+            value: Any shape, the same in every process.
+
+        Returns:
+            Shape of ``value``.
+        """
+        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+
+
+def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def training_step(self: TrainingSupport, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
+            return step(self, as_batch(batch), batch_idx, *args, **kwargs)
+
+    return training_step
