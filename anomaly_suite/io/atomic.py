@@ -38,7 +38,7 @@ def save_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
     Args:
         path: Final name; missing folders are made and an older file is replaced.
         content: Mappings, lists and plain values; any other object, such as a path, is written as its text.
-        indent: Spaces a level; None writes one line.
+        indent: Spaces per level; None writes one line.
     """
     text = json.dumps(content, indent=indent, default=str) + "\n"
     with replacing(path) as file:
@@ -51,7 +51,7 @@ def save_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -
     Args:
         path: Final name; missing folders are made and an older file is replaced.
         header: Names of the columns.
-        rows: One value a column in each; None leaves the field empty.
+        rows: One value per column; None leaves the field empty.
     """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

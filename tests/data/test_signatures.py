@@ -9,6 +9,7 @@ import pytest
 
 from anomaly_suite import data
 from anomaly_suite.contract import AnomalyDataModule
+from anomaly_suite.errors import ConfigError
 
 BASE = {name: each.default for name, each in list(inspect.signature(AnomalyDataModule.__init__).parameters.items())[1:]}
 NAMES = ("CIFAR10", "MNIST", "FashionMNIST", "Digits", "Folder", "MVTecAD", "SyntheticTextures", "SyntheticVideos")
@@ -74,3 +75,10 @@ def test_options_of_a_family_arrive(name: str, options: dict[str, Any]) -> None:
 def test_the_digits_have_one_protocol() -> None:
     assert data.Digits().protocol == "pooled_2to1"
     assert data.Digits().image_size == 32
+
+
+def test_a_wrong_option_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"MVTecAD has no option 'train_batchsize'. Did you mean 'train_batch_size'\?"
+    ):
+        data.MVTecAD(train_batchsize=8)

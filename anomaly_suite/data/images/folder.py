@@ -27,7 +27,7 @@ class Folder(ImageFileModule):
     ``<mask_dir>/<stem>_mask``, each also without ``_mask``. Normal images without a place of their own for testing are
     split by the seed.
 
-    An index has one row an image: CSV with a header, or JSON lines. Columns: ``path``, ``label`` (normal, good, 0,
+    An index has one row per image: CSV with a header, or JSON lines. Columns: ``path``, ``label`` (normal, good, 0,
     anomaly, anomalous, abnormal, 1), and if wanted ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are
     relative to ``root`` or to the index. Anomalies listed for training serve validation, like those listed for it;
     listed without a split they are for testing.
@@ -45,8 +45,8 @@ class Folder(ImageFileModule):
         channels: 3 for RGB, 1 for grey.
         transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
-        train_batch_size: Images a training step and process.
-        eval_batch_size: Images a validation, test or predict step and process.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;

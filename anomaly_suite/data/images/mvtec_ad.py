@@ -52,8 +52,8 @@ class MVTecAD(ImageFileModule):
         channels: 3 for RGB, 1 for grey.
         transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
-        train_batch_size: Images a training step and process.
-        eval_batch_size: Images a validation, test or predict step and process.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;

@@ -34,8 +34,8 @@ class SyntheticTextures(AnomalyDataModule):
         channels: 3 for colour, 1 for grey.
         difficulty: 0 plants defects in full contrast, towards 1 they fade into the texture; in [0, 1).
         train_transform: Random transform of training batches, ``(image, generator) -> image``.
-        train_batch_size: Images a training step and process.
-        eval_batch_size: Images a validation, test or predict step and process.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
@@ -126,7 +126,7 @@ class SyntheticTextures(AnomalyDataModule):
 
 
 class Weave(NamedTuple):
-    """Two crossing waves in one colour: periods over an image's side, angle of the first in radians, factor a channel."""
+    """Two crossing waves in one colour: periods over an image's side, angle of the first in radians, factor per channel."""
 
     frequency: Tensor
     angle: float
@@ -173,7 +173,7 @@ def plant_defects(clean: Tensor, weave: Weave, *, strength: float, generator: Ge
     count, _, size, _ = clean.shape
 
     def uniform(low: float, high: float) -> Tensor:
-        """One number an image, shape (N, 1, 1, 1)."""
+        """One number per image, shape (N, 1, 1, 1)."""
         return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
 
     kind = torch.randint(3, (count, 1, 1, 1), generator=generator)

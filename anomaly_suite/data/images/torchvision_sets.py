@@ -33,8 +33,8 @@ class TorchvisionOneVsRest(OneVsRest):
         image_size: Side of the images in pixels; None keeps the original.
         pad: Reach ``image_size`` by a black margin instead of bilinear interpolation.
         train_transform: Random transform of training batches, ``(image, generator) -> image``.
-        train_batch_size: Images a training step and process.
-        eval_batch_size: Images a validation, test or predict step and process.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;

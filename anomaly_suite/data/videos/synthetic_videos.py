@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from anomaly_suite.contract import Batch, Validation
+from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Batch, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.videos.features import Layout, LengthRule, Video, VideoFeatures
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
-from anomaly_suite.snippets import SEGMENTS, SNIPPET_FRAMES
 
 SNIPPET_NOISE = 0.5  # standard deviation of every feature value
 EVENT_STRENGTH = 3.0  # length of the vector that an event adds to its snippets
@@ -44,8 +43,8 @@ class SyntheticVideos(VideoFeatures):
         standardize: Give every feature value mean 0 and variance 1 over the snippets of normal training videos.
         batches_per_epoch: Training batches of an epoch; as many as the larger class fills if None.
         cache: Has no effect: there are no files.
-        train_batch_size: Videos of each class a training step and process.
-        eval_batch_size: Whole videos a validation, test or predict step and process.
+        train_batch_size: Videos of each class per training step and process.
+        eval_batch_size: Whole videos per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides all numbers, the split and the order of training videos.
         validation: ``holdout`` keeps ``val_size`` of the training videos; ``test`` validates on the test set; ``none``.
