@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from anomaly_suite.nn.wide_resnet38 import PreActivationBlock, WideResNet38
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.nn import wide_resnet38
 from anomaly_suite.nn.deeplab import ASPP, DeepLabNetwork
-from anomaly_suite.nn.wide_resnet38 import PreActivationBlock, WideResNet38
 
 TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8}
 

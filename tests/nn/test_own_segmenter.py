@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from anomaly_suite.nn.own_segmenter import OwnSegmenter
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.own_segmenter import OwnSegmenter
 
 
 class Pooled(nn.Module):
