@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.own_segmenter import OwnSegmenter
+from anomaly_suite.nn.segmenter_adapter import OwnSegmenter, SegmenterAdapter
 
 
 class Pooled(nn.Module):
@@ -24,7 +24,7 @@ def test_one_pass_gives_logits_in_the_size_of_the_image_and_features_in_their_ow
     network = nn.Sequential(nn.Conv2d(3, 6, 2, stride=2), nn.Conv2d(6, 4, 1))
     passes: list[int] = []
     network.register_forward_hook(lambda *_: passes.append(1))
-    wrapped = OwnSegmenter(network, num_classes=4, feature_layer="1")
+    wrapped = SegmenterAdapter(network, num_classes=4, feature_layer="1")
     image = torch.rand(2, 3, 8, 12)
     logits, feature = wrapped.with_feature(image)
     assert passes == [1]
@@ -38,6 +38,10 @@ def test_one_pass_gives_logits_in_the_size_of_the_image_and_features_in_their_ow
 
 def test_features_that_are_no_map_or_not_named() -> None:
     with pytest.raises(ShapeError, match=r"must see a map \(B, D, h, w\); it saw \(1, 3\)"):
-        OwnSegmenter(Pooled(), num_classes=2, feature_layer="last").with_feature(torch.rand(1, 3, 4, 4))
+        SegmenterAdapter(Pooled(), num_classes=2, feature_layer="last").with_feature(torch.rand(1, 3, 4, 4))
     with pytest.raises(ConfigError, match="Set feature_layer"):
-        OwnSegmenter(Pooled(), num_classes=2).with_feature(torch.rand(1, 3, 4, 4))
+        SegmenterAdapter(Pooled(), num_classes=2).with_feature(torch.rand(1, 3, 4, 4))
+
+
+def test_the_former_name_is_an_alias() -> None:
+    assert OwnSegmenter is SegmenterAdapter

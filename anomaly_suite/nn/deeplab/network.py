@@ -9,18 +9,19 @@ Axes: B batch, C channels, K class channels, H and W pixels, h and w cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
-import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, WeightsError
-from anomaly_suite.nn.backbones import FeatureExtractor, read_tensors
+from anomaly_suite.nn.deeplab.aspp import ASPP
+from anomaly_suite.nn.deeplab.blocks import conv_norm_relu, resize
+from anomaly_suite.nn.deeplab.dilated import DilatedFeatures
+from anomaly_suite.nn.deeplab.weights import AUXILIARY, named_tensors, own_name, require_fit
+from anomaly_suite.nn.deeplab.wide_resnet38 import WideResNet38
 from anomaly_suite.nn.encoders import standardize
-from anomaly_suite.nn.wide_resnet38 import WideResNet38
 
 WIDE = "wide_resnet38"
 LOW_WIDTH = 48  # channels of the low-level map in the decoder
@@ -28,111 +29,9 @@ AUXILIARY_WIDTH = 512
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 OUTPUT_STRIDES = tuple(RATES)
 WIDE_LOW_LEVEL = {2: "mod2", 4: "mod3"}  # by stride
-
-TrunkMode = Literal["eval", "train"]
-
-# Beginnings of names in other files of the same network, and ours.
-RENAMED = {
-    "trunk.net.": "",
-    "trunk.": "",
-    "layer0.7.": "bn1.",
-    "layer0.": "conv1.",
-    "final1.": "final.",
-    "final2.0.": "final.6.",
-}
-AUXILIARY = ("aux.", "dsn.")
 LAST = "final.6.weight"  # (K, C, 1, 1)
 
-
-class DilatedFeatures(FeatureExtractor):
-    """Feature maps of a timm network whose last strides are replaced by dilation.
-
-    Args:
-        name: Any convolutional timm model that has ``output_stride``.
-        output_stride: Pixels for one cell of the deepest map.
-        low_stride: Pixels for one cell of the low-level map.
-        middle: Also give the map of the stage before the last.
-        released_dilation: Of ResNets: the first 3x3 convolutions of a dilated stage have its dilation, as in networks trained on
-            driving scenes; timm leaves the stage before's.
-
-    Raises:
-        ConfigError: no such network, or none that can be built so.
-    """
-
-    def __init__(
-        self, name: str, *, output_stride: int, low_stride: int, middle: bool = False, released_dilation: bool = False
-    ) -> None:
-        self.output_stride = output_stride  # before the base class, which builds the network
-        super().__init__(name, layers=_levels(name, output_stride, low_stride, middle))
-        if released_dilation:
-            self._dilate_first_blocks()
-
-    def _build(self, *, pretrained: bool) -> Any:
-        return timm.create_model(
-            self.name,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=self.layers,
-            output_stride=self.output_stride,
-        )
-
-    def _dilate_first_blocks(self) -> None:
-        stages = dict(self.net.named_children())
-        if not {"layer3", "layer4"} <= stages.keys():
-            raise ConfigError(
-                f"released_dilation is about ResNets; got backbone={self.name}. Set it to false, or use one such as resnet101s."
-            )
-        for stage, stride in (("layer3", 16), ("layer4", 32)):
-            dilation = max(1, stride // self.output_stride)
-            for conv in stages[stage][0].modules():
-                if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-                    conv.dilation, conv.padding = (dilation, dilation), (dilation, dilation)
-
-
-def _levels(name: str, output_stride: int, low_stride: int, middle: bool) -> list[int] | None:
-    """Indices of the low-level, perhaps the middle, and the deepest map; None leaves an unknown name to the base class."""
-    if not timm.is_model(name):
-        return None
-    try:
-        with torch.device("meta"):  # only the list of feature maps is wanted, no weights
-            strides = timm.create_model(name, features_only=True, output_stride=output_stride).feature_info.reduction()
-    except (TypeError, AttributeError, AssertionError, RuntimeError, NotImplementedError) as error:
-        raise ConfigError(
-            f"backbone must be a network that timm can dilate to output_stride={output_stride}; {name} cannot be built so. Use a "
-            "convolutional one such as resnet101s or tf_efficientnet_lite0."
-        ) from error
-    if low_stride not in strides[:-2] or strides[-1] != output_stride:
-        raise ConfigError(
-            f"backbone {name} must have a map of stride {low_stride} and a deepest map of stride {output_stride}; its maps have "
-            f"strides {strides}. Change low_stride or output_stride, or use another backbone."
-        )
-    return [strides.index(low_stride), *([len(strides) - 2] if middle else []), len(strides) - 1]
-
-
-class ASPP(nn.Module):
-    """Five views of the deepest map side by side: image mean, 1x1, and three dilated 3x3 convolutions.
-
-    Args:
-        in_channels: C of the deepest map.
-        width: C of each view.
-        rates: Dilation of the 3x3 convolutions.
-    """
-
-    def __init__(self, in_channels: int, *, width: int, rates: Sequence[int]) -> None:
-        super().__init__()
-        views = [_conv_norm_relu(in_channels, width, 1), *(_conv_norm_relu(in_channels, width, 3, r) for r in rates)]
-        self.features = nn.ModuleList(views)
-        self.img_conv = _conv_norm_relu(in_channels, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 5 * width, h, w), the image mean first.
-
-        In training, the mean of a single image is normalised by running statistics: it has one value a channel.
-        """
-        if self.training:
-            self.img_conv.train(len(x) > 1)
-        mean = self.img_conv(x.mean((2, 3), keepdim=True))
-        return torch.cat([_resize(mean, x.shape[2:]), *(view(x) for view in self.features)], 1)
+TrunkMode = Literal["eval", "train"]
 
 
 class DeepLabNetwork(nn.Module):
@@ -197,27 +96,24 @@ class DeepLabNetwork(nn.Module):
             )
         channels = self.trunk.channels
         self.aspp = ASPP(channels[-1], width=width, rates=RATES[output_stride])
-        reduction = _conv_norm_relu if normed else _bare
+        reduction = conv_norm_relu if normed else _bare_conv
         self.bot_fine = reduction(channels[0], LOW_WIDTH, 1)
         self.bot_aspp = reduction(5 * width, width, 1)
         self.final = nn.Sequential(
-            *_conv_norm_relu(width + LOW_WIDTH, width, 3),
-            *_conv_norm_relu(width, width, 3),
+            *conv_norm_relu(width + LOW_WIDTH, width, 3),
+            *conv_norm_relu(width, width, 3),
             nn.Conv2d(width, num_classes, 1, bias=not wide if last_bias is None else last_bias),
         )
         self.aux: nn.Sequential | None = None
         if auxiliary:
             self.aux = nn.Sequential(
-                *_conv_norm_relu(channels[1], AUXILIARY_WIDTH, 3),
+                *conv_norm_relu(channels[1], AUXILIARY_WIDTH, 3),
                 nn.Dropout2d(0.1),
                 nn.Conv2d(AUXILIARY_WIDTH, num_classes, 1),
             )
         for child in (self.aspp, self.bot_fine, self.bot_aspp, self.final, self.aux):
-            for module in child.modules() if child is not None else ():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight)
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+            if child is not None:
+                _initialise(child)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classify pixels.
@@ -234,7 +130,7 @@ class DeepLabNetwork(nn.Module):
         return self.logits(self.features(image), image.shape[2:])
 
     def features(self, image: Tensor) -> Tensor:
-        """What the decoder gives to ``final``: (B, C, H, W) to (B, 48 + width, h, w) at the scale of the low-level map."""
+        """Output of the decoder, input of ``final``: (B, C, H, W) to (B, 48 + width, h, w) at the scale of the low-level map."""
         return self._decode(self._maps(image))
 
     def penultimate(self, z: Tensor) -> Tensor:
@@ -244,7 +140,7 @@ class DeepLabNetwork(nn.Module):
 
     def logits(self, z: Tensor, size: Sequence[int]) -> Tensor:
         """(B, 48 + width, h, w) of :meth:`features` to float32 logits (B, K, H, W) for a ``size`` of (H, W)."""
-        return _resize(self.final(z).float(), size)
+        return resize(self.final(z).float(), size)
 
     def with_feature(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits (B, K, H, W), and the features (B, width, h, w) before the last convolution, in one pass."""
@@ -253,12 +149,12 @@ class DeepLabNetwork(nn.Module):
 
     def resize(self, maps: Tensor, image: Tensor) -> Tensor:
         """Maps (B, K, h, w) in the size of an image."""
-        return _resize(maps, image.shape[2:])
+        return resize(maps, image.shape[2:])
 
     def logits_and_auxiliary(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, K, H, W), and those (B, Y, H, W) of the auxiliary classifier, if there is one, in one pass."""
         maps = self._maps(image)
-        aux = None if self.aux is None else _resize(self.aux(maps[1]).float(), image.shape[2:])
+        aux = None if self.aux is None else resize(self.aux(maps[1]).float(), image.shape[2:])
         return self.logits(self._decode(maps), image.shape[2:]), aux
 
     def _maps(self, image: Tensor) -> list[Tensor]:
@@ -270,7 +166,7 @@ class DeepLabNetwork(nn.Module):
     def _decode(self, maps: Sequence[Tensor]) -> Tensor:
         fine = self.bot_fine(maps[0])
         coarse = self.bot_aspp(self.aspp(maps[-1]))
-        return torch.cat([fine, _resize(coarse, fine.shape[2:])], 1)
+        return torch.cat([fine, resize(coarse, fine.shape[2:])], 1)
 
     @property
     def last(self) -> nn.Conv2d:
@@ -305,8 +201,9 @@ class DeepLabNetwork(nn.Module):
         """Train ``final`` alone from now on.
 
         Args:
-            mode: Of everything else: ``eval`` keeps its buffers and uses no dropout whatever ``train()`` says; ``train`` imitates
-                released code, where the weights rest but the statistics of batch norms move and dropout is at work.
+            mode: Of everything else: ``eval`` keeps it in evaluation mode, also after ``train()``: buffers stay as they are, nothing is
+                dropped. ``train`` imitates released code: the weights stay as they are, but the running statistics of batch
+                norms change and dropout is active.
         """
         self.requires_grad_(False)
         self.final.requires_grad_(True)
@@ -341,22 +238,21 @@ class DeepLabNetwork(nn.Module):
             )
         elif weights is not None:
             own = {key: key for key in self.trunk.state_dict()}
-            found = _named(weights, ["mod1.conv1.weight"])
-            _require(found, own, self.trunk, weights)
+            found = named_tensors(weights, ["mod1.conv1.weight"])
+            require_fit(found, own, self.trunk, weights)
             self.trunk.load_state_dict({key: found[key] for key in own if key in found}, strict=False)
 
     def load_weights(self, weights: str) -> None:
         """Replace the weights of the whole network, less those of the auxiliary classifier.
 
         Args:
-            weights: A file of its tensors, or the checkpoint of a module that keeps the same network, whatever stands before their
-                names. For a network with an abstention channel also one without it, whose weights stay as they are.
+            weights: A file of its tensors, or the checkpoint of a module that keeps the same network, under any prefix. For a network with an abstention channel also one without it, whose weights stay as they are.
 
         Raises:
             WeightsError: no such file, an unreadable one, another number of classes, or tensors that do not fit.
         """
-        own = {_own_name(key): key for key in self.state_dict() if not key.startswith(AUXILIARY)}
-        found = _named(weights, ["final.0.weight", "final1.0.weight"])
+        own = {own_name(key): key for key in self.state_dict() if not key.startswith(AUXILIARY)}
+        found = named_tensors(weights, ["final.0.weight", "final1.0.weight"])
         rows = self.last.out_channels
         if LAST in found and (classes := len(found[LAST])) != rows:
             if not (self.abstains and classes == self.num_classes):
@@ -368,7 +264,7 @@ class DeepLabNetwork(nn.Module):
             for key in kept:
                 if (name := f"final.6.{key}") in found:
                     found[name] = torch.cat([found[name].to(kept[key]), kept[key][classes:]])
-        _require(found, own, self, weights)
+        require_fit(found, own, self, weights)
         extra = sorted(name for name in found.keys() - own.keys() if not name.startswith(AUXILIARY))
         if extra:
             raise WeightsError(
@@ -378,38 +274,16 @@ class DeepLabNetwork(nn.Module):
         self.load_state_dict({key: found[name] for name, key in own.items() if name in found}, strict=False)
 
 
-def _named(weights: str, anchors: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors of a file by our names; ``anchors`` are names, one of which tells what stands before all of them."""
-    tensors = read_tensors(weights)
-    prefixes = {key.removesuffix(anchor) for anchor in anchors for key in tensors if f".{key}".endswith(f".{anchor}")}
-    if len(prefixes) != 1:
-        raise WeightsError(
-            f"{weights} must hold one network with a tensor named {' or '.join(anchors)}; it holds {len(prefixes)}. Give the "
-            "checkpoint of such a network."
-        )
-    (prefix,) = prefixes
-    return {_own_name(key.removeprefix(prefix)): value for key, value in tensors.items() if key.startswith(prefix)}
+def _bare_conv(in_channels: int, out_channels: int, side: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, side, bias=False)
 
 
-def _own_name(name: str) -> str:
-    for theirs, ours in RENAMED.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
-
-
-def _require(found: Mapping[str, Tensor], own: Mapping[str, str], module: nn.Module, weights: str) -> None:
-    """Refuse tensors that are missing or of another shape."""
-    state = module.state_dict()
-    for name, key in own.items():
-        if name not in found and name.endswith("num_batches_tracked"):  # absent from old files and never used
-            continue
-        if name not in found or found[name].shape != state[key].shape:
-            there = tuple(found[name].shape) if name in found else "missing"
-            raise WeightsError(
-                f"the network in {weights} must be built like the one it is loaded into, but {name} is {there} there and "
-                f"{tuple(state[key].shape)} here. Use the same backbone and options in both configurations."
-            )
+def _initialise(part: nn.Module) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _wide_levels(low_stride: int, auxiliary: bool, released_dilation: bool) -> list[str]:
@@ -418,20 +292,3 @@ def _wide_levels(low_stride: int, auxiliary: bool, released_dilation: bool) -> l
             f"wide_resnet38 takes low_stride 2 or 4 and no released_dilation; got {low_stride} and {released_dilation}."
         )
     return [WIDE_LOW_LEVEL[low_stride], *(["mod6"] if auxiliary else []), "mod7"]
-
-
-def _bare(in_channels: int, out_channels: int, side: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, side, bias=False)
-
-
-def _conv_norm_relu(in_channels: int, out_channels: int, side: int, dilation: int = 1) -> nn.Sequential:
-    padding = dilation * (side // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, side, padding=padding, dilation=dilation, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)

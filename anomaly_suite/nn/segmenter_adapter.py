@@ -1,4 +1,4 @@
-"""Somebody else's segmentation network, with what scores ask of a segmenter.
+"""An adapter for any segmentation network: logits, features and weights as the methods of driving scenes need them.
 
 Axes: B batch, C channels, K class channels, D features, H and W pixels, h and w cells.
 """
@@ -18,13 +18,13 @@ from anomaly_suite.nn.encoders import standardize
 OUTPUTS = ("out", "logits")  # keys of mappings, as torchvision and transformers return them
 
 
-class OwnSegmenter(nn.Module):
-    """A network of any kind that gives logits for pixels, read as they are and not trained.
+class SegmenterAdapter(nn.Module):
+    """A network of any kind that gives logits for pixels, used as it is and not trained.
 
     Args:
         network: Images (B, C, H, W) to logits (B, K, h, w), or a mapping that has them under ``out`` or ``logits``. Logits of
             another size than the image are enlarged bilinearly.
-        num_classes: K, or one less it with an abstention channel.
+        num_classes: K, or K - 1 with an abstention channel.
         feature_layer: Dotted name of the layer whose input are the features (B, D, h, w), usually the last convolution;
             needed for :meth:`with_feature` alone.
         standardized: Give the network images of zero mean and unit deviation by ImageNet's statistics, not images in [0, 1].
@@ -53,7 +53,7 @@ class OwnSegmenter(nn.Module):
         """Images (B, C, H, W), in [0, 1], to float32 logits (B, K, H, W).
 
         Raises:
-            ShapeError: the network gives something else than logits of its classes.
+            ShapeError: the network returns something else than logits of its classes.
         """
         output: Any = self.network(standardize(image) if self.standardized else image)
         if isinstance(output, Mapping):
@@ -68,15 +68,21 @@ class OwnSegmenter(nn.Module):
         return self.resize(output.float(), image)
 
     def with_feature(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K, H, W) in float32, and the features (B, D, h, w) that the last layer saw, in one pass.
+        """Logits and features of images in one pass.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            Logits (B, K, H, W) in float32, and the input (B, D, h, w) of ``feature_layer``.
 
         Raises:
             ConfigError: no ``feature_layer``.
-            ShapeError: what the layer saw is no map.
+            ShapeError: the input of the layer is no map.
         """
         if self.feature_layer is None:
             raise ConfigError(
-                "mahalanobis scores features of the segmenter. Set feature_layer to the name of its last convolution."
+                "feature_layer must name the layer whose input are the features; got None. Set feature_layer to the last convolution."
             )
         seen: list[Tensor] = []
         layer = self.network.get_submodule(self.feature_layer)
@@ -111,4 +117,8 @@ class OwnSegmenter(nn.Module):
             raise WeightsError(f"segmenter_weights: {weights} does not fit the segmenter. {error}") from error
 
     def load_backbone(self, weights: str | None) -> None:
-        """Nothing: the network comes with its weights."""
+        """Do nothing: the network comes with its weights."""
+
+
+OwnSegmenter = SegmenterAdapter
+"""The former name."""
