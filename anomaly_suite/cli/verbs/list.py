@@ -1,0 +1,64 @@
+"""``list``: what the package offers, and its sample configurations."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
+from anomaly_suite.cli.samples import Sample, sample, sample_names, samples_folder
+from anomaly_suite.errors import ConfigError
+
+
+def list_names(words: list[str]) -> None:
+    """Run the verb ``list``.
+
+    Args:
+        words: A kind of class, or ``configs`` and, if wanted, a method.
+
+    Raises:
+        ConfigError: anything else, or an unknown method.
+    """
+    if words[:1] == ["configs"] and len(words) <= 2:
+        _list_configs(*words[1:])
+    elif len(words) == 1 and words[0] in KINDS:
+        _list_classes(cast(Kind, words[0]))
+    else:
+        raise ConfigError(f"list needs one of {', '.join((*KINDS, 'configs'))}; got {' '.join(words) or 'nothing'}.")
+
+
+def _list_classes(kind: Kind) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    family = "family" if kind == "methods" else "file"
+    table = Table(Column("name", no_wrap=True), family, "what it is", box=None, padding=(0, 2, 0, 0))
+    for entry in catalog(kind):
+        table.add_row(entry.name, entry.family, entry.summary)
+    Console().print(table)
+
+
+def _list_configs(method: str | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    if method is not None:
+        check_class_name(method, "methods")
+    console = Console(markup=False)
+    columns = (Column("configuration", no_wrap=True), "data", "device", "published")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    shown = [entry for entry in map(sample, sample_names()) if method in (None, entry.method)]
+    for entry in shown:
+        table.add_row(entry.name, entry.data, entry.device, _figures(entry))
+    console.print(table)
+    console.print(f"{len(shown)} files in {samples_folder()}", soft_wrap=True)
+    if stacked := next((entry for entry in shown if len(entry.stack) > 1), None):
+        command = " ".join(f"--config {file}" for file in stacked.stack)
+        console.print(f"The first line of a short file says how it is stacked: anomaly-suite fit {command}", soft_wrap=True)
+
+
+def _figures(entry: Sample) -> str:
+    """The published figures of the first data set, as one cell."""
+    first = [figure for figure in entry.published if figure.get("on") == entry.published[0].get("on")]
+    plain = [figure for figure in first if "options" not in figure] or first[:1]
+    on = f" on {plain[0]['on']}" if plain and "on" in plain[0] else ""
+    return ", ".join(f"{figure['metric']} {figure['value']:.4f}" for figure in plain) + on
