@@ -83,7 +83,7 @@ def options_of(words: list[str]) -> list[tuple[str, str]]:
         [('--model', 'PaDiM'), ('--data', 'Digits'), ('Digits', '')]
     """
     found = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         option, equals, value = word.partition("=")
         found.append((option, value if equals else after))
     return found

@@ -25,13 +25,14 @@ _FROM = "# from: "
 
 
 class Figure(TypedDict):
-    """A published figure: of which metric, where it stands, and for which data and options if not those of the file."""
+    """A published figure: of which metric, where it stands, and of which data, options and method if not those of the file."""
 
     metric: str
     value: float
     source: str
-    on: NotRequired[str]
+    data: NotRequired[str]
     options: NotRequired[str]
+    of: NotRequired[str]
 
 
 class Sample(NamedTuple):
@@ -57,22 +58,30 @@ def sample_names() -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml"))
 
 
-def stack_of(name: str) -> tuple[str, ...]:
-    """The files that a sample configuration is fitted with, in order; the last is itself.
+def stack_of(file: Path) -> tuple[str, ...]:
+    """The configurations named by the first line of a file that is stacked on others, in order; none for a complete file.
 
     Args:
-        name: A name as :func:`sample_names` gives it.
+        file: A configuration. The last one that its first line names is itself.
     """
-    with (samples_folder() / name).open(encoding="utf-8") as file:
-        stack = _STACK.match(file.readline())
-    return tuple(stack[1].replace("--config", "").split()) if stack else (name,)
+    with file.open(encoding="utf-8") as opened:
+        stack = _STACK.match(opened.readline())
+    return tuple(stack[1].replace("--config", "").split()) if stack else ()
 
 
-def read_sample(name: str) -> dict[str, Any]:
-    """A sample configuration with the files that it is stacked on, as one mapping."""
+def read_stack(file: Path) -> dict[str, Any]:
+    """A configuration with those that it is stacked on, as one mapping.
+
+    Args:
+        file: A configuration, complete or not.
+
+    Raises:
+        ConfigError: it is stacked on a configuration that is not there.
+    """
+    below = [Path(find_config(name)) for name in stack_of(file)[:-1]]
     content: dict[str, Any] = {}
-    for part in stack_of(name):
-        content = _merge(content, yaml.safe_load((samples_folder() / part).read_text(encoding="utf-8")))
+    for part in (*below, file):
+        content = _merge(content, yaml.safe_load(part.read_text(encoding="utf-8")))
     return content
 
 
@@ -93,11 +102,22 @@ def published() -> dict[str, tuple[Figure, ...]]:
 
 def sample(name: str) -> Sample:
     """What is known of a sample configuration without loading its classes."""
-    content = read_sample(name)
+    file = samples_folder() / name
+    content = read_stack(file)
     method, data = (content[part]["class_path"].rpartition(".")[2] for part in ("model", "data"))
-    text = (samples_folder() / name).read_text(encoding="utf-8")
-    on_cpu = name.endswith("_cpu.yaml") or "# device: cpu" in text.splitlines()
-    return Sample(name, stack_of(name), method, data, "cpu" if on_cpu else "gpu", published().get(name, ()))
+    on_cpu = name.endswith("_cpu.yaml") or "# device: cpu" in file.read_text(encoding="utf-8").splitlines()
+    return Sample(name, stack_of(file) or (name,), method, data, "cpu" if on_cpu else "gpu", published().get(name, ()))
+
+
+def condition(figure: Figure) -> str:
+    """What a published figure holds for beyond its file, such as ``on LostAndFound``; ``""`` if nothing.
+
+    Example:
+        >>> condition({"metric": "mIoU", "value": 0.8, "source": "a table", "data": "CamVid", "options": "--model.window 800"})
+        'on CamVid with --model.window 800'
+    """
+    words = {"of": figure.get("of"), "on": figure.get("data"), "with": figure.get("options")}
+    return " ".join(f"{word} {value}" for word, value in words.items() if value)
 
 
 def find_configs(words: list[str]) -> list[str]:

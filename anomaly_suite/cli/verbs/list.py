@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
-from anomaly_suite.cli.samples import Sample, sample, sample_names, samples_folder
+from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
 
 
@@ -38,27 +38,25 @@ def _list_classes(kind: Kind) -> None:
 
 
 def _list_configs(method: str | None = None) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
     if method is not None:
         check_class_name(method, "methods")
-    console = Console(markup=False)
-    columns = (Column("configuration", no_wrap=True), "data", "device", "published")
-    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     shown = [entry for entry in map(sample, sample_names()) if method in (None, entry.method)]
-    for entry in shown:
-        table.add_row(entry.name, entry.data, entry.device, _figures(entry))
-    console.print(table)
-    console.print(f"{len(shown)} files in {samples_folder()}", soft_wrap=True)
+    rows = [("configuration", "data", "device", "published")]
+    rows += [(entry.name, entry.data, entry.device, _figures(entry)) for entry in shown]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:  # whole lines at any width, so that names can be copied
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[3]]).rstrip())
+    print(f"{len(shown)} files in {samples_folder()}")
     if stacked := next((entry for entry in shown if len(entry.stack) > 1), None):
         command = " ".join(f"--config {file}" for file in stacked.stack)
-        console.print(f"The first line of a short file says how it is stacked: anomaly-suite fit {command}", soft_wrap=True)
+        print(f"The first line of a short file says how it is stacked: anomaly-suite fit {command}")
 
 
 def _figures(entry: Sample) -> str:
-    """The published figures of the first data set, as one cell."""
-    first = [figure for figure in entry.published if figure.get("on") == entry.published[0].get("on")]
-    plain = [figure for figure in first if "options" not in figure] or first[:1]
-    on = f" on {plain[0]['on']}" if plain and "on" in plain[0] else ""
-    return ", ".join(f"{figure['metric']} {figure['value']:.4f}" for figure in plain) + on
+    """The published figures that hold for the same as the first, as one cell."""
+    if not entry.published:
+        return ""
+    holds = condition(entry.published[0])
+    values = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in entry.published if condition(row) == holds)
+    return f"{values} {holds}".rstrip()

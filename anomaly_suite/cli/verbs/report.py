@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from anomaly_suite.cli.samples import Figure, origins, published, sample, sample_names
+from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
 from anomaly_suite.errors import ConfigError, DatasetNotFoundError
 from anomaly_suite.run_folders import find_run
 
@@ -59,7 +59,7 @@ def figures_of(folder: Path, dataset: str) -> list[Figure]:
     if not names:
         return []
     trained_on = sample(names[-1]).data
-    return [figure for figure in published().get(names[-1], ()) if figure.get("on", trained_on) == dataset]
+    return [figure for figure in published().get(names[-1], ()) if figure.get("data", trained_on) == dataset]
 
 
 def sections_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -68,7 +68,9 @@ def sections_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Args:
         result: Content of ``metrics.json``.
     """
-    named = {name: part for name, part in result.items() if isinstance(part, dict) and isinstance(part.get("metrics"), dict)}
+    named = {
+        name: part for name, part in result.items() if isinstance(part, dict) and isinstance(part.get("metrics"), dict)
+    }
     return {"": result, **named}
 
 
@@ -93,8 +95,8 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
             console.print(f"{name}{': ' if said else ''}{', '.join(said)}", style="bold")
         _print_metrics(console, section, figures)
     for figure in figures:
-        options = f" with {figure['options']}" if "options" in figure else ""
-        console.print(f"published {figure['metric']} {figure['value']:.4f}{options}: {figure['source']}", soft_wrap=True)
+        said = " ".join(["published", figure["metric"], f"{figure['value']:.4f}", condition(figure)]).rstrip()
+        console.print(f"{said}: {figure['source']}", soft_wrap=True)
     if result["validation"] == "test":
         console.print("Validation was the test set: thresholds and the chosen epoch have seen it.", style="bold red")
     console.print(f"command: {result['command']}", soft_wrap=True)
@@ -106,10 +108,10 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
 
 
 def _print_metrics(console: Any, section: dict[str, Any], figures: list[Figure]) -> None:
-    """One table: name, value and, where there is one, the published figure that needs no other options."""
+    """One table: name, value and, where there is one, the figure published for this method and these options."""
     from rich.table import Table
 
-    theirs = {figure["metric"]: figure["value"] for figure in reversed(figures) if "options" not in figure}
+    theirs = {figure["metric"]: figure["value"] for figure in figures if not {"options", "of"} & figure.keys()}
     values, undefined = section.get("metrics", {}), section.get("undefined", {})
     beside = any(name in theirs for name in (*values, *undefined))
     table = Table("metric", "value", *(["published"] if beside else []), box=None, padding=(0, 2, 0, 0))
