@@ -30,7 +30,7 @@ from tiny_runs import (
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anomaly_suite.catalog import catalog
+from anomaly_suite.cli.catalog import catalog
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Prediction
 from anomaly_suite.errors import CheckpointError, NotFittedError
 from anomaly_suite.metrics import auroc

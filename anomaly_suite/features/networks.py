@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.videos import Pixels
-from anomaly_suite.nn.video_backbones import C3D, FrameAverage, I3DResNet50, InceptionI3D, MotionEnergy, VideoBackbone
+from anomaly_suite.nn.video import C3D, FrameAverage, I3DResNet50, InceptionI3D, MotionEnergy, VideoBackbone
 
 Network = Literal["i3d_resnet50", "inception_i3d", "c3d", "frame_average", "motion_energy"]
 Precision = Literal["32", "16-mixed", "bf16-mixed"]

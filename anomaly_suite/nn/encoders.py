@@ -13,9 +13,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ShapeError, WeightsError
-from anomaly_suite.nn.backbones import FeatureExtractor, read_tensors
+from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
+from anomaly_suite.nn.weights import read_tensors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

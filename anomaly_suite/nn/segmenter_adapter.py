@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
-from anomaly_suite.nn.backbones import read_tensors
 from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.weights import read_tensors
 
 OUTPUTS = ("out", "logits")  # keys of mappings, as torchvision and transformers return them
 

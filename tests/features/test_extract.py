@@ -21,7 +21,7 @@ from anomaly_suite.features.decode import read_clips
 from anomaly_suite.features.extract import extract
 from anomaly_suite.features.networks import build_network, crop_clips
 from anomaly_suite.features.record import Counts
-from anomaly_suite.nn.video_backbones import VideoBackbone
+from anomaly_suite.nn.video import VideoBackbone
 
 
 class Means(VideoBackbone):
@@ -343,7 +343,7 @@ class TestCommand:
 
 def test_i3d_end_to_end_on_a_tiny_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real network through the whole command, its frames made small to be quick."""
-    from anomaly_suite.nn.video_backbones import I3DResNet50
+    from anomaly_suite.nn.video import I3DResNet50
 
     monkeypatch.setattr(I3DResNet50, "resize", (36, 36))
     monkeypatch.setattr(I3DResNet50, "crop", (32, 32))

@@ -13,7 +13,9 @@ from torch import Generator, Tensor
 
 from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Batch, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
-from anomaly_suite.data.videos.features import Layout, LengthRule, Video, VideoFeatures
+from anomaly_suite.data.videos.feature_files import Layout, Video
+from anomaly_suite.data.videos.frame_truth import LengthRule
+from anomaly_suite.data.videos.module import VideoFeatures
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 

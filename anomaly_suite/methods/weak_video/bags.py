@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomaly_suite.contract import AnomalyModule, Batch, Prediction
+from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.snippets import SEGMENTS, frame_scores, pool_segments
 
 
 class Bags(NamedTuple):

@@ -21,12 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import SEGMENTS, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
 from anomaly_suite.nn.conv_transformer import INIT_STD, AttentionScale, ConvTransformer
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
-from anomaly_suite.snippets import SEGMENTS
 
 EMBEDDING_KERNEL = 3
 TOP_K = 3  # snippets that make the score of a video

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import SEGMENTS, Batch, pool_segments
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.weak_video.bags import BagModule, smoothness, top_mean
-from anomaly_suite.snippets import SEGMENTS, pool_segments
 
 HIDDEN = (512, 32)  # section 3.2
 DROPOUT = 0.6

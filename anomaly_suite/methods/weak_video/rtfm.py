@@ -19,12 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import SEGMENTS, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
 from anomaly_suite.methods.weak_video.deep_mil import ranking_loss
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
-from anomaly_suite.snippets import SEGMENTS
 
 DILATIONS = (1, 2, 4)
 TOP_SHARE = 10  # one segment in ten is selected: 3 of 32

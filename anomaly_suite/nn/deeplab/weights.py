@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from anomaly_suite.errors import WeightsError
-from anomaly_suite.nn.backbones import read_tensors
+from anomaly_suite.nn.weights import read_tensors
 
 RENAMED = {
     "trunk.net.": "",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ShapeError, WeightsError
-from anomaly_suite.nn.backbones import PREFIXES, read_tensors
+from anomaly_suite.nn.weights import PREFIXES, read_tensors
 
 
 class VideoBackbone(nn.Module):

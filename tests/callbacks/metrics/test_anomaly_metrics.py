@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, ScoreCurves, ScorePlots, ScoreTable
-from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Splits
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Splits, frame_scores
 from anomaly_suite.data import SyntheticVideos
-from anomaly_suite.data.memory import ImageSet
+from anomaly_suite.data.images.image_set import ImageSet
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.metrics import aupro
-from anomaly_suite.snippets import frame_scores
 
 
 class MeanScore(AnomalyModule):

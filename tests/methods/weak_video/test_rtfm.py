@@ -11,14 +11,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from anomaly_suite.contract import as_batch
+from anomaly_suite.contract import SNIPPET_FRAMES, as_batch, frame_scores
 from anomaly_suite.data import SyntheticVideos
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods import RTFM
 from anomaly_suite.methods.weak_video import rtfm
 from anomaly_suite.methods.weak_video.bags import Bags
 from anomaly_suite.metrics import auroc
-from anomaly_suite.snippets import SNIPPET_FRAMES, frame_scores
 
 D, L = 16, 8
 SMALL: dict[str, Any] = {"feature_dim": D, "hidden": (6,), "segments": L, "top_k": 3}
