@@ -140,6 +140,7 @@ def score_strip(frames: Frames, wide: int, high: int, *, threshold: float | None
         strip[:, start * wide // count : max(end * wide // count, start * wide // count + 1)] = EVENT
 
     def rows(score: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
+        """Row of the strip for each score."""
         return np.round((high - 3) * (1 - (score - low) / (top - low)) + 1).astype(np.int32)
 
     if threshold is not None:
