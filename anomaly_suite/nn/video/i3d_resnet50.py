@@ -34,6 +34,7 @@ class _Bottleneck(nn.Module):
             self.downsample.append(nn.BatchNorm3d(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, C, T, H, W) to (N, 4 width, T, H / stride, W / stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))

@@ -24,6 +24,7 @@ class _Unit(nn.Module):
         self.bn = nn.BatchNorm3d(outside, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, C, T, H, W) to the same divided by the stride, rounded up."""
         conv = self.conv3d
         return F.relu(self.bn(conv(_pad_same(x, conv.kernel_size, conv.stride))))
 
@@ -36,6 +37,7 @@ class _Pool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, C, T, H, W) to the same divided by the stride, rounded up."""
         return F.max_pool3d(_pad_same(x, self.kernel, self.stride), self.kernel, stride=self.stride)
 
 
@@ -53,6 +55,7 @@ class _Mixed(nn.Module):
         self.b3b = _Unit(inside, f)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, C, T, H, W) to (N, a + c + e + f, T, H, W)."""
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], 1)
 
 
