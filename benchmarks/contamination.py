@@ -34,7 +34,8 @@ from grid import Record, Run, Setting
 from torch.utils.data import DataLoader, Subset
 
 from anomaly_suite.contract import as_batch
-from anomaly_suite.data.memory import ImageSet, OneVsRest
+from anomaly_suite.data.images.image_set import ImageSet
+from anomaly_suite.data.images.one_vs_rest import OneVsRest
 from anomaly_suite.errors import AnomalySuiteError
 from anomaly_suite.metrics import auroc
 

@@ -23,9 +23,9 @@ from torch import Tensor
 import anomaly_suite.data
 from anomaly_suite.contract import AnomalyDataModule
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.runs import find_checkpoint, find_run
 from anomaly_suite.methods.reconstruction.dae import to_signed
 from anomaly_suite.methods.reconstruction.fanogan import EncodedGAN, FAnoGAN
-from anomaly_suite.run_folders import find_checkpoint, find_run
 
 COLUMNS = 9
 TILE = 0.85  # inches

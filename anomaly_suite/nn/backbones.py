@@ -6,31 +6,19 @@ Axes: B batch, C channels, H and W pixels, h and w cells of one map.
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from anomaly_suite.errors import (
-    CheckpointError,
-    ConfigError,
-    DatasetNotFoundError,
-    ShapeError,
-    WeightsError,
-    did_you_mean,
-)
-from anomaly_suite.run_folders import find_checkpoint, find_run
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError, did_you_mean
+from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors
 
 STRIDES = (4, 8, 16)
 """Maps taken by default: stages 1, 2 and 3 of a ResNet."""
-
-PREFIXES = ("module.", "backbone.", "model.", "encoder.", "net.")
-"""What training programs put before the names of a network's tensors."""
 
 
 class FeatureExtractor(nn.Module):
@@ -119,11 +107,11 @@ class FeatureExtractor(nn.Module):
             return
         tensors = self._download() if weights == "imagenet" else read_tensors(weights)
         state = self.net.state_dict()
-        found = _by_name(tensors, state)
-        fault = _first_fault(found, state)
+        found = match_by_name(tensors, state)
+        fault = first_mismatch(found, state)
         if fault and not found and (renamed := self._by_order(tensors)) is not None:
-            found = _by_name(renamed, state)
-            fault = _first_fault(found, state)
+            found = match_by_name(renamed, state)
+            fault = first_mismatch(found, state)
         if fault:
             raise WeightsError(
                 f"the weights in {weights} must fit the backbone {self.name}, but {fault}. "
@@ -158,6 +146,7 @@ class _NormedConv2d(nn.Conv2d):
     norm: tuple[nn.BatchNorm2d]  # in a tuple, or its tensors would be listed under this module too
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise (B, C, H, W)."""
         # From the tensors as they are now: they can be loaded, moved and averaged like any others.
         (norm,) = self.norm
         scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
@@ -171,6 +160,7 @@ class _DoneNorm2d(nn.Module):
     """What is left of a batch normalisation whose work is done before it: its tensors."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Nothing is left to do."""
         return x
 
 
@@ -223,73 +213,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def read_tensors(path: str) -> dict[str, Tensor]:
-    """Named tensors of a file, without running code from it.
-
-    Args:
-        path: Written by ``torch.save`` (a mapping of tensors, or one under ``state_dict`` or ``model``) or as safetensors; or the
-            folder of a run, of which the newest checkpoint is read.
-
-    Raises:
-        WeightsError: no such file or run, an unreadable one, or no tensors in it.
-    """
-    if Path(path).is_dir():
-        try:
-            path = str(find_checkpoint(find_run(path)))
-        except (CheckpointError, DatasetNotFoundError) as error:
-            raise WeightsError(f"weights: {error}") from error
-    if not Path(path).is_file():
-        raise WeightsError(
-            f"weights must be null, 'imagenet', an existing file or the folder of a run; got {path!r}. Check the path."
-        )
-    try:
-        if Path(path).suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} must hold plain tensors, saved by torch.save or as safetensors; reading it failed ({reason}). "
-            "Save the network's state_dict() instead."
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise WeightsError(
-            f"{path} must hold a mapping of names to tensors; it holds none. Save the network's state_dict()."
-        )
-    return tensors
-
-
-def _plain(key: str, known: Collection[str] = ()) -> str:
-    """A tensor's name as it is compared: prefixes gone, one separator (timm writes stages.0 or stages_0)."""
-    while (plain := key.replace(".", "_")) not in known:
-        prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)
-        if prefix is None:
-            return plain
-        key = key.removeprefix(prefix)
-    return plain
-
-
-def _by_name(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    known = {_plain(key): key for key in state}
-    named = {_plain(key, known): value for key, value in tensors.items()}
-    return {key: named[plain] for plain, key in known.items() if plain in named}
-
-
-def _first_fault(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
-    for key, value in state.items():
-        if key not in found:
-            if key.endswith("num_batches_tracked"):  # absent from old files and never used in evaluation
-                continue
-            return f"no tensor in it is named {key} {tuple(value.shape)}"
-        if found[key].shape != value.shape:
-            return f"{key} is {tuple(found[key].shape)} in it and {tuple(value.shape)} in the network"
-    return None

@@ -1,4 +1,7 @@
-"""Gaussian smoothing of anomaly maps."""
+"""Gaussian smoothing of anomaly maps.
+
+Axes: B batch, H and W pixels.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,19 @@ def smoothing_sigma(height: int, width: int, *, sigma: float = 4.0) -> float:
     """
     side = min(height, width)
     return sigma if 224 <= side <= 256 else sigma * side / 256
+
+
+def smoothing_matrix(cells: int, pixels: int, *, sigma: float, device: torch.device) -> Tensor:
+    """What bilinear enlarging and then smoothing do to one axis of a map, as one matrix.
+
+    Args:
+        cells: Length of the axis.
+        pixels: Length that it is enlarged to.
+        sigma: Standard deviation in pixels; see :func:`gaussian_blur`.
+        device: Where the matrix is used.
+
+    Returns:
+        Shape (pixels, cells): ``down @ map @ across.T`` enlarges and smooths both axes.
+    """
+    axis = F.interpolate(torch.eye(cells, device=device).view(cells, 1, cells, 1), size=(pixels, 1), mode="bilinear")
+    return gaussian_blur(axis, sigma=sigma).view(cells, pixels).T

@@ -1,4 +1,4 @@
-"""What learning from a pretrained network needs: the network, and the distance to its features.
+"""Learning from a pretrained network: its pooled features, and the distance to them.
 
 Axes: B batch, C channels, H and W pixels, D teacher width.
 """
@@ -19,6 +19,9 @@ class PooledTeacher(nn.Module):
     Args:
         name: Any timm network with feature maps.
         size: Height and width that images are resized to.
+
+    Raises:
+        ConfigError: an unknown network, or one without feature maps.
     """
 
     def __init__(self, name: str, *, size: ImageSize) -> None:
@@ -30,12 +33,27 @@ class PooledTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, D)."""
+        """Features of images.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1], C 1 or 3.
+
+        Returns:
+            Shape (B, D).
+        """
         resized = F.interpolate(image, size=self.size, mode="bilinear", antialias=True)
         features: Tensor = self.encoder(resized)
         return features
 
 
 def distillation_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared L2 distance over the second axis, in float32: (B, D) to (B,), (B, D, H, W) to (B, H, W)."""
+    """Squared L2 distance over the second axis, in float32.
+
+    Args:
+        student: Shape (B, D) or (B, D, H, W).
+        teacher: Shape of ``student``, or one that broadcasts to it.
+
+    Returns:
+        Shape (B,) or (B, H, W).
+    """
     return ((student.float() - teacher.float()) ** 2).sum(1)

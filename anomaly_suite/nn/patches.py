@@ -74,7 +74,13 @@ class PatchGrid:
         return rows * columns
 
     def cut(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) to (B * P, C, S, S), the patches of an image next to each other.
+        """All patches of images.
+
+        Args:
+            image: Shape (B, C, H, W).
+
+        Returns:
+            Shape (B * P, C, S, S), the patches of an image next to each other.
 
         Raises:
             ShapeError: an image smaller than a patch.
@@ -91,7 +97,19 @@ class PatchGrid:
         return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, self.size, self.size)
 
     def sample(self, image: Tensor, count: int | None, *, generator: Generator) -> Tensor:
-        """``count`` of the patches that :meth:`cut` gives, drawn without replacement; all if null or if there are no more."""
+        """Some of the patches that :meth:`cut` gives, drawn without replacement.
+
+        Args:
+            image: Shape (B, C, H, W).
+            count: How many of all B * P patches; null, or a number above, takes all of them in order.
+            generator: Source of the draws, on the device of ``image``.
+
+        Returns:
+            Shape (``count``, C, S, S).
+
+        Raises:
+            ShapeError: an image smaller than a patch.
+        """
         batch, _, height, width = image.shape
         every = batch * self.count(height, width)
         if count is None or count >= every:
@@ -99,7 +117,16 @@ class PatchGrid:
         return self.cut(image)[torch.randperm(every, generator=generator, device=image.device)[:count]]
 
     def join(self, patches: Tensor, *, height: int, width: int) -> Tensor:
-        """(B * P, C, S, S) to (B, C, H, W), the mean where patches overlap."""
+        """Put patches together again.
+
+        Args:
+            patches: Shape (B * P, C, S, S), as :meth:`cut` orders them.
+            height: H.
+            width: W.
+
+        Returns:
+            Shape (B, C, H, W), the mean where patches overlap.
+        """
         count = self.count(height, width)
         channels = patches.shape[1]
         padded = (height + -(height - self.size) % self.stride, width + -(width - self.size) % self.stride)
@@ -118,6 +145,9 @@ class PatchGrid:
 
         Returns:
             The highest score of each image (B,), and its map (B, 1, H, W), the mean where patches overlap.
+
+        Raises:
+            ShapeError: an image smaller than a patch.
         """
         pieces = [function(some) for some in torch.split(self.cut(image), PATCHES_AT_ONCE)]
         score, patch_map = (torch.cat(kind) for kind in zip(*pieces, strict=True))

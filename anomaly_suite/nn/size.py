@@ -1,4 +1,7 @@
-"""Image sizes: one number or two in an option, checked against what a network was built for."""
+"""Image sizes: one number or two in an option, checked against what a network was built for.
+
+Axes: B batch, C channels, H and W pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ ImageSize = int | tuple[int, int]
 
 
 def height_width(size: ImageSize) -> tuple[int, int]:
-    """An image size as (height, width); a YAML list of two is accepted too."""
+    """An image size as (height, width); a YAML list of two is accepted too.
+
+    Example:
+        >>> height_width(32), height_width((32, 48))
+        ((32, 32), (32, 48))
+    """
     if isinstance(size, int):
         return size, size
     height, width = size

@@ -7,7 +7,7 @@ import sys
 import pytest
 from cli_parts import TINY, Flow, succeed
 
-from anomaly_suite.run_folders import find_run
+from anomaly_suite.io.runs import find_run
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from cli_parts import FAST, OWN, QUIET, succeed, table, thresholds, weights
 from test_readme import block
 
 from anomaly_suite.cli.samples import origins
-from anomaly_suite.run_folders import find_run
+from anomaly_suite.io.runs import find_run
 
 pytestmark = pytest.mark.xdist_group("flow")
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from anomaly_suite.nn.blur import gaussian_blur, smoothing_sigma
+from anomaly_suite.nn.blur import gaussian_blur, smoothing_matrix, smoothing_sigma
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.5])
@@ -48,3 +49,14 @@ def test_autocast_does_not_lower_the_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = gaussian_blur(image, sigma=1.0)
     assert torch.equal(inside, gaussian_blur(image, sigma=1.0))
+
+
+@pytest.mark.parametrize(("rows", "columns", "size"), [(16, 16, (64, 64)), (10, 13, (37, 51)), (3, 1, (9, 4))])
+def test_smoothing_by_products_equals_spreading_and_blurring(rows: int, columns: int, size: tuple[int, int]) -> None:
+    distance = torch.rand(2, 1, rows, columns)
+    down, across = (
+        smoothing_matrix(cells, pixels, sigma=1.3, device=distance.device)
+        for cells, pixels in zip((rows, columns), size, strict=True)
+    )
+    spread = F.interpolate(distance, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(down @ distance @ across.T, gaussian_blur(spread, sigma=1.3))

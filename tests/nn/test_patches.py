@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.patches import PatchGrid
+from anomaly_suite.nn.patches import PatchGrid, random_patches
 
 GRIDS = [
     (4, 2, 8, 8),
@@ -152,3 +152,33 @@ def test_score_is_that_of_the_highest_patch(monkeypatch: pytest.MonkeyPatch) -> 
     expected = torch.stack([grid.cut(each.unsqueeze(0)).mean((1, 2, 3)).max() for each in image])
     assert torch.allclose(score, expected)
     assert torch.allclose(anomaly_map, image)
+
+
+class TestRandomPatches:
+    def test_every_place_of_every_image(self) -> None:
+        count, height, width, size = 3, 7, 9, 4
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        image = torch.stack([torch.stack([torch.full_like(rows, b), rows, columns]) for b in range(count)]).float()
+        patch = random_patches(image, size=size, count=200, generator=torch.Generator().manual_seed(0))
+        assert patch.shape == (600, 3, size, size)
+        owner, row, column = patch[:, :, 0, 0].long().unbind(1)
+        assert owner.tolist() == [b for b in range(count) for _ in range(200)]
+        for index in range(600):
+            cut = image[owner[index], :, row[index] : row[index] + size, column[index] : column[index] + size]
+            assert torch.equal(patch[index], cut)
+        assert set(zip(row.tolist(), column.tolist(), strict=True)) == {(r, c) for r in range(4) for c in range(6)}
+
+    def test_draws_follow_from_the_generator(self) -> None:
+        image = torch.rand(2, 3, 16, 16)
+        first, again, other = (
+            random_patches(image, size=5, count=3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_a_patch_as_large_as_the_image(self) -> None:
+        image = torch.rand(2, 3, 16, 16)
+        patch = random_patches(image, size=16, count=1, generator=torch.Generator())
+        assert torch.equal(patch, image)
+        with pytest.raises(ShapeError, match=r"patch of 17 pixels; got \(2, 3, 16, 16\)"):
+            random_patches(image, size=17, count=1, generator=torch.Generator())

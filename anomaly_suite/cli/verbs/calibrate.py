@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch.cli import LightningCLI
 
-from anomaly_suite.callbacks.files import replacing
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.atomic import replacing
 
 
 def calibrate(words: list[str]) -> None:

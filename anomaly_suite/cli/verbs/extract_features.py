@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anomaly_suite.cli.parser_errors import SuiteParser
-from anomaly_suite.extraction import extract
+from anomaly_suite.features.extract import extract
 
 
 def extract_features(words: list[str]) -> None:

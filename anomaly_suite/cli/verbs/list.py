@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
 from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
@@ -21,7 +19,7 @@ def list_names(words: list[str]) -> None:
     if words[:1] == ["configs"] and len(words) <= 2:
         _list_configs(*words[1:])
     elif len(words) == 1 and words[0] in KINDS:
-        _list_classes(cast(Kind, words[0]))
+        _list_classes(words[0])
     else:
         raise ConfigError(f"list needs one of {', '.join((*KINDS, 'configs'))}; got {' '.join(words) or 'nothing'}.")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
 from anomaly_suite.errors import ConfigError, DatasetNotFoundError
-from anomaly_suite.run_folders import find_run
+from anomaly_suite.io.runs import find_run
 
 RESULTS = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
 FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
@@ -91,12 +91,12 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
     console.print(title, style="bold")
     for name, section in sections_of(result).items():
         if name:
-            said = [f"{key} {_text(section[key])}" for key in ("threshold", "chosen") if key in section]
-            console.print(f"{name}{': ' if said else ''}{', '.join(said)}", style="bold")
+            how = [f"{key} {_text(section[key])}" for key in ("threshold", "chosen") if key in section]
+            console.print(f"{name}{': ' if how else ''}{', '.join(how)}", style="bold")
         _print_metrics(console, section, figures)
     for figure in figures:
-        said = " ".join(["published", figure["metric"], f"{figure['value']:.4f}", condition(figure)]).rstrip()
-        console.print(f"{said}: {figure['source']}", soft_wrap=True)
+        line = " ".join(["published", figure["metric"], f"{figure['value']:.4f}", condition(figure)]).rstrip()
+        console.print(f"{line}: {figure['source']}", soft_wrap=True)
     if result["validation"] == "test":
         console.print("Validation was the test set: thresholds and the chosen epoch have seen it.", style="bold red")
     console.print(f"command: {result['command']}", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.run_folders import find_checkpoint, find_run
+from anomaly_suite.io.runs import find_checkpoint, find_run
 
 
 def run(verb: str, words: list[str]) -> None:

@@ -1,11 +1,12 @@
 """ADACL: a small network regresses normal images and augmented copies of them to two intervals of labels.
 
-Paper: Khazaie, MSc thesis, ch. 4, "Augment to Detect Anomalies with Continuous Labelling". No code was released.
+Paper: Khazaie, MSc thesis, ch. 4, "Augment to Detect Anomalies with Continuous Labelling".
+Reference: no code was released.
 Differs: the text is silent on layer sizes, learning rates and cut-paste shapes; ours are the choices listed in the
-constants and arguments below. The loss is taken on the raw output, because the printed clipping to [0, 1] has no gradient
-outside that range (``clip_in_loss=True`` is the literal reading). ``anomaly_score`` is the raw output: clipping it would
-tie all scores outside [0, 1]. The validation normals and their augmented copies come from the data module
-(``validation: augmented``, ``val_size: 150``).
+    constants and arguments below. The loss is taken on the raw output, because the printed clipping to [0, 1] has no gradient
+    outside that range (``clip_in_loss=True`` is the literal reading). ``anomaly_score`` is the raw output: clipping it would
+    tie all scores outside [0, 1]. The validation normals and their augmented copies come from the data module
+    (``validation: augmented``, ``val_size: 150``).
 Axes: B batch, C channels, H and W pixels.
 """
 
@@ -21,12 +22,12 @@ from torch import Generator, Tensor, nn
 from anomaly_suite.augment import Operation, pseudo_anomaly
 from anomaly_suite.contract import AnomalyModule, Batch
 
-NEGATIVE_SLOPE = 0.2
+NEGATIVE_SLOPE = 0.2  # of the leaky rectifiers
 INITIAL_BIAS = 0.5  # the middle of the label range, so that no output starts outside it
 
 
 class ADACLNet(nn.Sequential):
-    """Four convolutions, global max pooling, two linear layers; one unbounded score an image.
+    """Four convolutions, global max pooling, two linear layers; one unbounded score per image.
 
     Args:
         in_channels: Channels of the image.
@@ -47,16 +48,10 @@ class ADACLNet(nn.Sequential):
                 nn.LeakyReLU(NEGATIVE_SLOPE),
             ]
         layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten()]  # B widths[-1]
-        layers += [
-            nn.Linear(widths[-1], hidden),
-            nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Linear(hidden, 1),
-            nn.Flatten(0),
-        ]  # B
-        super().__init__(*layers)
-        last = layers[-2]
-        assert isinstance(last, nn.Linear)
+        layers += [nn.Linear(widths[-1], hidden), nn.LeakyReLU(NEGATIVE_SLOPE)]
+        last = nn.Linear(hidden, 1)
         nn.init.constant_(last.bias, INITIAL_BIAS)
+        super().__init__(*layers, last, nn.Flatten(0))  # B
 
 
 def draw_labels(
@@ -79,6 +74,23 @@ def draw_labels(
         return torch.cat([torch.zeros(count, device=device), torch.ones(count, device=device)])
     draw = torch.rand(2, count, generator=generator, device=device)
     return torch.cat([low * draw[0], high + (1 - high) * draw[1]])
+
+
+def label_loss(output: Tensor, target: Tensor, *, loss: Literal["mse", "bce"], clip: bool) -> Tensor:
+    """Mean squared error (section 4.3) or one of its ablations.
+
+    Args:
+        output: Raw scores. Shape (2 * B,).
+        target: Labels in [0, 1]. Shape (2 * B,).
+        loss: ``mse``, or ``bce`` on logits.
+        clip: Clip the output of ``mse`` to [0, 1] first.
+
+    Returns:
+        Shape ().
+    """
+    if loss == "bce":
+        return F.binary_cross_entropy_with_logits(output, target)
+    return F.mse_loss(output.clamp(0, 1) if clip else output, target)
 
 
 class ADACL(AnomalyModule):
@@ -128,11 +140,18 @@ class ADACL(AnomalyModule):
         ).to(memory_format=torch.channels_last)  # usually a fifth faster on CPUs
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
-        """Raw network output as score; most normal images lie near 0.15, anomalous ones near 0.85."""
+        """Score images.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+
+        Returns:
+            The network's raw output (B,), near 0.15 for most normal images and near 0.85 for anomalous ones, and no map.
+        """
         return self.net(image), None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Regress B normal images and B augmented copies in one forward pass: apart, batch norm would tell them."""
+        """Regress normal images and their pseudo-anomalies in one pass: in two, batch norm would tell them apart."""
         normal = batch["image"]
         generator = self.step_generator(batch_idx)
         anomalous = pseudo_anomaly(normal, generator, self.hparams["operations"])
@@ -145,15 +164,9 @@ class ADACL(AnomalyModule):
             generator=generator,
             device=self.device,
         )
-        loss = self.loss(output, target)
+        loss = label_loss(output, target, loss=self.hparams["loss"], clip=self.hparams["clip_in_loss"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(normal))
         return loss
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error (section 4.3) or one of its ablations; both arguments have shape (2B,)."""
-        if self.hparams["loss"] == "bce":
-            return F.binary_cross_entropy_with_logits(output, target)
-        return F.mse_loss(output.clamp(0, 1) if self.hparams["clip_in_loss"] else output, target)
 
     def configure_optimizers(self) -> Any:
         """Adam with a triangular cyclic learning rate, changed every step."""

@@ -1,7 +1,7 @@
 """Deep SVDD: pull normal images to one point; the distance to it is the score.
 
-Papers: Ruff et al., "Deep One-Class Classification", ICML 2018; for DSVDD+REC, whose code must also rebuild the image, the
-    comparisons of Chen et al., IGD, AAAI 2022 (tables 6.6 and 6.7 of Yu Tian's thesis).
+Papers: Ruff et al., "Deep One-Class Classification", ICML 2018; for DSVDD+REC, which also reconstructs the image from its
+    code, the comparisons of Chen et al., IGD, AAAI 2022 (tables 6.6 and 6.7 of Yu Tian's thesis).
 Reference: lukasruff/Deep-SVDD-PyTorch at 1901612 (MIT); architecture and settings as described of it, no code read.
     DSVDD+REC was not released.
 Differs: centre, radius and input range are buffers, so a checkpoint is complete; the input range is computed from the
@@ -15,160 +15,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import ReconstructionError, away_from_zero, polynomial_decay, squared_distance
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, standardize
+from anomaly_suite.nn.lenet import COLOUR_WIDTHS, GREY_WIDTHS, LeNetDecoder, LeNetEncoder, build_lenets
 from anomaly_suite.nn.residual import ResidualDecoder
-from anomaly_suite.nn.size import ImageSize, height_width, require_image
+from anomaly_suite.nn.size import ImageSize, height_width
 
-BN_EPS = 1e-4
-LR_DECAY = 0.1
-CODE_GRID = 4  # the code is decoded from 4 x 4 cells
-
-
-class LeNetEncoder(nn.Module):
-    """Convolutions without biases or affine batch norms, which could produce the centre from any image.
-
-    Args:
-        in_channels: C.
-        image_size: (H, W).
-        widths: Channels after each convolution; every one halves the image.
-    """
-
-    def __init__(self, *, in_channels: int, image_size: tuple[int, int], widths: Sequence[int]) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.image_size = image_size
-        layers: list[nn.Module] = []
-        for before, after in pairwise((in_channels, *widths)):
-            layers += [
-                nn.Conv2d(before, after, 5, padding=2, bias=False),
-                nn.BatchNorm2d(after, eps=BN_EPS, affine=False),
-                nn.LeakyReLU(),
-                nn.MaxPool2d(2),
-            ]
-        self.levels = nn.Sequential(*layers, nn.Flatten())
-        height, width = (side // 2 ** len(widths) for side in image_size)
-        if min(height, width) < 1:
-            raise ConfigError(
-                f"image_size must be at least {2 ** len(widths)} for {len(widths)} poolings; got {image_size}. Give fewer widths."
-            )
-        self.out_features = widths[-1] * height * width
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, ``out_features``)."""
-        require_image(image, channels=self.in_channels, size=self.image_size)
-        features: Tensor = self.levels(image)
-        return features
-
-
-class LeNetDecoder(nn.Module):
-    """The mirror of :class:`LeNetEncoder` and its linear layer, for pre-training.
-
-    Each level is an activation, nearest upsampling and a transposed convolution. The grids end at the image size and are
-    even before that: 4, 8, 14, 28 for MNIST (the 16 that 8 is doubled to loses its border in the convolution), 4, 4, 8, 16,
-    32 for CIFAR10.
-
-    Args:
-        out_channels: C.
-        image_size: (H, W).
-        widths: Those of the encoder.
-        latent_dim: D, a multiple of 16.
-        normalize_code: Batch norm on the code, as the release does for colour images.
-    """
-
-    def __init__(
-        self,
-        *,
-        out_channels: int,
-        image_size: tuple[int, int],
-        widths: Sequence[int],
-        latent_dim: int,
-        normalize_code: bool,
-    ) -> None:
-        super().__init__()
-        if latent_dim % CODE_GRID**2:
-            raise ConfigError(f"latent_dim must be a multiple of 16 to be decoded; got {latent_dim}. Round it up.")
-        self.image_size = image_size
-        self.normalize = nn.BatchNorm1d(latent_dim, eps=BN_EPS, affine=False) if normalize_code else None
-        rows, columns = (mirrored_grids(side, len(widths) + 1) for side in image_size)
-        self.before = [(row[0], column[0]) for row, column in zip(rows, columns, strict=True)]
-        channels = (latent_dim // CODE_GRID**2, *reversed(widths), out_channels)
-        self.convolutions = nn.ModuleList(
-            nn.ConvTranspose2d(before, after, 5, padding=(row[1], column[1]), bias=False)
-            for (before, after), row, column in zip(pairwise(channels), rows, columns, strict=True)
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=BN_EPS, affine=False) for width in reversed(widths))
-
-    def forward(self, code: Tensor) -> Tensor:
-        """(B, D) to (B, C, H, W) in [0, 1].
-
-        Raises:
-            ShapeError: a training batch of one colour image, whose code cannot be normalised.
-        """
-        if self.normalize is not None:
-            if self.training and len(code) == 1:
-                raise ShapeError(
-                    "pre-training on colour images needs at least 2 images in every training batch; got 1. "
-                    "Choose a train_batch_size that does not leave a single image over, or drop the last batch."
-                )
-            code = self.normalize(code)
-        x = code.view(len(code), -1, CODE_GRID, CODE_GRID)
-        for index, (size, convolution) in enumerate(zip(self.before, self.convolutions, strict=True)):
-            x = self.norms[index - 1](x) if index else x
-            x = convolution(F.interpolate(F.leaky_relu(x), size=size, mode="nearest"))
-        height, width = self.image_size
-        return torch.sigmoid(x[:, :, :height, :width])  # an odd size comes out one too large
-
-
-def mirrored_grids(side: int, count: int) -> list[tuple[int, int]]:
-    """Size before each of ``count`` transposed convolutions along one axis, and their paddings (2 keeps a size).
-
-    Example:
-        >>> mirrored_grids(28, 3)
-        [(8, 2), (16, 3), (28, 2)]
-        >>> mirrored_grids(32, 4)
-        [(4, 2), (8, 2), (16, 2), (32, 2)]
-    """
-    after = [side]
-    while len(after) < count:
-        after.insert(0, 2 * math.ceil(after[0] / 4))
-    before = [after[0], *(2 * size for size in after[:-1])]
-    return [(wide, 2 + (wide - size) // 2) for wide, size in zip(before, after, strict=True)]
+LR_DECAY = 0.1  # of the learning rate at a milestone
+AE_EPOCHS = 150  # of the paper's MNIST
+GREY_LATENT_DIM, LATENT_DIM = 32, 128
 
 
 def global_contrast_normalization(image: Tensor) -> Tensor:
-    """Shift every image to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
+    """Shift every image (B, C, H, W) to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
     centred = image - image.mean((1, 2, 3), keepdim=True)
     scale = centred.abs().mean((1, 2, 3), keepdim=True)
     return centred / scale.clamp_min(1e-5)  # an image of one colour stays near 0: its rounding errors are below 1e-7
 
 
 def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Summed squared error of each image, (B,)."""
+    """Summed squared error of each image: two tensors (B, C, H, W) to (B,)."""
     return ((image.float() - reconstruction.float()) ** 2).sum((1, 2, 3))
 
 
 def soft_boundary_loss(distance: Tensor, radius: Tensor, *, nu: float) -> Tensor:
-    """Squared radius plus the mean excess over it, divided by ``nu``.
+    """Squared radius plus the mean excess over it, divided by ``nu``: equation 3 of the paper, without weight decay.
 
     Args:
-        distance: Squared distances (B,).
-        radius: A scalar; a distance, not a squared one.
+        distance: Squared distances. Shape (B,).
+        radius: R, a distance, not a squared one. Shape ().
         nu: Share of training images that may lie outside.
 
     Returns:
-        A scalar.
+        Shape ().
     """
     return radius**2 + (distance - radius**2).clamp_min(0).mean() / nu
 
@@ -185,8 +73,8 @@ class DeepSVDD(AnomalyModule):
     error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
     the trainer ``max_epochs`` of both phases together (300 for the paper's MNIST, 500 for its CIFAR10).
 
-    With a ``reconstruction_weight`` it is DSVDD+REC: a second decoder, IGD's, rebuilds what the encoder sees from the code,
-    and its error (MS-SSIM and L1) joins the loss of the second phase.
+    With a ``reconstruction_weight`` it is DSVDD+REC: a second decoder, IGD's, reconstructs what the encoder sees from the
+    code, and its error (MS-SSIM and L1) joins the loss of the second phase.
 
     ``train/distance`` is the mean squared distance. One that falls to 0 within an epoch means that all images are mapped to
     the centre, and the score is worth nothing.
@@ -223,6 +111,13 @@ class DeepSVDD(AnomalyModule):
         ConfigError: pre-training of another backbone than ``lenet``, an unknown backbone, or sizes that do not fit.
     """
 
+    encoder: LeNetEncoder | ImageEncoder
+    decoder: LeNetDecoder | None
+    """Of the pre-training."""
+
+    rebuilder: ResidualDecoder | None
+    """Decoder of DSVDD+REC; checkpoints know its tensors by this name."""
+
     input_range: Tensor
     center: Tensor
     radius: Tensor
@@ -255,51 +150,7 @@ class DeepSVDD(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if not 0 < nu <= 1:
-            raise ConfigError(f"nu must be above 0 and at most 1; got {nu}. The paper uses 0.1 and 0.01.")
-        is_lenet = backbone == "lenet"
-        self.ae_epochs = (150 if is_lenet else 0) if ae_epochs is None else ae_epochs
-        if self.ae_epochs and not is_lenet:
-            raise ConfigError(
-                f"only lenet can be pre-trained as an autoencoder; got backbone={backbone} with ae_epochs={ae_epochs}. "
-                "Set ae_epochs to 0."
-            )
-        if backbone == "residual" and weights == "imagenet":
-            raise ConfigError(
-                "the residual backbone has no ImageNet weights; got weights='imagenet'. "
-                "Set weights to null, or to the checkpoint of a pre-training."
-            )
-        if reconstruction_weight < 0 or (score == "sum" and reconstruction_weight == 0):
-            raise ConfigError(
-                f"reconstruction_weight must be 0 or above, and above 0 for score=sum; got {reconstruction_weight} with "
-                f"score={score}. DSVDD+REC uses 1."
-            )
-        size = height_width(image_size)
-        latent_dim = latent_dim or (32 if is_lenet and in_channels == 1 else 128)
-        self.encoder: LeNetEncoder | ImageEncoder
-        self.decoder: LeNetDecoder | None = None
-        if is_lenet:
-            widths = widths or ((8, 4) if in_channels == 1 else (32, 64, 128))
-            self.encoder = LeNetEncoder(in_channels=in_channels, image_size=size, widths=widths)
-            if self.ae_epochs:
-                self.decoder = LeNetDecoder(
-                    out_channels=in_channels,
-                    image_size=size,
-                    widths=widths,
-                    latent_dim=latent_dim,
-                    normalize_code=in_channels > 1,
-                )
-        else:
-            self.encoder = ImageEncoder(backbone, image_size=size, width=width)
-        self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
-        self.rebuilder: ResidualDecoder | None = None
-        if reconstruction_weight:
-            self.rebuilder = ResidualDecoder(
-                in_features=latent_dim, out_channels=in_channels if is_lenet else 3, image_size=size, width=width
-            )
-            self.reconstruction_error = ReconstructionError(
-                image_size=min(size), value_range=1.0 if is_lenet else STANDARDIZED_RANGE, rho=rho
-            )
+        self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
         self.weights = weights
         self.objective = objective
         self.nu = nu
@@ -310,9 +161,53 @@ class DeepSVDD(AnomalyModule):
         self.betas = betas
         self.schedule = (lr, lr_milestones, weight_decay)
         self.ae_schedule = (ae_lr, ae_lr_milestones, ae_weight_decay)
+        self._check_options(backbone)
+        grey = backbone == "lenet" and in_channels == 1
+        latent_dim = latent_dim or (GREY_LATENT_DIM if grey else LATENT_DIM)
+        size = height_width(image_size)
+        if backbone == "lenet":
+            self.encoder, self.decoder = build_lenets(
+                channels=in_channels,
+                image_size=size,
+                widths=widths or (GREY_WIDTHS if grey else COLOUR_WIDTHS),
+                latent_dim=latent_dim,
+                with_decoder=bool(self.ae_epochs),
+            )
+        else:
+            self.encoder, self.decoder = ImageEncoder(backbone, image_size=size, width=width), None
+        self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
+        self._build_rebuilder(in_channels if backbone == "lenet" else 3, size, width, rho)
         self.register_buffer("input_range", torch.empty(0))  # smallest and largest pixel of normalised training images
         self.register_buffer("center", torch.empty(0))  # (D,)
         self.register_buffer("radius", torch.zeros(()))
+
+    def _check_options(self, backbone: str) -> None:
+        if not 0 < self.nu <= 1:
+            raise ConfigError(f"nu must be above 0 and at most 1; got {self.nu}. The paper uses 0.1 and 0.01.")
+        if self.ae_epochs and backbone != "lenet":
+            raise ConfigError(
+                f"only lenet can be pre-trained as an autoencoder; got backbone={backbone} with ae_epochs={self.ae_epochs}. "
+                "Set ae_epochs to 0."
+            )
+        if backbone == "residual" and self.weights == "imagenet":
+            raise ConfigError(
+                "the residual backbone has no ImageNet weights; got weights='imagenet'. "
+                "Set weights to null, or to the checkpoint of a pre-training."
+            )
+        if self.reconstruction_weight < 0 or (self.score == "sum" and self.reconstruction_weight == 0):
+            raise ConfigError(
+                "reconstruction_weight must be 0 or above, and above 0 for score=sum; "
+                f"got {self.reconstruction_weight} with score={self.score}. DSVDD+REC uses 1."
+            )
+
+    def _build_rebuilder(self, channels: int, size: tuple[int, int], width: int, rho: float) -> None:
+        self.rebuilder = None
+        if self.reconstruction_weight:
+            self.rebuilder = ResidualDecoder(
+                in_features=self.head.out_features, out_channels=channels, image_size=size, width=width
+            )
+            value_range = 1.0 if isinstance(self.encoder, LeNetEncoder) else STANDARDIZED_RANGE
+            self.reconstruction_error = ReconstructionError(image_size=min(size), value_range=value_range, rho=rho)
 
     @property
     def is_fitted(self) -> bool:
@@ -325,7 +220,7 @@ class DeepSVDD(AnomalyModule):
             self.encoder.load_weights(self.weights)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """What the encoder takes: contrast-normalised images in the range of the training images, for ``lenet``."""
+        """Images (B, C, H, W) as the encoder takes them: for ``lenet``, contrast-normalised in the range of the training images."""
         if isinstance(self.encoder, ImageEncoder):
             return image  # it standardises
         low, high = self.input_range.unbind()
@@ -336,12 +231,18 @@ class DeepSVDD(AnomalyModule):
         code: Tensor = self.head(self.encoder(x))
         return code
 
-    def rebuilding_error(self, x: Tensor, code: Tensor) -> Tensor:
+    def error_of_reconstruction(self, x: Tensor, code: Tensor) -> Tensor:
         """Error (B,) of the images that the decoder of DSVDD+REC makes of codes (B, D), given the normalised images.
 
         They are compared as the encoder sees them: contrast-normalised, or standardised as in IGD.
+
+        Raises:
+            ConfigError: a module without ``reconstruction_weight``, which has no such decoder.
         """
-        assert self.rebuilder is not None
+        if self.rebuilder is None:
+            raise ConfigError(
+                "a reconstruction error needs a decoder; got reconstruction_weight=0. Set it to 1 for DSVDD+REC."
+            )
         seen = standardize(x) if isinstance(self.encoder, ImageEncoder) else x
         error: Tensor = self.reconstruction_error(seen, self.rebuilder(code))
         return error
@@ -363,11 +264,15 @@ class DeepSVDD(AnomalyModule):
             return squared_error(x, self.decoder(code)), None
         score = squared_distance(code, self.center) - self.radius**2
         if self.score == "sum":
-            score = score + self.reconstruction_weight * self.rebuilding_error(x, code)
+            score = score + self.reconstruction_weight * self.error_of_reconstruction(x, code)
         return score, None
 
     def on_train_start(self) -> None:
-        """Measure the range of the normalised training images, unless a checkpoint knows it."""
+        """Measure the range of the normalised training images, unless a checkpoint knows it.
+
+        Raises:
+            ConfigError: training images of one colour.
+        """
         if self.ae_epochs >= (self.trainer.max_epochs or math.inf) > 0:
             rank_zero_warn(
                 f"DeepSVDD only pre-trains its autoencoder: max_epochs={self.trainer.max_epochs} does not exceed "
@@ -427,7 +332,7 @@ class DeepSVDD(AnomalyModule):
             else:
                 loss = distance.mean()
             if self.rebuilder is not None:
-                error = self.rebuilding_error(x, code).mean()
+                error = self.error_of_reconstruction(x, code).mean()
                 self.log("train/reconstruction", error)
                 loss = loss + self.reconstruction_weight * error
         idle = self._idle()
@@ -451,8 +356,7 @@ class DeepSVDD(AnomalyModule):
 
     def _update_radius(self, distance: Tensor) -> None:
         if self.current_epoch - self.ae_epochs >= self.warmup_epochs:
-            everywhere = self.all_gather(distance)
-            assert isinstance(everywhere, Tensor)
+            everywhere = cast(Tensor, self.all_gather(distance))
             self.radius.copy_(boundary_radius(everywhere.flatten(), nu=self.nu))
 
     @torch.no_grad()

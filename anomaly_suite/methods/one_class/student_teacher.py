@@ -6,8 +6,7 @@ Reference: none was released by the authors, and no code was read. Students regr
     not the wider vector decoded from it.
 Differs: the teacher is distilled on patches of the training images instead of ImageNet. Random scales are drawn once for a
     step, not for each patch. Descriptors are decorrelated over their dimensions, which the paper's wording leaves open. The
-    last convolution has no activation, which could hardly go below zero. Descriptors at every pixel come from pooling on
-    all shifted grids, stacked along the batch: the same values as dilated convolutions, 1.7 times faster to train at p = 65 (one CPU thread).
+    last convolution has no activation, which could hardly go below zero.
 Axes: B batch, C channels, H and W pixels, D descriptor width, p side of a patch, M students, S patch sizes.
 """
 
@@ -24,99 +23,24 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.gaussian import channel_moments, mean_and_deviation
+from anomaly_suite.nn.patch_network import PATCH_SIZES, PatchNetwork
 from anomaly_suite.nn.patches import random_patches
 
-POOL = (0, 0)
-PATCH_NETS = {
-    17: ((6, 1), (5, 2), (5, 2), (4, 1)),
-    33: ((5, 1), POOL, (5, 2), POOL, (2, 2), (4, 1)),
-    65: ((5, 1), POOL, (5, 1), POOL, (5, 2), POOL, (4, 2), (1, 1)),
-}
-"""For each p, the kernel of every convolution and its channels in units of D, and the poolings between them."""
-
-SLOPE = 5e-3
 MARGIN = 1.0  # of the triplet term
-SCALES = (0.5, 2.0)  # the paper's crops are resized at random
+SCALES = (0.5, 2.0)  # the paper resizes its crops at random
 JITTER = 0.2  # largest relative change of brightness and contrast
-GREY_SHARE = 0.1
+GREY_SHARE = 0.1  # of the patches that lose their colour
 MIN_STD = 1e-3
 """Smallest deviation of a descriptor dimension, in units of the mean deviation: one that hardly varies must not decide."""
 
-EPS = 1e-12
+EPS = 1e-12  # smallest deviation that is divided by
+
 PIXELS_AT_ONCE = 2**17
 """Pixels that are scored at once, two images of 256 x 256: every layer keeps up to 2 D numbers for each of them."""
-
-
-class PatchNet(nn.Module):
-    """Descriptor of a p x p patch, or of the patch around every pixel of an image.
-
-    Args:
-        size: p: 17, 33 or 65.
-        width: D, 128 in the paper; inner layers have D or 2 D channels.
-    """
-
-    def __init__(self, *, size: int, width: int) -> None:
-        super().__init__()
-        self.size = size
-        self.field = 1  # pixels that a descriptor sees; poolings of odd sizes leave out the last ones of 33 and 65
-        self.stride = 1
-        channels = 3
-        layers: list[nn.Module] = []
-        for kernel, multiple in PATCH_NETS[size]:
-            if (kernel, multiple) == POOL:
-                layers.append(nn.MaxPool2d(2))
-                self.field += self.stride
-                self.stride *= 2
-            else:
-                layers += [nn.Conv2d(channels, multiple * width, kernel), nn.LeakyReLU(SLOPE)]
-                self.field += (kernel - 1) * self.stride
-                channels = multiple * width
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, patch: Tensor) -> Tensor:
-        """Standardised patches (B, 3, p, p) to (B, D)."""
-        descriptor: Tensor = self.layers(patch)  # (B, D, 1, 1)
-        return descriptor.flatten(1)
-
-    def dense(self, image: Tensor) -> Tensor:
-        """Standardised images (B, 3, H, W), continued by reflection, to (B, D, H, W).
-
-        Raises:
-            ShapeError: images too small to be continued by half a patch.
-        """
-        height, width = image.shape[2:]
-        before = self.size // 2
-        if min(height, width) <= before:
-            raise ShapeError(
-                f"patches of {self.size} pixels need images of more than {before} pixels a side; got {height}x{width}. "
-                "Leave this size out of patch_sizes, or enlarge the images."
-            )
-        after = self.field - 1 - before
-        x = F.pad(image, (before, after, before, after), mode="reflect")
-        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))  # whole grids; what is added is cut off again
-        for layer in self.layers:
-            x = _pool_all_grids(x) if isinstance(layer, nn.MaxPool2d) else layer(x)
-        for _ in range(self.stride.bit_length() - 1):
-            x = _interleave(x)
-        return x[:, :, :height, :width]
-
-
-def _pool_all_grids(x: Tensor) -> Tensor:
-    """2 x 2 max pooling of stride 2 from each of the four starts: (B, C, H + 1, W + 1) to (4 * B, C, H / 2, W / 2)."""
-    pooled = F.max_pool2d(x, 2, stride=1)
-    batch, channels, height, width = pooled.shape
-    grids = pooled.view(batch, channels, height // 2, 2, width // 2, 2)
-    return grids.permute(3, 5, 0, 1, 2, 4).reshape(4 * batch, channels, height // 2, width // 2)
-
-
-def _interleave(x: Tensor) -> Tensor:
-    """Put four grids back into each other: (4 * B, C, H / 2, W / 2) to (B, C, H, W)."""
-    batch, channels, height, width = x.shape
-    grids = x.view(2, 2, batch // 4, channels, height, width)
-    return grids.permute(2, 3, 4, 0, 5, 1).reshape(batch // 4, channels, 2 * height, 2 * width)
 
 
 def compactness_loss(descriptor: Tensor) -> Tensor:
@@ -146,6 +70,28 @@ def jitter(patch: Tensor, generator: Generator) -> Tensor:
     return torch.where(uniform() < GREY_SHARE, changed.mean(1, keepdim=True), changed)
 
 
+def rescaled_patches(image: Tensor, *, size: int, count: int, generator: Generator) -> Tensor:
+    """Random patches of images at a random scale, half of them mirrored.
+
+    Args:
+        image: Shape (B, C, H, W).
+        size: p.
+        count: Patches of each image.
+        generator: Source of the draws, on the device of ``image``.
+
+    Returns:
+        Shape (B * count, C, p, p), the patches of an image next to each other.
+    """
+    smallest = size / min(image.shape[2:])
+    draw = torch.rand((), generator=generator, device=image.device).item()
+    scale = max(smallest, SCALES[0] + (SCALES[1] - SCALES[0]) * draw)
+    height, width = (max(size, round(scale * side)) for side in image.shape[2:])
+    resized = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
+    patch = random_patches(resized, size=size, count=count, generator=generator)
+    mirrored = torch.rand(len(patch), 1, 1, 1, generator=generator, device=image.device) < 0.5
+    return torch.where(mirrored, patch.flip(3), patch)
+
+
 def mean_and_spread(outputs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean of several outputs and their mean squared distance to it, with only one of them in memory at a time.
 
@@ -166,20 +112,6 @@ def mean_and_spread(outputs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         count += 1
         mean = mean + step / count
     return mean, spread / count
-
-
-def moments(x: Tensor) -> Tensor:
-    """Count, sum and sum of squares of every channel: (B, D, H, W) to (3, D), float64."""
-    values = x.double()
-    total = values.sum((0, 2, 3))
-    return torch.stack([torch.full_like(total, x.numel() / x.shape[1]), total, (values**2).sum((0, 2, 3))])
-
-
-def mean_and_deviation(total: Tensor) -> Tensor:
-    """Summed :func:`moments` (..., 3, D) to mean and standard deviation (..., 2, D), float32."""
-    count, first, second = total.unbind(-2)
-    mean = first / count
-    return torch.stack([mean, (second / count - mean**2).clamp_min(0).sqrt()], -2).float()
 
 
 class StudentTeacher(AnomalyModule):
@@ -240,14 +172,14 @@ class StudentTeacher(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if not patch_sizes or set(patch_sizes) - set(PATCH_NETS) or len(set(patch_sizes)) < len(patch_sizes):
+        if not patch_sizes or set(patch_sizes) - set(PATCH_SIZES) or len(set(patch_sizes)) < len(patch_sizes):
             raise ConfigError(f"patch_sizes must be one or several of 17, 33 and 65; got {list(patch_sizes)}.")
         for name, value in {"num_students": num_students, "patches_per_image": patches_per_image}.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1; got {value}. See the defaults of StudentTeacher.")
         self.pretrained: PooledTeacher | None = None
         self.decoders = nn.ModuleList()
-        self.teachers = nn.ModuleList(PatchNet(size=size, width=width) for size in patch_sizes)
+        self.teachers = nn.ModuleList(PatchNetwork(size=size, width=width) for size in patch_sizes)
         if teacher_epochs:
             self.pretrained = PooledTeacher(teacher, size=teacher_size)
             self.decoders.extend(nn.Linear(width, self.pretrained.out_features) for _ in patch_sizes)
@@ -255,7 +187,7 @@ class StudentTeacher(AnomalyModule):
             self.teachers.requires_grad_(False)
         # Built one after another, they start from different weights: equal ones would never disagree.
         self.students = nn.ModuleList(
-            nn.ModuleList(PatchNet(size=size, width=width) for _ in range(num_students)) for size in patch_sizes
+            nn.ModuleList(PatchNetwork(size=size, width=width) for _ in range(num_students)) for size in patch_sizes
         )
         self.teacher_epochs = teacher_epochs
         self.teacher_weights = teacher_weights
@@ -280,7 +212,15 @@ class StudentTeacher(AnomalyModule):
 
     @torch.no_grad()
     def target(self, scale: int, x: Tensor) -> Tensor:
-        """Normalised descriptors of a teacher, (B, 3, H, W) standardised to (B, D, H, W)."""
+        """Descriptors of a teacher, standardised by their statistics over all training pixels.
+
+        Args:
+            scale: Number of the patch size.
+            x: Standardised images, shape (B, 3, H, W).
+
+        Returns:
+            Shape (B, D, H, W).
+        """
         mean, deviation = self.target_statistics[scale].unsqueeze(-1).unsqueeze(-1)
         normalised: Tensor = (self._net(self.teachers, scale).dense(x).float() - mean) / deviation
         return normalised
@@ -290,7 +230,7 @@ class StudentTeacher(AnomalyModule):
 
         Args:
             scale: Number of the patch size.
-            x: Standardised images (B, 3, H, W).
+            x: Standardised images, shape (B, 3, H, W).
 
         Returns:
             Shape (B, 2, H, W), 0 or above.
@@ -377,11 +317,11 @@ class StudentTeacher(AnomalyModule):
     def _trains_students(self) -> bool:
         return self.current_epoch >= self.teacher_epochs
 
-    def _net(self, nets: nn.ModuleList, index: int) -> PatchNet:
-        return cast(PatchNet, nets[index])
+    def _net(self, nets: nn.ModuleList, index: int) -> PatchNetwork:
+        return cast(PatchNetwork, nets[index])
 
-    def _students(self, scale: int) -> Iterator[PatchNet]:
-        return cast(Iterator[PatchNet], iter(cast(nn.ModuleList, self.students[scale])))
+    def _students(self, scale: int) -> Iterator[PatchNetwork]:
+        return cast(Iterator[PatchNetwork], iter(cast(nn.ModuleList, self.students[scale])))
 
     def _student_loss(self, image: Tensor) -> Tensor:
         """Squared distance to the target, mean over images and pixels, sum over students and patch sizes."""
@@ -393,14 +333,15 @@ class StudentTeacher(AnomalyModule):
         return torch.stack(losses).sum()
 
     def _teacher_loss(self, image: Tensor, generator: Generator) -> Tensor:
-        assert self.pretrained is not None
+        """Weighted sum of the three terms, summed over patch sizes; they are taken on descriptors of random patches."""
+        pretrained = cast(PooledTeacher, self.pretrained)  # there in the first phase
         losses = []
         for scale, decoder in enumerate(self.decoders):
             net = self._net(self.teachers, scale)
-            clean = self._random_patches(image, net.size, generator)
+            clean = rescaled_patches(image, size=net.size, count=self.patches_per_image, generator=generator)
             patch = jitter(clean, generator)
             descriptor = net(standardize(patch))
-            loss = self.distillation_weight * distillation_error(decoder(descriptor), self.pretrained(patch)).mean()
+            loss = self.distillation_weight * distillation_error(decoder(descriptor), pretrained(patch)).mean()
             loss = loss + self.compactness_weight * compactness_loss(descriptor)
             if self.triplet_weight:
                 positive = net(standardize(jitter(clean, generator)))
@@ -408,17 +349,6 @@ class StudentTeacher(AnomalyModule):
                 loss = loss + self.triplet_weight * triplet_loss(descriptor, positive, negative)
             losses.append(loss)
         return torch.stack(losses).sum()
-
-    def _random_patches(self, image: Tensor, size: int, generator: Generator) -> Tensor:
-        """Patches of the images at a random scale, half of them mirrored: (B, C, H, W) to (B * patches, C, p, p)."""
-        smallest = size / min(image.shape[2:])
-        draw = torch.rand((), generator=generator, device=image.device).item()
-        scale = max(smallest, SCALES[0] + (SCALES[1] - SCALES[0]) * draw)
-        height, width = (max(size, round(scale * side)) for side in image.shape[2:])
-        resized = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
-        patch = random_patches(resized, size=size, count=self.patches_per_image, generator=generator)
-        mirrored = torch.rand(len(patch), 1, 1, 1, generator=generator, device=image.device) < 0.5
-        return torch.where(mirrored, patch.flip(3), patch)
 
     def _measure_targets(self) -> None:
         """Mean and deviation of the teachers' descriptors over all training pixels."""
@@ -438,7 +368,7 @@ class StudentTeacher(AnomalyModule):
         for image in self.training_images():
             for few in _portions(image):
                 x = standardize(few)
-                total += torch.stack([moments(function(scale, x)) for scale in range(len(self.teachers))])
+                total += torch.stack([channel_moments(function(scale, x)) for scale in range(len(self.teachers))])
         return mean_and_deviation(self.sum_over_ranks(total))
 
 

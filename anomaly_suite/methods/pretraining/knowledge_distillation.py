@@ -23,12 +23,12 @@ from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.patches import PatchGrid, random_patches
 from anomaly_suite.nn.size import ImageSize
 
-POSITIONS_AT_ONCE = 4
+PATCHES_AT_ONCE = 4
 """Patches of each image that are scored at once: at the teacher's size all 225 of them would take gigabytes."""
 
 
 class KnowledgeDistillation(AnomalyModule):
-    """Pre-training: an encoder learns the pooled features of a pretrained network, and other methods take it from the checkpoint.
+    """Pre-training: an encoder, the student, learns the pooled features of a pretrained network, the teacher.
 
     Give the checkpoint as ``encoder_weights`` to a method with the same ``encoder``, size and ``width``. The anomaly score is
     the squared distance between the features of student and teacher, a baseline; there is no map.
@@ -86,7 +86,7 @@ class KnowledgeDistillation(AnomalyModule):
         self.teacher.encoder.load_weights(self.teacher_weights)
 
     def error(self, image: Tensor) -> Tensor:
-        """Squared distance between the features of student and teacher, (B, C, H, W) to (B,)."""
+        """Squared distance between the features of student and teacher for images (B, C, H, W), shape (B,)."""
         return distillation_error(self.head(self.encoder(image)), self.teacher(image))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -115,7 +115,7 @@ class KnowledgeDistillation(AnomalyModule):
             return self.error(image), None
         patches = self.grid.cut(image)
         patches = patches.view(len(image), -1, *patches.shape[1:])  # (B, P, C, S, S)
-        errors = [self.error(some.flatten(0, 1)) for some in torch.split(patches, POSITIONS_AT_ONCE, 1)]
+        errors = [self.error(some.flatten(0, 1)) for some in torch.split(patches, PATCHES_AT_ONCE, 1)]
         return torch.cat([error.view(len(image), -1) for error in errors], 1).amax(1), None
 
     def configure_optimizers(self) -> Optimizer:

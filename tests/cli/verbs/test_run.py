@@ -20,7 +20,7 @@ from test_readme import block
 import anomaly_suite
 from anomaly_suite import data
 from anomaly_suite.errors import CheckpointError, ConfigError, DatasetNotFoundError
-from anomaly_suite.run_folders import find_run
+from anomaly_suite.io.runs import find_run
 
 pytestmark = pytest.mark.xdist_group("flow")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels
+from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels, label_loss
 
 
 def labels(count: int, *, continuous: bool = True) -> torch.Tensor:
@@ -47,20 +47,23 @@ def test_2_labels_lie_in_their_intervals() -> None:
 
 
 def test_3_and_4_expected_losses() -> None:
-    model, drawn = ADACL(), labels(100_000)
-    assert model.loss(torch.full_like(drawn, 0.5), drawn) == pytest.approx(0.13, abs=1e-3)
-    assert model.loss(torch.full_like(drawn, 0.5), labels(100_000, continuous=False)) == pytest.approx(0.25)
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return label_loss(output, target, loss="mse", clip=False)
+
+    drawn = labels(100_000)
+    assert loss(torch.full_like(drawn, 0.5), drawn) == pytest.approx(0.13, abs=1e-3)
+    assert loss(torch.full_like(drawn, 0.5), labels(100_000, continuous=False)) == pytest.approx(0.25)
     midpoints = torch.cat([torch.full((100_000,), 0.15), torch.full((100_000,), 0.85)])
-    assert model.loss(midpoints, drawn) == pytest.approx(0.0075, abs=1e-4)
+    assert loss(midpoints, drawn) == pytest.approx(0.0075, abs=1e-4)
 
 
 @pytest.mark.parametrize(("clip", "zero"), [(True, True), (False, False)])
 def test_7_clipping_in_the_loss_stops_all_learning_below_zero(clip: bool, zero: bool) -> None:
-    model = ADACL(clip_in_loss=clip)
+    model = ADACL()
     torch.nn.init.constant_(model.net[-2].bias, -5.0)  # type: ignore[union-attr]
     output = model.net(torch.rand(8, 1, 28, 28))
     assert output.max() < 0
-    model.loss(output, labels(4)).backward()
+    label_loss(output, labels(4), loss="mse", clip=clip).backward()
     gradients = [p.grad.abs().max().item() for p in model.parameters() if p.grad is not None]
     assert (max(gradients) == 0) is zero
 
@@ -69,7 +72,20 @@ def test_bce_is_the_one_on_logits() -> None:
     output, target = torch.tensor([0.3, -1.2]), torch.tensor([0.2, 0.9])
     p = torch.sigmoid(output)
     by_hand = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
-    assert ADACL(loss="bce").loss(output, target) == pytest.approx(by_hand.item())
+    assert label_loss(output, target, loss="bce", clip=True) == pytest.approx(by_hand.item())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, 4.0), ({"clip_in_loss": True}, 1.0), ({"loss": "bce"}, 1.7200948)]
+)
+def test_the_options_reach_the_training_loss(
+    options: dict[str, object], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ADACL(**options, labels="discrete")  # type: ignore[arg-type]
+    monkeypatch.setattr(model.net, "forward", lambda _: torch.tensor([2.0, 2.0, -1.0, -1.0]))
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    loss = model.training_step({"image": torch.rand(2, 1, 8, 8)}, 0)  # targets 0, 0, 1, 1
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_learning_rate_is_a_triangle() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -18,14 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods.one_class import student_teacher
 from anomaly_suite.methods.one_class.student_teacher import (
-    PATCH_NETS,
-    PatchNet,
     StudentTeacher,
     compactness_loss,
     jitter,
-    mean_and_deviation,
     mean_and_spread,
-    moments,
+    rescaled_patches,
     triplet_loss,
 )
 from anomaly_suite.nn.encoders import standardize
@@ -68,69 +64,6 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def outputs(*values: float) -> Iterator[Tensor]:
     return (torch.full((1, 1, 1, 1), value) for value in values)
-
-
-class TestPatchNet:
-    @pytest.mark.parametrize(
-        ("size", "sides"),
-        [(65, [61, 30, 26, 13, 9, 4, 1, 1]), (33, [29, 14, 10, 5, 4, 1]), (17, [12, 8, 4, 1])],
-    )
-    def test_sides_and_widths_on_one_patch(self, size: int, sides: list[int]) -> None:
-        net, seen, channels = PatchNet(size=size, width=128), [], []
-        for layer in net.layers:
-            if not isinstance(layer, nn.LeakyReLU):
-                layer.register_forward_hook(lambda _, __, out: seen.append(out.shape[2]))
-        convolutions = [layer for layer in net.layers if isinstance(layer, nn.Conv2d)]
-        assert net(torch.rand(2, 3, size, size)).shape == (2, 128)
-        assert seen == sides
-        channels = {65: [128, 128, 256, 256, 128], 33: [128, 256, 256, 128], 17: [128, 256, 256, 128]}[size]
-        assert [layer.out_channels for layer in convolutions] == channels
-        kernels = {65: [5, 5, 5, 4, 1], 33: [5, 5, 2, 4], 17: [6, 5, 5, 4]}[size]
-        assert [layer.kernel_size for layer in convolutions] == [(kernel, kernel) for kernel in kernels]
-
-    @pytest.mark.parametrize("size", [17, 33, 65])
-    def test_layers(self, size: int) -> None:
-        net = PatchNet(size=size, width=4)
-        slopes = [layer.negative_slope for layer in net.layers if isinstance(layer, nn.LeakyReLU)]
-        assert slopes == [5e-3] * (sum(isinstance(layer, nn.Conv2d) for layer in net.layers) - 1)
-        assert isinstance(net.layers[-1], nn.Conv2d)
-        kinds = {nn.Conv2d, nn.LeakyReLU, nn.MaxPool2d}  # no batch norm, and no dropout to disagree by chance
-        assert {type(layer) for layer in net.layers} <= kinds
-
-    @pytest.mark.parametrize("shape", [(40, 37), (33, 48), (35, 34)])
-    @pytest.mark.parametrize("size", [17, 33, 65])
-    def test_dense_is_patch_by_patch(self, size: int, shape: tuple[int, int]) -> None:
-        torch.manual_seed(0)
-        net, image = PatchNet(size=size, width=4), torch.randn(2, 3, *shape)
-        with torch.no_grad():
-            dense = net.dense(image)
-            assert dense.shape == (2, 4, *shape)
-            height, width = shape
-            padded = F.pad(image, (size // 2,) * 4, mode="reflect")
-            places = torch.stack([torch.randint(side, (30,)) for side in shape], 1).tolist()
-            for row, column in [(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), *places]:
-                patch = padded[:, :, row : row + size, column : column + size]
-                torch.testing.assert_close(dense[:, :, row, column], net(patch), atol=1e-5, rtol=0)
-
-    @pytest.mark.parametrize(("size", "before", "after"), [(17, 8, 8), (33, 16, 15), (65, 32, 27)])
-    def test_a_pixel_changes_only_descriptors_of_patches_around_it(self, size: int, before: int, after: int) -> None:
-        torch.manual_seed(0)
-        net, image = PatchNet(size=size, width=2), torch.rand(1, 3, 90, 96)
-        spot = image.clone()
-        spot[:, :, 44, 47] += 100
-        with torch.no_grad():
-            changed = (net.dense(spot) - net.dense(image)).abs().amax((0, 1)) > 1e-4
-        rows, columns = (changed.any(axis).nonzero().flatten() for axis in (1, 0))
-        assert (44 - rows.min().item(), rows.max().item() - 44) == (after, before)
-        assert (47 - columns.min().item(), columns.max().item() - 47) == (after, before)
-
-    def test_an_image_too_small_to_be_continued(self) -> None:
-        net = PatchNet(size=33, width=2)
-        assert net.dense(torch.rand(1, 3, 17, 17)).shape == (1, 2, 17, 17)
-        with pytest.raises(
-            ShapeError, match="patches of 33 pixels need images of more than 16 pixels a side; got 16x40"
-        ):
-            net.dense(torch.rand(1, 3, 16, 40))
 
 
 class TestTeacherLosses:
@@ -210,19 +143,18 @@ class TestTeacherLosses:
 
     @pytest.mark.parametrize(("size", "patch"), [((20, 31), 17), ((17, 17), 17), ((150, 90), 33)])
     def test_random_patches_fit_at_any_scale(self, size: tuple[int, int], patch: int) -> None:
-        model, image = make(), torch.rand(2, 1, *size)
+        image = torch.rand(2, 1, *size)
         for seed in range(8):
-            patches = model._random_patches(image, patch, torch.Generator().manual_seed(seed))
+            patches = rescaled_patches(image, size=patch, count=4, generator=torch.Generator().manual_seed(seed))
             assert patches.shape == (8, 1, patch, patch)
             assert patches.min() >= 0
             assert patches.max() <= 1
 
     def test_patches_are_resized_and_half_of_them_mirrored(self) -> None:
-        model = make(patches_per_image=200)
         ramp = torch.linspace(0, 1, 60).expand(1, 1, 60, 60)
         slopes = []
         for seed in range(20):
-            patch = model._random_patches(ramp, 17, torch.Generator().manual_seed(seed))
+            patch = rescaled_patches(ramp, size=17, count=200, generator=torch.Generator().manual_seed(seed))
             slope = (
                 (patch[:, 0, :, 12] - patch[:, 0, :, 4]).mean(1) * 59 / 8
             )  # change a pixel, 1 at the image's own scale
@@ -263,14 +195,6 @@ class TestStatistics:
 
         mean_and_spread(students())
         assert most <= 3
-
-    def test_moments_add_up_to_mean_and_deviation(self) -> None:
-        x = 100 + torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-        total = moments(x[:1]) + moments(x[1:])
-        mean, deviation = mean_and_deviation(total)
-        values = x.double().transpose(0, 1).flatten(1)
-        torch.testing.assert_close(mean, values.mean(1).float())
-        torch.testing.assert_close(deviation, values.std(1, correction=0).float())
 
     def test_targets_are_standardised_on_the_training_set(self, trainer_in: Make) -> None:
         image = stripes(9)
@@ -544,7 +468,6 @@ class TestOptions:
     def test_patch_sizes(self, sizes: list[int]) -> None:
         with pytest.raises(ConfigError, match="one or several of 17, 33 and 65"):
             make(patch_sizes=sizes)
-        assert sorted(PATCH_NETS) == [17, 33, 65]
 
     @pytest.mark.parametrize("name", ["num_students", "patches_per_image"])
     def test_counts(self, name: str) -> None:

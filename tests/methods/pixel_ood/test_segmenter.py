@@ -12,7 +12,7 @@ from torch import Tensor
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods.pixel_ood import segmenter
 from anomaly_suite.methods.pixel_ood.scores import energy
-from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule, sliding_windows, window_starts
+from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
 
 TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8, "backbone_weights": None}
 
@@ -20,8 +20,8 @@ TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8, "backbone_weights
 class Energy(SegmenterModule):
     """The least that a method writes."""
 
-    def score_map(self, evidence: Tensor) -> Tensor:
-        return energy(evidence)
+    def score_map(self, logits: Tensor) -> Tensor:
+        return energy(logits)
 
 
 def make(**options: Any) -> Energy:
@@ -30,61 +30,6 @@ def make(**options: Any) -> Energy:
 
 
 # Windows -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("side", "window", "stride", "expected"),
-    [
-        (1024, 800, 534, [0, 224]),
-        (2048, 800, 534, [0, 534, 1068, 1248]),
-        (1600, 800, 800, [0, 800]),
-        (800, 800, 534, [0]),
-        (500, 800, 534, [0]),
-        (801, 800, 534, [0, 1]),
-    ],
-)
-def test_windows_of_the_published_evaluator(side: int, window: int, stride: int, expected: list[int]) -> None:
-    assert window_starts(side, window, stride) == expected
-
-
-@pytest.mark.parametrize("blend", ["uniform", "tapered"])
-@pytest.mark.parametrize(
-    ("window", "stride"), [((5, 7), (5, 7)), ((6, 4), (2, 3)), ((5, 50), (3, 1)), ((13, 17), (4, 4))]
-)
-def test_weights_sum_to_one_everywhere(blend: Any, window: tuple[int, int], stride: tuple[int, int]) -> None:
-    ones = sliding_windows(torch.ones_like, torch.zeros(2, 3, 13, 17), window=window, stride=stride, blend=blend)
-    torch.testing.assert_close(ones, torch.ones(2, 3, 13, 17))
-    image = torch.rand(2, 3, 13, 17)
-    same = sliding_windows(lambda x: x, image, window=window, stride=stride, blend=blend)
-    torch.testing.assert_close(same, image)
-
-
-@pytest.mark.parametrize("blend", ["uniform", "tapered"])
-def test_overlaps_are_the_weighted_mean_of_a_slow_loop(blend: Any) -> None:
-    image, window, stride = torch.rand(1, 1, 9, 11), (4, 6), (3, 2)
-    ramp = torch.arange(24.0).view(1, 1, 4, 6)  # what a window says of a pixel depends on the window
-    total, weights = np.zeros((9, 11)), np.zeros((9, 11))
-    for top in window_starts(9, 4, 3):
-        for left in window_starts(11, 6, 2):
-            for row in range(4):
-                for column in range(6):
-                    taper = (min(row, 3 - row) + 1) * (min(column, 5 - column) + 1) if blend == "tapered" else 1
-                    place = (top + row, left + column)
-                    total[place] += taper * (image[0, 0][place].item() + 6 * row + column)
-                    weights[place] += taper
-    found = sliding_windows(lambda x: x + ramp, image, window=window, stride=stride, blend=blend)
-    np.testing.assert_allclose(found[0, 0].numpy(), total / weights, rtol=1e-5)
-
-
-def test_windows_come_one_after_another_in_their_size() -> None:
-    shapes: list[tuple[int, ...]] = []
-
-    def note(x: Tensor) -> Tensor:
-        shapes.append(tuple(x.shape))
-        return x[:, :1]
-
-    sliding_windows(note, torch.rand(2, 3, 10, 20), window=(6, 8), stride=(4, 6))
-    assert shapes == [(2, 3, 6, 8)] * 6
 
 
 @pytest.mark.parametrize("window", [(48, 64), (64, 64), 4096])
@@ -183,13 +128,13 @@ def test_smoothing_is_a_gaussian_of_seven_pixels() -> None:
 
 
 @torch.no_grad()
-def test_evidence_that_a_method_appends_is_blended_too() -> None:
+def test_maps_that_a_method_appends_are_blended_too() -> None:
     class Brightness(Energy):
-        def evidence(self, image: Tensor) -> Tensor:
-            return torch.cat([super().evidence(image), image.mean(1, keepdim=True)], 1)
+        def network_output(self, image: Tensor) -> Tensor:
+            return torch.cat([super().network_output(image), image.mean(1, keepdim=True)], 1)
 
-        def score_map(self, evidence: Tensor) -> Tensor:
-            return evidence[:, self.num_classes :]
+        def score_map(self, logits: Tensor) -> Tensor:
+            return logits[:, self.num_classes :]
 
     model = Brightness(**TINY, window=32, stride=20).eval()
     image = torch.rand(1, 3, 40, 64)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -15,9 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods.pretraining.knowledge_distillation import KnowledgeDistillation
-from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
+from anomaly_suite.nn.distillation import PooledTeacher
 from anomaly_suite.nn.encoders import ImageEncoder
-from anomaly_suite.nn.patches import random_patches
 
 Make = Callable[..., Trainer]
 TINY: dict[str, Any] = {
@@ -59,26 +57,6 @@ def full_state(name: str, *, seed: int) -> dict[str, Tensor]:
 
 
 class TestTeacher:
-    @pytest.mark.parametrize("size", [16, 32, 48])
-    def test_features_are_those_of_the_full_network_on_resized_images(self, size: int, tmp_path: Path) -> None:
-        state = full_state("test_resnet", seed=1)
-        torch.save(state, tmp_path / "teacher.pth")
-        teacher = PooledTeacher("test_resnet", size=32)
-        teacher.encoder.load_weights(str(tmp_path / "teacher.pth"))
-        network = timm.create_model("test_resnet").eval()
-        network.load_state_dict(state)
-        config = network.pretrained_cfg
-        mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-        image = images(2, size=size)
-        resized = F.interpolate(image, size=(32, 32), mode="bilinear", antialias=size > 32)
-        with torch.no_grad():
-            expected = network.forward_features((resized - mean) / std).mean((2, 3))
-        torch.testing.assert_close(teacher(image), expected, rtol=1e-4, atol=1e-4)
-
-    def test_grey_images_are_repeated(self) -> None:
-        teacher, grey = PooledTeacher("test_resnet", size=32), images(2)[:, :1]
-        torch.testing.assert_close(teacher(grey), teacher(grey.repeat(1, 3, 1, 1)))
-
     def test_nothing_in_it_changes(self, trainer_in: Make) -> None:
         model = make()
         before, student = tensors(model.teacher), tensors(model.encoder)
@@ -92,19 +70,6 @@ class TestTeacher:
 
 
 class TestFormulas:
-    def test_distance_is_squared_and_summed(self) -> None:
-        first, second = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[4.0, -2.0], [0.0, 0.5]])
-        assert distillation_error(first, second).tolist() == [25, 0.25]
-        maps = distillation_error(first.view(2, 2, 1, 1).repeat(1, 1, 3, 5), second.view(2, 2, 1, 1))
-        assert maps.shape == (2, 3, 5)
-        assert maps[:, 1, 1].tolist() == [25, 0.25]
-
-    def test_half_precision_features_are_compared_in_single_precision(self) -> None:
-        student = torch.full((1, 1000), 0.1, dtype=torch.bfloat16)
-        error = distillation_error(student, torch.zeros(1, 1000, dtype=torch.bfloat16))
-        assert error.dtype == torch.float32
-        assert error.item() == pytest.approx(1000 * float(student[0, 0]) ** 2, rel=1e-5)
-
     def test_training_loss_is_the_mean_over_images(self) -> None:
         model, image = make().eval(), images(3)
         model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
@@ -127,33 +92,6 @@ class TestFormulas:
 
 
 class TestPatches:
-    def test_every_place_of_every_image(self) -> None:
-        count, height, width, size = 3, 7, 9, 4
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        image = torch.stack([torch.stack([torch.full_like(rows, b), rows, columns]) for b in range(count)]).float()
-        patch = random_patches(image, size=size, count=200, generator=torch.Generator().manual_seed(0))
-        assert patch.shape == (600, 3, size, size)
-        owner, row, column = patch[:, :, 0, 0].long().unbind(1)
-        assert owner.tolist() == [b for b in range(count) for _ in range(200)]
-        for index in range(600):
-            cut = image[owner[index], :, row[index] : row[index] + size, column[index] : column[index] + size]
-            assert torch.equal(patch[index], cut)
-        assert set(zip(row.tolist(), column.tolist(), strict=True)) == {(r, c) for r in range(4) for c in range(6)}
-
-    def test_draws_follow_from_the_generator(self) -> None:
-        first, again, other = (
-            random_patches(images(2), size=5, count=3, generator=torch.Generator().manual_seed(seed))
-            for seed in (0, 0, 1)
-        )
-        assert torch.equal(first, again)
-        assert not torch.equal(first, other)
-
-    def test_a_patch_as_large_as_the_image(self) -> None:
-        patch = random_patches(images(2), size=16, count=1, generator=torch.Generator())
-        assert torch.equal(patch, images(2))
-        with pytest.raises(ShapeError, match=r"patch of 17 pixels; got \(2, 3, 16, 16\)"):
-            random_patches(images(2), size=17, count=1, generator=torch.Generator())
-
     def test_the_score_is_the_largest_of_overlapping_patches(self) -> None:
         model, image = make(patch_size=16).eval(), images(2, size=40)
         score, anomaly_map = model(image)
