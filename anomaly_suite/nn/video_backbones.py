@@ -1,5 +1,10 @@
 """Moved to ``anomaly_suite.nn.video``."""
 
-from anomaly_suite.nn.video import C3D, FrameAverage, I3DResNet50, InceptionI3D, MotionEnergy, VideoBackbone
-
-__all__ = ["C3D", "FrameAverage", "I3DResNet50", "InceptionI3D", "MotionEnergy", "VideoBackbone"]
+from anomaly_suite.nn.video import (  # noqa: F401
+    C3D,
+    FrameAverage,
+    I3DResNet50,
+    InceptionI3D,
+    MotionEnergy,
+    VideoBackbone,
+)
