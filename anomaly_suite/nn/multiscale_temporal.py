@@ -41,7 +41,7 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Shape (S, D, T) to (S, d, T); ``padding``, bool (S, 1, T), says what no position may take from."""
+        """Shape (S, D, T) to (S, d, T); ``padding``, bool (S, 1, T), marks what no position attends to."""
         reduced = self.reduce(x).relu()  # S d T
         value = blank(self.value(reduced), padding)  # S w T
         if self.scaled:

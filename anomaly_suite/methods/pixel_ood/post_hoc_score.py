@@ -70,6 +70,7 @@ class PostHocScore(SegmenterModule):
         output_stride: Pixels for one cell of the deepest map, 8 or 16.
         width: Channels of the decoder.
         released_dilation: Of ResNets, dilate the first block of a stage as published weights need it.
+        auxiliary: Build the auxiliary classifier, which no score reads.
         backbone_weights: ``imagenet``, a file, or null; not read with ``segmenter_weights``.
         segmenter_weights: A file of the whole network, a checkpoint of a DeepLabV3Plus, or the folder of its run.
         smoothing: Smooth the anomaly map with a Gaussian of 7 x 7 pixels.
@@ -108,6 +109,7 @@ class PostHocScore(SegmenterModule):
         output_stride: int = 8,
         width: int = 256,
         released_dilation: bool = False,
+        auxiliary: bool = False,
         backbone_weights: str | None = "imagenet",
         segmenter_weights: str | None = None,
         smoothing: bool = False,
@@ -120,8 +122,8 @@ class PostHocScore(SegmenterModule):
             adapted = partial(SegmenterAdapter, given, feature_layer=feature_layer, standardized=standardized)
         super().__init__(
             network=adapted, backbone=backbone, num_classes=num_classes, output_stride=output_stride, width=width,
-            released_dilation=released_dilation, backbone_weights=backbone_weights, segmenter_weights=segmenter_weights,
-            smoothing=smoothing, window=window, stride=stride, blend=blend,
+            released_dilation=released_dilation, auxiliary=auxiliary, backbone_weights=backbone_weights,
+            segmenter_weights=segmenter_weights, smoothing=smoothing, window=window, stride=stride, blend=blend,
         )  # fmt: skip
         # A network is no hyper-parameter: a checkpoint holds its weights, and whoever loads it gives the network again.
         self.save_hyperparameters(ignore=["segmenter_adapter", "own_segmenter"])

@@ -26,7 +26,7 @@ Edge = Literal["width3", "released"]
 
 
 class Mined(NamedTuple):
-    """Indices of snippets, (N or M, K) long each; ``found`` (M, K) says which of ``hard_anomalous`` are any."""
+    """Indices of snippets, (N or M, K) long each; ``found`` (M, K) is True where ``hard_anomalous`` is one."""
 
     easy_normal: Tensor
     hard_normal: Tensor

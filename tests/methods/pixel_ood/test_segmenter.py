@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.methods import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pixel_ood import segmenter
+from anomaly_suite.methods.pixel_ood.abstention import FineTunedSegmenter
 from anomaly_suite.methods.pixel_ood.scores import energy
 from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
+from anomaly_suite.nn.deeplab import DeepLabNetwork, DilatedFeatures
+from anomaly_suite.options import UnknownOptionError
 
 TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8, "backbone_weights": None}
 
@@ -195,3 +200,40 @@ def test_weights_of_the_segmenter_go_before_those_of_the_backbone(tmp_path: Path
         assert same(model) == answer
     with pytest.raises(WeightsError, match=r"num_classes=7 needs 7 channels of logits; the network in .* has 5"):
         make(num_classes=7, segmenter_weights=str(whole)).load_pretrained()
+
+
+# Options -------------------------------------------------------------------------------------------------------------
+
+METHODS = [PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_repeat_the_options_of_the_segmenter_with_their_defaults(method: type[SegmenterModule]) -> None:
+    own, shared = inspect.signature(method).parameters, inspect.signature(SegmenterModule).parameters
+    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own.values())
+    changed = {"smoothing"} if method is PEBAL else set()
+    for name in shared.keys() - {"network", "auxiliary"} - changed:
+        assert (own[name].default, own[name].annotation) == (shared[name].default, shared[name].annotation), name
+    fine_tuned = inspect.signature(FineTunedSegmenter).parameters
+    for name in ("trunk_mode", "lr") if issubclass(method, FineTunedSegmenter) else ():
+        assert own[name].default == fine_tuned[name].default
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_reach_the_segmenter_and_a_wrong_one_is_named(method: type[SegmenterModule]) -> None:
+    options: dict[str, Any] = {
+        **TINY, "output_stride": 16, "released_dilation": True, "segmenter_weights": "a.ckpt", "smoothing": True,
+        "window": (40, 60), "stride": (20, 30), "blend": "tapered",
+    }  # fmt: skip
+    model = method(**options)
+    assert (model.window, model.stride, model.blend, model.smoothing) == ((40, 60), (20, 30), "tapered", True)
+    assert (model.backbone_weights, model.segmenter_weights, model.num_classes) == (None, "a.ckpt", 5)
+    network = model.network
+    assert isinstance(network, DeepLabNetwork)
+    assert isinstance(network.trunk, DilatedFeatures)
+    assert (network.backbone, network.trunk.output_stride, network.bot_aspp[0].out_channels) == ("resnet10t", 16, 8)
+    assert network.trunk.net.layer3[0].conv2.dilation == (1, 1)
+    assert network.trunk.net.layer4[0].conv2.dilation == (2, 2)  # the stage before's without released_dilation: 1
+    assert {name: model.hparams[name] for name in options} == options
+    with pytest.raises(UnknownOptionError, match=r"has no option 'backbne'\. Did you mean 'backbone'"):
+        method(backbne="resnet18")  # type: ignore[call-arg]
