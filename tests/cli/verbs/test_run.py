@@ -135,12 +135,13 @@ def test_a_segmenter_is_trained_tuned_and_tested(cwd):
     succeed("fit", *tuned, "--trainer.default_root_dir", "runs/pebal")
     folder = find_run("runs/pebal")
     succeed("test", "--run", "runs/pebal", "--components.threshold", "best", "--components.min_object", "1")
-    found = {
-        name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "segmentation", "components")
-    }
-    assert {"pixel_AUROC", "pixel_AP", "pixel_FPR95"} <= found["metrics"]["metrics"].keys()
+    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert {"pixel_AUROC", "pixel_AP", "pixel_FPR95"} <= found["metrics"].keys()
     assert {"mIoU", "ECE", "MCE"} <= found["segmentation"]["metrics"].keys()
     assert {"SIoU", "MeanF1"} <= found["components"]["metrics"].keys()
+    said = succeed("report", "runs/pebal").out
+    assert re.search(r"^mIoU +0.", said, re.MULTILINE)
+    assert re.search(r"^SIoU +0.", said, re.MULTILINE)
 
 
 def test_an_installed_command_finds_classes_in_the_current_folder(cwd):
