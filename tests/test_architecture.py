@@ -58,12 +58,10 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "data/images/fashion_mnist.py": "data/images/test_torchvision_sets.py",
     "data/images/mnist.py": "data/images/test_torchvision_sets.py",
     "errors.py": "test_cli.py",
-    "methods/weak_video/bags.py": "methods/weak_video/test_deep_mil.py",
     "metrics/base.py": "metrics/test_state.py",
     "metrics/checks.py": "metrics/test_ranking.py",
     "metrics/levels.py": "callbacks/metrics/test_anomaly_metrics.py",
     "metrics/regions.py": "metrics/test_aupro.py",
-    "nn/snippet_classifier.py": "methods/weak_video/test_deep_mil.py",
 }
 ACROSS = {  # tests of more than one module
     "data/test_signatures.py",
