@@ -57,7 +57,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "data/images/cifar10.py": "data/images/test_torchvision_sets.py",
     "data/images/fashion_mnist.py": "data/images/test_torchvision_sets.py",
     "data/images/mnist.py": "data/images/test_torchvision_sets.py",
-    "errors.py": "test_cli.py",
+    "errors.py": "cli/test_main.py",
     "metrics/base.py": "metrics/test_state.py",
     "metrics/checks.py": "metrics/test_ranking.py",
     "metrics/levels.py": "callbacks/metrics/test_anomaly_metrics.py",
