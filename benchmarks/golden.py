@@ -107,10 +107,7 @@ def portable(run: tiny_runs.Run) -> dict[str, Any]:
     """What is the same on every machine: names and shapes."""
     return {
         "hyper_parameters": sorted(tiny_runs.hyper_parameters(run.model)),
-        "state_dict": {
-            key: "x".join(["tensor", *map(str, value.shape)]) if isinstance(value, Tensor) else type(value).__name__
-            for key, value in tiny_runs.state(run.model).items()
-        },
+        "state_dict": {key: _kind(value) for key, value in tiny_runs.state(run.model).items()},
         "logged": sorted(run.logged),
         "metrics.json": sorted(run.results),
     }
@@ -171,6 +168,12 @@ def collect(names: Sequence[str]) -> Entries:
 
 def _bits(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
+    return type(value).__name__
 
 
 def _short(value: Any) -> str:

@@ -71,6 +71,7 @@ ACROSS = {  # tests of more than one module
     "test_notebooks.py",
     "test_readme.py",
     "test_sample_configs.py",
+    "test_signatures.py",
 }
 
 

@@ -20,18 +20,38 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("video")
 
 
+SMALL = {"width": 32, "crops": 2, "batch": 2, "snippets": 20, "loop_videos": 1, "rounds": 1, "train_crops": None}
+
+
+@pytest.mark.parametrize("case", ["train", "loops", "infer"])
+def test_every_case_reports_time_and_memory(bench: ModuleType, case: str) -> None:
+    outcome = bench.CASES[case](**SMALL, accelerator="cpu")
+    assert outcome["call_s"] > 0
+    assert outcome["call_cpu_s"] > 0
+    assert outcome["peak_mb"] > 100
+
+
 @pytest.mark.slow
-def test_every_case_reports_time_and_memory(
+def test_a_case_runs_in_its_process_and_is_saved(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--batch", "2", "--crops", "2", "--width", "32", "--snippets", "20", "--loop-videos", "1", "--rounds", "1"]
-    assert bench.main([*small, "--json", str(tmp_path / "video.json")]) == 0
+    assert bench.main([*small, "--only", "infer", "--json", str(tmp_path / "video.json")]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report["cases"]) == ["train", "loops", "infer"]
-    for case in report["cases"].values():
-        assert case["call_s"] > 0
-        assert case["peak_mb"] > 100
+    assert list(report["cases"]) == ["infer"]
+    assert report["cases"]["infer"]["call_s"] > 0
+    assert report["cases"]["infer"]["peak_mb"] > 100
     assert json.loads((tmp_path / "video.json").read_text()) == report
+
+
+def test_all_cases_run_unless_some_are_chosen(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench.core, "fresh", lambda command, *, threads: {"call_s": 1.0})
+    assert bench.main([]) == 0
+    assert list(json.loads(capsys.readouterr().out)["cases"]) == ["train", "loops", "infer"]
+    monkeypatch.setattr(bench.core, "fresh", lambda command, *, threads: {"error": "no memory"})
+    assert bench.main(["--only", "train"]) == 1
 
 
 def test_the_plain_way_is_scaled_to_the_whole_batch(bench: ModuleType) -> None:

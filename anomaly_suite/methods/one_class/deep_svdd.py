@@ -24,7 +24,13 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.losses import ReconstructionError, away_from_zero, polynomial_decay, squared_distance
+from anomaly_suite.losses import (
+    ReconstructionError,
+    away_from_zero,
+    polynomial_decay,
+    squared_distance,
+    with_idle_weights,
+)
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, standardize
 from anomaly_suite.nn.lenet import COLOUR_WIDTHS, GREY_WIDTHS, LeNetDecoder, LeNetEncoder, build_lenets
 from anomaly_suite.nn.residual import ResidualDecoder
@@ -337,7 +343,7 @@ class DeepSVDD(AnomalyModule):
                 loss = loss + self.reconstruction_weight * error
         idle = self._idle()
         if idle is not None and self.trainer.world_size > 1:  # DDP waits for a gradient of every parameter
-            loss = loss + 0.0 * torch.stack([weight.sum() for weight in idle.parameters()]).sum()
+            loss = with_idle_weights(loss, idle.parameters())
         self.log("train/loss", loss)
         return loss
 

@@ -24,6 +24,7 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.losses import with_idle_weights
 from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.gaussian import channel_moments, mean_and_deviation
@@ -298,7 +299,7 @@ class StudentTeacher(AnomalyModule):
         else:
             loss, resting = self._teacher_loss(batch["image"], self.step_generator(batch_idx)), [self.students]
         if self.trainer.world_size > 1:  # DDP waits for a gradient of every parameter
-            loss = loss + 0.0 * torch.stack([p.sum() for part in resting for p in part.parameters()]).sum()
+            loss = with_idle_weights(loss, (weight for part in resting for weight in part.parameters()))
         self.log("train/loss", loss)
         return loss
 
