@@ -71,7 +71,6 @@ ACROSS = {  # tests of more than one module
     "test_notebooks.py",
     "test_readme.py",
     "test_sample_configs.py",
-    "test_signatures.py",
 }
 
 
