@@ -1,4 +1,4 @@
-"""Structure-breaking augmentations: normal images in, stand-in anomalies out.
+"""Structure-breaking augmentations: normal images in, pseudo-anomalies out.
 
 Source: Khazaie, MSc thesis, ch. 4 (ADACL); cut-paste after Li et al., CVPR 2021. Colours are never changed, only where
 things are. Used by methods that train against such images and by data modules that validate with them.
@@ -25,14 +25,14 @@ MAX_TRIES = 5
 
 
 def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Operation] | None = None) -> Tensor:
-    """One stand-in anomaly for every image, each by one operation drawn uniformly.
+    """One pseudo-anomaly for every image, each by one operation drawn uniformly.
 
     A copy that hardly differs from its image (mean absolute change below 0.01) is drawn again, at most 5 times.
 
     Args:
         image: Square images in [0, 1], shape (B, C, H, W).
         generator: Source of all draws, on the device of ``image``.
-        operations: The operations to draw from; all five if None.
+        operations: The operations to draw from; all five if None or empty.
 
     Returns:
         Shape and type of ``image``.
@@ -70,6 +70,7 @@ def cut_paste(image: Tensor, generator: Generator) -> Tensor:
     device = image.device
 
     def uniform(*shape: int) -> Tensor:
+        """Draws between 0 and 1."""
         return torch.rand(*shape, generator=generator, device=device)
 
     size_y = ((0.2 + 0.3 * uniform(count, 1, 1)) * height).long().clamp_min(1)
@@ -119,12 +120,20 @@ def puzzle(image: Tensor, generator: Generator) -> Tensor:
 
 
 def rotate90(image: Tensor, generator: Generator | None = None) -> Tensor:
-    """Rotate square images of shape (B, C, S, S) by 90 degrees."""
+    """Rotate square images of shape (B, C, S, S) by 90 degrees; nothing is drawn.
+
+    Raises:
+        ShapeError: images are not square.
+    """
     return _rotate(image, 1)
 
 
 def rotate270(image: Tensor, generator: Generator | None = None) -> Tensor:
-    """Rotate square images of shape (B, C, S, S) by 270 degrees."""
+    """Rotate square images of shape (B, C, S, S) by 270 degrees; nothing is drawn.
+
+    Raises:
+        ShapeError: images are not square.
+    """
     return _rotate(image, 3)
 
 
@@ -137,6 +146,9 @@ def mix_up(image: Tensor, generator: Generator) -> Tensor:
 
     Returns:
         Shape of ``image``, inside its range.
+
+    Raises:
+        ShapeError: images are not square.
     """
     turn = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
     weight = 0.3 + 0.4 * torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device)

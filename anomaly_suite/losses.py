@@ -1,13 +1,15 @@
-"""Losses and scores that several methods share: multi-scale SSIM, and reconstruction error made of it and L1.
+"""Losses and scores that several methods share: multi-scale SSIM, the reconstruction error made of it and L1, distances.
 
 Sources: Wang, Simoncelli and Bovik, "Multi-scale structural similarity", Asilomar 2003; Chen et al., "Deep One-Class
     Classification via Interpolated Gaussian Descriptor", AAAI 2022 (IGD), for the clamp, the L1 term and the additive map.
-Axes: B batch, C channels, H and W pixels.
+Axes: B batch, C channels, H and W pixels, D width of a code.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from collections.abc import Iterable
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -77,10 +79,21 @@ class MSSSIM(nn.Module):
         return self.with_map(first, second)[0]
 
     def with_map(self, first: Tensor, second: Tensor, *, want_map: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Similarity (B,), and with ``want_map`` the additive dissimilarity map (B, C, H, W), in [0, 1].
+        """Similarity and additive dissimilarity map of each pair.
 
         The map sums ``weight * (1 - SSIM)`` over the scales, every SSIM map clamped at 0, continued to the border by its
         outermost values and enlarged bilinearly. (A product of maps would vanish wherever one scale does.)
+
+        Args:
+            first: Shape (B, C, H, W).
+            second: The same shape.
+            want_map: Whether the map is computed.
+
+        Returns:
+            Similarity (B,), and the map (B, C, H, W) or None, both in [0, 1].
+
+        Raises:
+            ShapeError: unequal shapes, or images too small for ``scales`` and ``window_size``.
         """
         self._check(first, second)
         shape = first.shape
@@ -88,7 +101,7 @@ class MSSSIM(nn.Module):
             if first.dtype not in (torch.float32, torch.float64):
                 first = first.float()
             first, second = _planes(first), _planes(second.to(first.dtype))
-            similarity: Tensor | None = None
+            factors = []
             dissimilarity = torch.zeros_like(first) if want_map else None
             for scale, exponent in enumerate(self.exponents):
                 last = scale == len(self.exponents) - 1
@@ -96,8 +109,7 @@ class MSSSIM(nn.Module):
                 compared = luminance * structure if last else structure  # (1, B * C, h', w')
                 # The gradient of a sum is a view; that of a mean is a tensor in an order in which all that follows is slow.
                 mean = compared.sum((2, 3)) / compared[0, 0].numel()
-                factor = mean.clamp_min(SMALLEST_MEAN) ** exponent
-                similarity = factor if similarity is None else similarity * factor
+                factors.append(mean.clamp_min(SMALLEST_MEAN) ** exponent)
                 if dissimilarity is not None:
                     ssim = F.pad((luminance * structure).clamp_min(0), (self.window_size // 2,) * 4, mode="replicate")
                     dissimilarity = dissimilarity + exponent * (
@@ -105,8 +117,8 @@ class MSSSIM(nn.Module):
                     )
                 if not last:
                     first, second = F.avg_pool2d(first, 2), F.avg_pool2d(second, 2)
-            assert similarity is not None
-            return similarity.view(shape[:2]).mean(1), None if dissimilarity is None else dissimilarity.reshape(shape)
+            similarity = functools.reduce(torch.mul, factors).view(shape[:2]).mean(1)
+            return similarity, None if dissimilarity is None else dissimilarity.reshape(shape)
 
     def _compare(self, first: Tensor, second: Tensor, *, want_luminance: bool) -> tuple[Tensor | float, Tensor]:
         """Luminance and contrast-structure terms of one scale, each (1, B * C, h', w').
@@ -200,22 +212,45 @@ class ReconstructionError(nn.Module):
         self.rho = rho
 
     def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Error of each pair of shape (B, C, H, W): (B,), in [0, 1] while values stay in their range."""
-        return self._error(image, reconstruction, want_map=False)[0]
+        """Error of each pair.
+
+        Args:
+            image: Shape (B, C, H, W).
+            reconstruction: The same shape.
+
+        Returns:
+            Shape (B,), in [0, 1] while values stay in their range.
+
+        Raises:
+            ShapeError: unequal shapes, or images too small for the scales of MS-SSIM.
+        """
+        similarity = self.ms_ssim(image, reconstruction)
+        return self._weigh(1 - similarity, self._distance(image, reconstruction, similarity.dtype).mean((1, 2, 3)))
 
     def with_map(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        """Error (B,) and its additive map (B, 1, H, W), averaged over channels."""
-        error, error_map = self._error(image, reconstruction, want_map=True)
-        assert error_map is not None
-        return error, error_map
+        """Error of each pair, and where it lies.
 
-    def _error(self, image: Tensor, reconstruction: Tensor, *, want_map: bool) -> tuple[Tensor, Tensor | None]:
-        similarity, dissimilarity = self.ms_ssim.with_map(image, reconstruction, want_map=want_map)
-        distance = (image.to(similarity.dtype) - reconstruction.to(similarity.dtype)).abs() / self.value_range
-        error = (1 - self.rho) * (1 - similarity) + self.rho * distance.mean((1, 2, 3))
-        if dissimilarity is None:
-            return error, None
-        return error, ((1 - self.rho) * dissimilarity + self.rho * distance).clamp_min(0).mean(1, keepdim=True)
+        Args:
+            image: Shape (B, C, H, W).
+            reconstruction: The same shape.
+
+        Returns:
+            Error (B,) as from :meth:`forward`, and its additive map (B, 1, H, W), averaged over channels.
+
+        Raises:
+            ShapeError: unequal shapes, or images too small for the scales of MS-SSIM.
+        """
+        similarity, dissimilarity = self.ms_ssim.with_map(image, reconstruction, want_map=True)
+        distance = self._distance(image, reconstruction, similarity.dtype)
+        error_map = self._weigh(cast(Tensor, dissimilarity), distance).clamp_min(0).mean(1, keepdim=True)
+        return self._weigh(1 - similarity, distance.mean((1, 2, 3))), error_map
+
+    def _distance(self, image: Tensor, reconstruction: Tensor, dtype: torch.dtype) -> Tensor:
+        """L1 of each pixel as a share of the value range, (B, C, H, W)."""
+        return (image.to(dtype) - reconstruction.to(dtype)).abs() / self.value_range
+
+    def _weigh(self, dissimilarity: Tensor, distance: Tensor) -> Tensor:
+        return (1 - self.rho) * dissimilarity + self.rho * distance
 
 
 class PixelComparison(nn.Module):
@@ -225,6 +260,9 @@ class PixelComparison(nn.Module):
         image_size: Height and width of the images.
         rho: Weight of L1.
         space: Where they are compared; the value range goes with it.
+
+    Raises:
+        ConfigError: ``rho`` outside [0, 1], or images too small.
     """
 
     def __init__(self, *, image_size: ImageSize, rho: float, space: PixelSpace = "standardized") -> None:
@@ -234,12 +272,34 @@ class PixelComparison(nn.Module):
         self.error = ReconstructionError(image_size=min(height_width(image_size)), value_range=value_range, rho=rho)
 
     def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Error of each image, (B,)."""
+        """Error of each image.
+
+        Args:
+            image: Shape (B, 1 or 3, H, W), in [0, 1].
+            reconstruction: Shape (B, 3, H, W), standardised.
+
+        Returns:
+            Shape (B,).
+
+        Raises:
+            ShapeError: neither one nor three channels, another height or width, or images that are too small.
+        """
         error: Tensor = self.error(*self._pair(image, reconstruction))
         return error
 
     def with_map(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        """Error (B,) and map (B, 1, H, W)."""
+        """Error of each image, and where it lies.
+
+        Args:
+            image: Shape (B, 1 or 3, H, W), in [0, 1].
+            reconstruction: Shape (B, 3, H, W), standardised.
+
+        Returns:
+            Error (B,) and its map (B, 1, H, W).
+
+        Raises:
+            ShapeError: neither one nor three channels, another height or width, or images that are too small.
+        """
         return self.error.with_map(*self._pair(image, reconstruction))
 
     def _pair(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,12 +309,27 @@ class PixelComparison(nn.Module):
 
 
 def squared_distance(code: Tensor, center: Tensor) -> Tensor:
-    """(B, D) and (D,) to (B,), in float32."""
+    """Squared Euclidean distance, in float32.
+
+    Args:
+        code: Shape (B, D).
+        center: Shape (D,).
+
+    Returns:
+        Shape (B,).
+    """
     return ((code.float() - center) ** 2).sum(1)
 
 
 def away_from_zero(center: Tensor) -> Tensor:
-    """Move components with absolute value below 0.1 to 0.1 or -0.1; an exact 0 goes to 0.1."""
+    """Move components with absolute value below 0.1 to 0.1 or -0.1; an exact 0 goes to 0.1.
+
+    Args:
+        center: Shape (D,).
+
+    Returns:
+        Shape (D,).
+    """
     sign = torch.where(center < 0, -1.0, 1.0)
     return torch.where(center.abs() < CENTER_MARGIN, CENTER_MARGIN * sign, center)
 
@@ -262,3 +337,17 @@ def away_from_zero(center: Tensor) -> Tensor:
 def polynomial_decay(progress: float, *, power: float = 0.9) -> float:
     """Factor of a learning rate that falls to 0: ``(1 - progress) ** power`` for a progress in [0, 1]."""
     return float(max(0.0, 1 - progress) ** power)
+
+
+def with_idle_weights(loss: Tensor, weights: Iterable[Tensor]) -> Tensor:
+    """Give weights that a step leaves alone a gradient of zero, for which distributed training waits.
+
+    Args:
+        loss: A scalar.
+        weights: Of any shapes.
+
+    Returns:
+        The loss, of the same value as long as all weights are finite.
+    """
+    sums = [weight.sum() for weight in weights]
+    return loss + 0.0 * torch.stack(sums).sum() if sums else loss

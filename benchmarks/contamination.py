@@ -1,7 +1,7 @@
 """AUROC as more and more of the training set is anomalous: one JSON line a run, then a Markdown table.
 
     python benchmarks/contamination.py sample_configs/one_class/deep_svdd_digits_cpu.yaml \
-        sample_configs/one_class/deep_svdd_rec_digits_cpu.yaml --results runs/contamination_digits.jsonl
+        sample_configs/one_class/deep_svdd_digits_rec_cpu.yaml --results runs/contamination_digits.jsonl
 
 Every configuration is trained on every class, at every level and seed, one run after another in this process, on one thread.
 A level is the data module's ``contamination``: the share of the training set that is anomalous images called normal. The seed
@@ -34,7 +34,8 @@ from grid import Record, Run, Setting
 from torch.utils.data import DataLoader, Subset
 
 from anomaly_suite.contract import as_batch
-from anomaly_suite.data.memory import ImageSet, OneVsRest
+from anomaly_suite.data.images.image_set import ImageSet
+from anomaly_suite.data.images.one_vs_rest import OneVsRest
 from anomaly_suite.errors import AnomalySuiteError
 from anomaly_suite.metrics import auroc
 

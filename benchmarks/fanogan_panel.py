@@ -21,12 +21,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import anomaly_suite.data
-from anomaly_suite.cli import find_run
 from anomaly_suite.contract import AnomalyDataModule
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.runs import find_checkpoint, find_run
 from anomaly_suite.methods.reconstruction.dae import to_signed
 from anomaly_suite.methods.reconstruction.fanogan import EncodedGAN, FAnoGAN
-from anomaly_suite.runner import find_checkpoint
 
 COLUMNS = 9
 TILE = 0.85  # inches

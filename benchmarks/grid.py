@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer, seed_everything
 from rich.console import Console
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import anomaly_suite.data
 import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of both by their short names
+from anomaly_suite.cli.samples import read_stack
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.errors import ConfigError
 
@@ -59,8 +59,8 @@ class Run(NamedTuple):
 
 
 def read_setting(file: Path, **more: Any) -> Setting:
-    """A configuration; ``more`` becomes part of its fingerprint."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    """A configuration, with those that it is stacked on; ``more`` becomes part of its fingerprint."""
+    content = read_stack(file)
     model, data = (
         {"class_path": content[part]["class_path"], "init_args": dict(content[part].get("init_args", {}))}
         for part in ("model", "data")

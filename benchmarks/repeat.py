@@ -1,6 +1,6 @@
 """Configurations trained and tested with several seeds: one JSON line a run, then a Markdown table of means and deviations.
 
-    python benchmarks/repeat.py sample_configs/weak_video/{deep_mil,rtfm,ctmil}_synthetic_cpu.yaml --seeds 0 1 2 \
+    python benchmarks/repeat.py sample_configs/weak_video/{deep_mil,rtfm,ctmil}_synthetic_videos_cpu.yaml --seeds 0 1 2 \
         --metrics frame_AUROC frame_AP --results runs/weak_video.jsonl
     python benchmarks/repeat.py sample_configs/weak_video/{deep_mil,rtfm}_ucsd_ped2_cpu.yaml --seeds 0 \
         --vary split 0 1 2 3 4 5 6 7 8 9 --data features=$PWD/features/ped2 --metrics frame_AUROC --results runs/ped2.jsonl
@@ -11,10 +11,10 @@ section of a configuration is not read.
 
 ``--save FOLDER`` keeps each run's checkpoint as ``<configuration>-<seed>.ckpt``; ``{seed}`` in an option of the model then finds it::
 
-    python benchmarks/repeat.py sample_configs/pixel_ood/deeplabv3plus_synthetic_streets_cpu.yaml --save runs/kept \
+    python benchmarks/repeat.py sample_configs/pixel_ood/deeplab_v3_plus_synthetic_streets_cpu.yaml --save runs/kept \
         --metrics pixel_AUROC pixel_AP pixel_FPR95 mIoU --results runs/streets.jsonl
-    python benchmarks/repeat.py sample_configs/pixel_ood/{pebal,deepgamblers}_synthetic_streets_cpu.yaml \
-        --model segmenter_weights=runs/kept/deeplabv3plus_synthetic_streets_cpu-{seed}.ckpt \
+    python benchmarks/repeat.py sample_configs/pixel_ood/{pebal,deep_gamblers}_synthetic_streets_cpu.yaml \
+        --model segmenter_weights=runs/kept/deeplab_v3_plus_synthetic_streets_cpu-{seed}.ckpt \
         --metrics pixel_AUROC pixel_AP pixel_FPR95 mIoU --results runs/streets.jsonl
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,3 +49,14 @@ def trainer_in(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(**{**defaults, **options})
 
     return make
+
+
+@pytest.fixture
+def two_processes() -> dict[str, Any]:
+    """Trainer options for two processes.
+
+    They are forked where they can be: a fresh interpreter takes seconds to import everything again. After a backward pass on
+    a machine with a GPU, autograd refuses to work in a forked process.
+    """
+    forked = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
+    return {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork" if forked else "ddp_spawn"}

@@ -1,32 +1,82 @@
-"""The import rules of docs/architecture.md, read from the source."""
+"""The rules of docs/architecture.md, read from the source: who imports whom, where a module is tested, how large a file may be."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "anomaly_suite"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "anomaly_suite"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+BOTTOM = {"errors", "options", "codes"}
 ALLOWED = {
-    "nn": {"nn", "errors", "run_folders"},
-    "losses": {"nn", "errors"},
-    "augment": {"errors"},
-    "snippets": {"errors"},
-    "metrics": {"metrics", "errors"},
-    "methods": {"methods", "nn", "losses", "augment", "snippets", "contract", "errors"},
-    "data": {"data", "contract", "errors", "augment", "snippets"},
-    "callbacks": {"callbacks", "metrics", "contract", "errors"},
-    "contract": {"errors", "snippets"},
-    "extraction": {"nn", "data", "callbacks", "snippets", "errors", "__version__"},
-    "catalog": set(),
-    "run_folders": {"errors"},
-    "cli": {"catalog", "errors", "run_folders", "runner", "__version__"},
+    "errors": set(),
+    "codes": set(),
+    "options": {"errors"},
+    "io": {"io", "errors"},
+    "contract": {"contract", "io", *BOTTOM},
+    "nn": {"nn", "io", *BOTTOM},
+    "losses": {"nn", *BOTTOM},
+    "augment": BOTTOM,
+    "methods": {"methods", "nn", "losses", "augment", "contract", *BOTTOM},
+    "data": {"data", "contract", "augment", "io", *BOTTOM},
+    "metrics": {"metrics", *BOTTOM},
+    "callbacks": {"callbacks", "metrics", "contract", "io", *BOTTOM},
+    "features": {"features", "nn", "io", "contract", "__version__", *BOTTOM},
+    "cli": {"cli", "methods", "data", "callbacks", "features", "metrics", "contract", "io", "__version__", *BOTTOM},
 }
 LATE = {"matplotlib", "pandas", "pyarrow", "onnx", "onnxruntime", "ray", "tensorboard"}
-FILES = sorted(PACKAGE.rglob("*.py"))
+FOREIGN = {  # what a part does without
+    "io": {"torch", "lightning", "torchvision", "timm"},
+    "nn": {"lightning"},
+    "losses": {"lightning"},
+    "augment": {"lightning"},
+    "metrics": {"lightning"},
+    "methods": {"torchmetrics", "cv2", "albumentations"},
+}
+LONGEST = 400  # lines of a file
+OPEN_CONSTRUCTORS = {"SuiteCLI", "SuiteParser"}  # they pass on what Lightning's own classes take
+
+TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and where they are tested
+    "callbacks/drawing.py": "callbacks/test_overlay.py",
+    "callbacks/metrics/image.py": "callbacks/metrics/test_anomaly_metrics.py",
+    "callbacks/metrics/level.py": "callbacks/metrics/test_anomaly_metrics.py",
+    "callbacks/metrics/pixel.py": "callbacks/metrics/test_anomaly_metrics.py",
+    "callbacks/metrics/scene.py": "callbacks/metrics/test_anomaly_metrics.py",
+    "callbacks/metrics/video.py": "callbacks/metrics/test_anomaly_metrics.py",
+    "callbacks/passes.py": "callbacks/metrics/test_components.py",
+    "callbacks/processes.py": "callbacks/test_table.py",
+    "codes.py": "contract/test_scenes.py",
+    "data/images/cifar10.py": "data/images/test_torchvision_sets.py",
+    "data/images/fashion_mnist.py": "data/images/test_torchvision_sets.py",
+    "data/images/mnist.py": "data/images/test_torchvision_sets.py",
+    "errors.py": "cli/test_main.py",
+    "metrics/base.py": "metrics/test_state.py",
+    "metrics/checks.py": "metrics/test_ranking.py",
+    "metrics/levels.py": "callbacks/metrics/test_anomaly_metrics.py",
+    "metrics/regions.py": "metrics/test_aupro.py",
+}
+ACROSS = {  # tests of more than one module
+    "data/test_signatures.py",
+    "test_architecture.py",
+    "test_contract.py",
+    "test_golden.py",
+    "test_notebooks.py",
+    "test_readme.py",
+    "test_sample_configs.py",
+}
+
+
+@lru_cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def part_of(file: Path) -> str:
@@ -34,6 +84,7 @@ def part_of(file: Path) -> str:
 
 
 def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of modules, or of what is imported from a top-level package."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -43,22 +94,51 @@ def imported(tree: ast.AST) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_run_one_way(file: Path) -> None:
-    part = part_of(file)
-    used = {name.split(".")[1] for name in imported(ast.parse(file.read_text())) if name.startswith("anomaly_suite.")}
-    if part in ALLOWED:
-        assert used <= ALLOWED[part]
-    if part != "runner":
-        assert "cli" not in used
+def own_imports(file: Path) -> set[str]:
+    return {name for name in imported(tree_of(file)) if name.startswith("anomaly_suite.")}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_rarely_needed_packages_are_imported_where_used(file: Path) -> None:
-    top_level = ast.Module(
-        [node for node in ast.parse(file.read_text()).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], []
+def files_with(found: Callable[[Path], object]) -> dict[str, object]:
+    """What was found, by file; nothing for a file without."""
+    return {str(file.relative_to(PACKAGE)): what for file in FILES if (what := found(file))}
+
+
+# Imports -----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_part_has_its_rule() -> None:
+    assert {part_of(file) for file in FILES} - {"__init__"} == ALLOWED.keys()
+
+
+def test_imports_run_one_way() -> None:
+    def forbidden(file: Path) -> set[str]:
+        return {name for name in own_imports(file) if name.split(".")[1] not in ALLOWED.get(part_of(file), set())}
+
+    assert files_with(forbidden) == {}
+
+
+def test_packages_that_a_part_does_without() -> None:
+    def forbidden(file: Path) -> set[str]:
+        return {name.split(".")[0] for name in imported(tree_of(file))} & FOREIGN.get(part_of(file), set())
+
+    assert files_with(forbidden) == {}
+
+
+def test_networks_know_nothing_of_files_but_where_a_run_keeps_its_weights() -> None:
+    used = {file.name: own_imports(file) for file in FILES if part_of(file) == "nn"}
+    files = {name: {module for module in modules if ".io" in module} for name, modules in used.items()}
+    assert {name: modules for name, modules in files.items() if modules} in (
+        {},
+        {"weights.py": {"anomaly_suite.io.runs"}},
     )
-    assert not {name.split(".")[0] for name in imported(top_level)} & LATE
+
+
+def test_rarely_needed_packages_are_imported_where_used() -> None:
+    def early(file: Path) -> set[str]:
+        outside = [node for node in tree_of(file).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        return {name.split(".")[0] for name in imported(ast.Module(outside, []))} & LATE
+
+    assert files_with(early) == {}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["list", "methods"]])
@@ -70,3 +150,73 @@ def test_quick_verbs_load_neither_torch_nor_lightning(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "slow: []"
+
+
+# Tests -------------------------------------------------------------------------------------------------------------------
+
+
+def mirrored(file: Path) -> Path:
+    """Where the tests of a module are: ``nn/gaussian.py`` -> ``tests/nn/test_gaussian.py``."""
+    path = file.relative_to(PACKAGE)
+    return path.with_name(f"test_{path.name}")
+
+
+def test_every_module_has_its_test_file() -> None:
+    modules = {str(file.relative_to(PACKAGE)): mirrored(file) for file in FILES if file.stem != "__init__"}
+    missing = {module for module, test in modules.items() if not (TESTS / test).is_file()}
+    assert sorted(missing - TESTED_ELSEWHERE.keys()) == [], (
+        "write the file, or say in TESTED_ELSEWHERE where it is tested"
+    )
+    assert sorted(TESTED_ELSEWHERE.keys() - missing) == [], (
+        "these have a test file now, or are no modules: strike them out"
+    )
+    assert {test for test in TESTED_ELSEWHERE.values() if not (TESTS / test).is_file()} == set()
+
+
+def test_every_test_file_has_its_module() -> None:
+    tests = {file.relative_to(TESTS) for file in TESTS.rglob("test_*.py")}
+    folders = {file.parent for file in FILES if file.stem == "__init__"} - {PACKAGE}
+    packages = {mirrored(folder.with_suffix(".py")) for folder in folders}
+    known = {mirrored(file) for file in FILES} | packages | {Path(name) for name in ACROSS}
+    benchmarks = {Path("benchmarks") / f"test_{file.name}" for file in (TESTS.parent / "benchmarks").glob("*.py")}
+    assert sorted(map(str, tests - known - benchmarks)) == [], "what these test is gone or moved: move them along"
+
+
+# Style -------------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_read_in_one_sitting() -> None:
+    def too_long(file: Path) -> int:
+        lines = file.read_text(encoding="utf-8").count("\n")
+        return lines if lines > LONGEST else 0
+
+    assert files_with(too_long) == {}, "each knows more than one thing: cut it there"
+
+
+def test_errors_are_raised_not_asserted() -> None:
+    def asserted(file: Path) -> list[int]:
+        return [node.lineno for node in ast.walk(tree_of(file)) if isinstance(node, ast.Assert)]
+
+    assert files_with(asserted) == {}, "assert vanishes under python -O"
+
+
+def constructors(file: Path) -> Iterator[tuple[str, ast.arguments]]:
+    for cls in tree_of(file).body:
+        if isinstance(cls, ast.ClassDef) and not cls.name.startswith("_") and cls.name not in OPEN_CONSTRUCTORS:
+            for node in cls.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    yield cls.name, node.args
+
+
+def test_public_constructors_name_and_type_every_option() -> None:
+    def hidden(file: Path) -> dict[str, list[str]]:
+        found = {}
+        for name, signature in constructors(file):
+            options = [
+                arg for arg in (*signature.posonlyargs, *signature.args, *signature.kwonlyargs) if arg.arg != "self"
+            ]
+            untyped = [arg.arg for arg in options if arg.annotation is None]
+            found[name] = untyped + ([f"**{signature.kwarg.arg}"] if signature.kwarg else [])
+        return {name: options for name, options in found.items() if options}
+
+    assert files_with(hidden) == {}

@@ -6,92 +6,36 @@ tell planted anomalies from normal images.
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import tiny_runs
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_runs import (
+    METHODS,
+    SEED,
+    all_test_inputs,
+    checkpoint_file,
+    config,
+    fitted,
+    make_data,
+    make_model,
+    make_trainer,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-import anomaly_suite.data
-import anomaly_suite.methods
-from anomaly_suite.catalog import catalog
+from anomaly_suite.cli.catalog import catalog
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Prediction
 from anomaly_suite.errors import CheckpointError, NotFittedError
 from anomaly_suite.metrics import auroc
 
-METHODS = [entry.name for entry in catalog("methods")]
-SEED = 0
-FOLDER = tempfile.TemporaryDirectory()  # of checkpoints that several tests read
-
-
-def config(name: str) -> dict[str, Any]:
-    file = Path(__file__).parent / "configs" / f"{name}.yaml"
-    assert file.is_file(), f"a new method needs its tiny configuration: write {file.name} in tests/configs"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def make_model(name: str) -> AnomalyModule:
-    options = dict(config(name)["model"])
-    if first := config(name).get(
-        "pretrain"
-    ):  # another method's checkpoint, without which this one has nothing to work on
-        options["segmenter_weights"] = str(checkpoint_file(first))
-    seed_everything(SEED, verbose=False)
-    return getattr(anomaly_suite.methods, name)(**options)
-
-
-def make_data(name: str, **changes: Any) -> AnomalyDataModule:
-    options = {**config(name)["data"], **changes}
-    return getattr(anomaly_suite.data, options.pop("class"))(**options)
-
-
-def make_trainer(**options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    return Trainer(**{**defaults, **options})
-
-
-@lru_cache
-def fitted(name: str) -> tuple[AnomalyModule, dict[str, Any]]:
-    """A fitted model and its checkpoint, made once."""
-    model, data = make_model(name), make_data(name)
-    trainer = make_trainer(max_epochs=config(name)["epochs"])
-    trainer.fit(model, datamodule=data)
-    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    return model.eval(), copy.deepcopy(checkpoint)
-
-
-@lru_cache
-def checkpoint_file(name: str) -> Path:
-    file = Path(FOLDER.name) / f"{name}.ckpt"
-    torch.save(fitted(name)[1], file)
-    return file
-
-
-@lru_cache
-def all_test_inputs(name: str) -> dict[str, Any]:
-    """All test images, or whole videos padded to one length, in one batch."""
-    data = make_data(name, eval_batch_size=10_000)
-    data.setup("test")
-    (batch,) = data.test_dataloader()
-    kept = ("image", "mask", "label", "snippet_features", "length", "target", "ood_mask")
-    return {key: batch[key] for key in kept if key in batch}
+FEW = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2, "limit_predict_batches": 2}
 
 
 def foreign(name: str) -> type[ForeignData]:
@@ -107,10 +51,12 @@ def predict(model: AnomalyModule, batch: dict[str, Any], rows: slice = slice(Non
 
 
 # The tests of one method stay in one test process, which then fits it once.
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(tiny_runs.group(name))) for name in METHODS]
+)
 class TestEveryMethod:
     def test_scores_are_finite_and_rank_anomalies_higher(self, name: str) -> None:
-        model, _ = fitted(name)
+        model = fitted(name).model
         batch = all_test_inputs(name)
         prediction = predict(model, batch)
         score = prediction["anomaly_score"]
@@ -133,7 +79,7 @@ class TestEveryMethod:
         assert auroc(score, label) > 0.8, "anomalous inputs should outrank normal ones"
 
     def test_checkpoint_restores_the_scores_without_network(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        model, _ = fitted(name)
+        model = fitted(name).model
         file = checkpoint_file(name)
         monkeypatch.setattr("socket.socket.connect", _no_network)
         restored = type(model).load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
@@ -141,13 +87,12 @@ class TestEveryMethod:
         assert torch.equal(first["anomaly_score"], second["anomaly_score"])
 
     def test_checkpoint_of_another_class_is_refused(self, name: str) -> None:
-        _, checkpoint = fitted(name)
-        foreign = {**checkpoint, "anomaly_suite": {"class": "SomethingElse", "seed": 0}}
+        foreign = {**fitted(name).checkpoint, "anomaly_suite": {"class": "SomethingElse", "seed": 0}}
         with pytest.raises(CheckpointError, match="cannot load a checkpoint of SomethingElse"):
             make_model(name).on_load_checkpoint(foreign)
 
     def test_batch_size_does_not_matter(self, name: str) -> None:
-        model, _ = fitted(name)
+        model = fitted(name).model
         batch = all_test_inputs(name)
         together = predict(model, batch, slice(0, 8))
         for row in range(8):
@@ -157,27 +102,29 @@ class TestEveryMethod:
             }:  # it has the frames of all videos, and follows from snippet_score
                 assert torch.allclose(alone[key], together[key][row : row + 1], rtol=1e-4, atol=1e-5)  # type: ignore[literal-required]
 
-    @pytest.mark.parametrize("sanity", [0, 2], ids=["no_sanity_check", "sanity_check"])
-    @pytest.mark.parametrize("kind", ["own", "mapping", "pair", "triple"])
+    # Own loaders without a sanity check are those of ``fitted``, own ones with it those of ``Training``.
+    @pytest.mark.parametrize(("kind", "sanity"), [("mapping", 2), ("pair", 0), ("triple", 2)])
     def test_plain_trainer_with_any_loader(
         self, name: str, kind: str, sanity: int, trainer_in: Callable[..., Trainer]
     ) -> None:
-        model, data = make_model(name), make_data(name)
         if foreign(name) is not ForeignData and kind in ("pair", "triple"):
             pytest.skip("a pair would be taken for images and labels: videos and scenes come as mappings")
-        used = data if kind == "own" else foreign(name)(data, kind)
-        trainer = trainer_in(
-            num_sanity_val_steps=sanity, limit_train_batches=3, limit_val_batches=2, limit_test_batches=2
-        )
-        trainer.fit(model, datamodule=used)
-        trainer.test(model, datamodule=used, verbose=False)
-        predictions = trainer.predict(model, datamodule=used)
+        model, data = make_model(name), foreign(name)(make_data(name), kind)
+        trainer = trainer_in(num_sanity_val_steps=sanity, **FEW)
+        trainer.fit(model, datamodule=data)
+        trainer.test(model, datamodule=data, verbose=False)
+        predictions = trainer.predict(model, datamodule=data)
         assert predictions
         assert all(part["anomaly_score"].isfinite().all() for part in predictions)  # type: ignore[call-overload]
 
+    def test_plain_trainer_with_its_own_loader(self, name: str) -> None:
+        for predictions in (trained(name).predictions, fitted(name).predictions):
+            assert predictions
+            assert all(part["anomaly_score"].isfinite().all() for part in predictions)
+
     def test_bf16_mixed(self, name: str, trainer_in: Callable[..., Trainer]) -> None:
         model, data = make_model(name), make_data(name)
-        trainer = trainer_in(precision="bf16-mixed", limit_train_batches=3, limit_test_batches=2)
+        trainer = trainer_in(precision="bf16-mixed", **FEW)
         trainer.fit(model, datamodule=data)
         predictions = trainer.predict(model, dataloaders=data.test_dataloader())
         assert predictions
@@ -185,30 +132,13 @@ class TestEveryMethod:
         assert score.dtype == torch.float32
         assert score.isfinite().all()
 
-    def test_resumed_training_ends_with_the_same_weights(
-        self, name: str, tmp_path: Path, trainer_in: Callable[..., Trainer]
-    ) -> None:
-        epochs = max(4, config(name).get("resume_epochs", 4))
-        half = epochs // 2
-
-        def train(ckpt_path: Path | None, *callbacks: ModelCheckpoint) -> dict[str, Tensor]:
-            model = make_model(name)
-            trainer = trainer_in(
-                # A single-pass method stops after its epoch unless told to go on.
-                max_epochs=epochs, min_epochs=epochs, limit_train_batches=3, limit_val_batches=1,
-                enable_checkpointing=bool(callbacks), callbacks=list(callbacks),
-            )  # fmt: skip
-            trainer.fit(model, datamodule=make_data(name), ckpt_path=ckpt_path, weights_only=True)
-            return {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-
-        saver = ModelCheckpoint(
-            dirpath=tmp_path, filename="{epoch}", every_n_epochs=half, save_top_k=-1, save_on_train_epoch_end=True
-        )
-        whole = train(None, saver)
+    def test_resumed_training_ends_with_the_same_weights(self, name: str) -> None:
+        whole = trained(name)
         seed_everything(SEED + 1, verbose=False)
-        resumed = train(tmp_path / f"epoch={half - 1}.ckpt")
-        assert whole.keys() == resumed.keys()
-        for key, value in whole.items():
+        resumed = train(name, ckpt_path=whole.halfway).state
+        assert whole.state.keys() == resumed.keys()
+        for key, value in whole.state.items():
+            # The same operations, but on memory laid out anew, which may choose another kernel.
             assert torch.allclose(value.nan_to_num(), resumed[key].nan_to_num(), rtol=1e-5, atol=1e-6), key
 
     def test_unfitted_predicts_or_says_so(self, name: str) -> None:
@@ -221,18 +151,52 @@ class TestEveryMethod:
                 model.test_step(batch, 0)
 
     @pytest.mark.slow
-    def test_two_processes(self, name: str, tmp_path: Path) -> None:
+    def test_two_processes(self, name: str, tmp_path: Path, two_processes: dict[str, Any]) -> None:
         model = make_model(name)
-        steps = None if model.single_pass else 3
-        trainer = make_trainer(
-            devices=2, strategy="ddp_spawn", max_epochs=1, limit_train_batches=steps, default_root_dir=tmp_path
-        )
+        steps = {} if model.single_pass else {"limit_train_batches": 3, "limit_val_batches": 2}
+        trainer = make_trainer(max_epochs=1, default_root_dir=tmp_path, **two_processes, **steps)
         trainer.fit(model, datamodule=make_data(name))  # what rank zero ends with comes back
         score = predict(model.eval(), all_test_inputs(name))["anomaly_score"]
         assert score.isfinite().all()
         if model.single_pass:  # statistics of all processes together are those of a single one
-            alone = predict(fitted(name)[0], all_test_inputs(name))["anomaly_score"]
-            assert torch.allclose(score, alone, rtol=1e-4)
+            alone = predict(fitted(name).model, all_test_inputs(name))["anomaly_score"]
+            assert torch.allclose(score, alone, rtol=1e-4)  # sums in another order
+
+
+class Training(NamedTuple):
+    """A short training on a method's own loaders, with Lightning's sanity check before it."""
+
+    state: dict[str, Tensor]
+    halfway: Path
+    """Checkpoint of the epoch in the middle."""
+    predictions: list[dict[str, Any]]
+
+
+def train(name: str, ckpt_path: Path | None = None) -> Training:
+    epochs, folder = max(4, config(name).get("resume_epochs", 4)), Path(tiny_runs.FOLDER.name) / f"halfway-{name}"
+    half = epochs // 2
+    saver = ModelCheckpoint(
+        dirpath=folder, filename="{epoch}", every_n_epochs=half, save_top_k=-1, save_on_train_epoch_end=True
+    )
+    model, data = make_model(name), make_data(name)
+    trainer = make_trainer(
+        # A single-pass method stops after its epoch unless told to go on.
+        max_epochs=epochs, min_epochs=epochs, num_sanity_val_steps=2, enable_checkpointing=ckpt_path is None,
+        callbacks=[saver] if ckpt_path is None else [], default_root_dir=folder, **{**FEW, "limit_val_batches": 1},
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    state = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    if ckpt_path is not None:
+        return Training(state, ckpt_path, [])
+    trainer.test(model, datamodule=data, verbose=False)
+    predictions = trainer.predict(model, datamodule=data)
+    return Training(state, folder / f"epoch={half - 1}.ckpt", predictions)  # type: ignore[arg-type]
+
+
+@lru_cache
+def trained(name: str) -> Training:
+    """The whole training of a method, made once."""
+    return train(name)
 
 
 def _no_network(*args: object) -> None:

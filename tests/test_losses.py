@@ -12,7 +12,16 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as library_ssim
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.losses import MSSSIM, SCALE_WEIGHTS, PixelComparison, ReconstructionError, polynomial_decay
+from anomaly_suite.losses import (
+    MSSSIM,
+    SCALE_WEIGHTS,
+    PixelComparison,
+    ReconstructionError,
+    away_from_zero,
+    polynomial_decay,
+    squared_distance,
+    with_idle_weights,
+)
 from anomaly_suite.nn.blur import gaussian_blur
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, standardize
 
@@ -404,9 +413,9 @@ class TestReconstructionError:
     @pytest.mark.parametrize(("size", "top", "sides"), [(32, 8, (0, 2, 4, 8, 12, 16)), (256, 60, (0, 8, 24, 48, 96))])
     def test_grows_with_a_painted_square(self, size: int, top: int, sides: tuple[int, ...]) -> None:
         image = natural(2, size) * 0.6
-        rebuilt = noisy(image, 0.01)
+        reconstruction = noisy(image, 0.01)
         measure = ReconstructionError(image_size=size, value_range=1.0)
-        errors = torch.stack([measure(painted(image, side, top=top, left=top), rebuilt) for side in sides])
+        errors = torch.stack([measure(painted(image, side, top=top, left=top), reconstruction) for side in sides])
         assert (errors.diff(dim=0) > 1e-3).all()
 
     @pytest.mark.parametrize(
@@ -443,11 +452,13 @@ class TestReconstructionError:
 
 class TestPixelComparison:
     def test_standardised_images_have_their_own_range(self) -> None:
-        image, rebuilt = natural(), noisy(standardize(natural()), 0.2)
+        image, reconstruction = natural(), noisy(standardize(natural()), 0.2)
         expected = ReconstructionError(image_size=32, value_range=STANDARDIZED_RANGE, rho=0.3)
         compare = PixelComparison(image_size=32, rho=0.3)
-        assert torch.equal(compare(image, rebuilt), expected(standardize(image), rebuilt))
-        torch.testing.assert_close(compare.with_map(image, rebuilt), expected.with_map(standardize(image), rebuilt))
+        assert torch.equal(compare(image, reconstruction), expected(standardize(image), reconstruction))
+        torch.testing.assert_close(
+            compare.with_map(image, reconstruction), expected.with_map(standardize(image), reconstruction)
+        )
 
     def test_unit_space_scales_the_reconstruction_back(self) -> None:
         image = natural()
@@ -458,9 +469,9 @@ class TestPixelComparison:
 
     @pytest.mark.parametrize("space", ["standardized", "unit"])
     def test_a_grey_image_is_repeated(self, space: str) -> None:
-        grey, rebuilt = natural()[:, :1], standardize(natural(seed=2))
+        grey, reconstruction = natural()[:, :1], standardize(natural(seed=2))
         compare = PixelComparison(image_size=32, rho=0.15, space=space)  # type: ignore[arg-type] # parametrised
-        torch.testing.assert_close(compare(grey, rebuilt), compare(grey.repeat(1, 3, 1, 1), rebuilt))
+        torch.testing.assert_close(compare(grey, reconstruction), compare(grey.repeat(1, 3, 1, 1), reconstruction))
 
 
 def test_polynomial_decay() -> None:
@@ -468,3 +479,27 @@ def test_polynomial_decay() -> None:
     assert [decay(0.0), decay(1.0), decay(1.2)] == [1.0, 0.0, 0.0]
     assert decay(0.5) == pytest.approx(math.exp(0.9 * math.log(0.5)))
     assert decay(0.25, power=2.0) == pytest.approx(0.5625)
+
+
+def test_squared_distance_by_hand() -> None:
+    code = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+    assert squared_distance(code, torch.tensor([1.0, 0.0])).tolist() == [4.0, 2.0]
+    assert squared_distance(code.bfloat16(), torch.zeros(2)).dtype == torch.float32
+
+
+def test_away_from_zero() -> None:
+    center = torch.tensor([0.0, 0.05, -0.05, 0.1, -0.1, 0.3, -7.0])
+    torch.testing.assert_close(away_from_zero(center), torch.tensor([0.1, 0.1, -0.1, 0.1, -0.1, 0.3, -7.0]))
+
+
+def test_idle_weights_get_a_gradient_of_zero_and_leave_the_loss() -> None:
+    used, idle = torch.ones(2, requires_grad=True), torch.ones(3, 2, requires_grad=True)
+    loss = with_idle_weights(used.sum(), [idle, idle[:1]])
+    loss.backward()
+    assert loss.item() == 2
+    assert used.grad is not None
+    assert used.grad.tolist() == [1, 1]
+    assert idle.grad is not None
+    assert idle.grad.tolist() == [[0, 0]] * 3
+    alone = used.sum()
+    assert with_idle_weights(alone, []) is alone

@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anomaly_suite.callbacks.base import of_data
 from anomaly_suite.contract import AnomalyModule, as_batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.metrics import F1Max
 from anomaly_suite.metrics.state import Curve
+from anomaly_suite.options import ChecksOptions
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def choose_threshold(curve: Curve, rule: Literal["max_f1", "youden", "quantile"]
     return float(torch.nextafter(highest, highest.new_tensor(float("inf"))))
 
 
-class Calibrate(Callback):
+class Calibrate(ChecksOptions, Callback):
     """Fit the module's thresholds at the end of every validation epoch.
 
     Images: one score each; for weak video, one score a video, and the record says ``unit: videos``.
@@ -118,7 +120,7 @@ class Calibrate(Callback):
         """Set the module's calibration, the same in every process."""
         if trainer.sanity_checking or not isinstance(pl_module, AnomalyModule):
             return
-        split = getattr(trainer.datamodule, "validation", "unknown")  # type: ignore[attr-defined]
+        split = of_data(trainer, "validation", "unknown")
         for level, metric in self._scores.items():
             curve = metric.to(pl_module.device).curve()
             if not len(curve.threshold):

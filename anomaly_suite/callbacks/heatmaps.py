@@ -1,4 +1,4 @@
-"""HeatmapExport: what the method saw and marked, as one picture an image, and the raw map for other programs."""
+"""HeatmapExport: what the method saw and marked, as one picture per image, and the raw map for other programs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from anomaly_suite.callbacks.files import MirroredNames, Stage, StageCallback, calibration_of, output_folder, replacing
+from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, of_data, output_folder
+from anomaly_suite.callbacks.drawing import (
+    TINY,
+    Picture,
+    color_table,
+    displayed,
+    enlarged,
+    outlined,
+    pixels,
+    side_by_side,
+)
+from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, Prediction, as_batch
-from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError, did_you_mean
-from anomaly_suite.metrics.scored import VOID
+from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
+from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.naming import MirroredNames
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3), blue first, as cv2 has it
-
-TINY = float(np.finfo(np.float32).tiny)  # a range of width zero must not divide by zero
 UNSCORED_GREY = 96  # of truth masks
-GAP = 4  # white pixels between and around the tiles
 MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class HeatmapExport(StageCallback):
     """Write a panel for each image of ``test`` and ``predict``, and show a few of them in the logger.
 
-    A panel is image, truth mask (if the batch has one; of driving scenes, what is not scored is grey), map, overlay of both, and the contour of ``pred_mask`` (if
-    calibrated). Images outside [0, 1], as other people's loaders standardise them, are stretched between their own smallest
+    A panel is image, truth mask (if the batch has one; of driving scenes, what is not scored is grey), map, overlay of both, and
+    the contour of ``pred_mask`` (if calibrated). Images outside [0, 1], as other people's loaders standardise them, are stretched between their own smallest
     and largest value for display.
 
     Colours of the map: with a calibration for pixels they run from the smallest to the largest score seen when it was
@@ -43,18 +50,18 @@ class HeatmapExport(StageCallback):
     that this process has exported in this stage so far, the present batch included.
 
     Files: ``<folder>/<stage>/<name>.png`` and raw maps in ``<folder>/<stage>_raw``; names mirror the input tree and never
-    coincide, see :class:`~anomaly_suite.callbacks.files.MirroredNames`. Every process writes its own images. Methods without
+    coincide, see :class:`~anomaly_suite.io.naming.MirroredNames`. Every process writes its own images. Methods without
     maps write nothing.
 
     Args:
         folder: Where to write; ``heatmaps`` in the run's log folder if None.
-        max_images: Images written a stage, the first ones over all processes; None writes all.
+        max_images: Images written per stage, the first ones over all processes; None writes all.
         panel: Whether to write panels.
         raw: Also write the map itself: ``npy`` as float32 of shape (H, W); ``png16`` as a 16-bit grey image beside a
             ``.json`` of the same name with the scores ``low`` and ``high`` of the values 0 and 65535, linear between.
         opacity: Weight of the map in the overlay, in [0, 1].
         colormap: A colour map of OpenCV or matplotlib, for example ``turbo`` or ``viridis``.
-        log_images: Panels shown a test or validation pass in loggers that take images, such as TensorBoard's.
+        log_images: Panels shown per test or validation pass in loggers that take images, such as TensorBoard's.
 
     Raises:
         ConfigError: an unknown colour map, an opacity outside [0, 1] or a negative count.
@@ -85,7 +92,7 @@ class HeatmapExport(StageCallback):
         self.raw = raw
         self.opacity = opacity
         self.log_images = log_images
-        self._colors = _color_table(colormap)
+        self._colors = color_table(colormap)
         self._told = False
         self._restart()
 
@@ -98,19 +105,13 @@ class HeatmapExport(StageCallback):
         self._restart()
         folder = output_folder(trainer, self.folder, "heatmaps")
         self._panel_folder, self._raw_folder = folder / stage, folder / f"{stage}_raw"
-        self._names = MirroredNames(trainer)
+        root = of_data(trainer, "root", None)
+        root = root if isinstance(root, (str, Path)) else None
+        self._names = MirroredNames(root, rank=trainer.global_rank, world=trainer.world_size)
 
-    def collect(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Prediction,
-        batch: Batch,
-        *,
-        stage: Stage,
-        dataloader_idx: int,
-    ) -> None:
+    def collect(self, step: Step) -> None:
         """Write and log the panels of one batch."""
+        trainer, prediction, batch = step.trainer, step.prediction, step.batch
         if not self._has_maps(prediction, batch):
             return
         limit = sys.maxsize if self.max_images is None else self.max_images
@@ -119,14 +120,14 @@ class HeatmapExport(StageCallback):
         write = min(wanted, len(batch["image"]))
         self._written += write
         names = [self._names.next(path) for path in _paths(batch)[:write]]
-        log = self._to_log(trainer, batch) if stage == "test" else 0
-        panels = self._panels(pl_module, prediction, batch, max(write if self.panel else 0, log))
+        log = self._to_log(trainer, batch) if step.stage == "test" else 0
+        panels = self._panels(step.pl_module, prediction, batch, max(write if self.panel else 0, log))
         self._log(trainer, panels[:log], "test")
         if self.panel:
             for name, panel in zip(names, panels, strict=False):
                 _write_png(self._panel_folder / name, panel)
         if self.raw != "none":
-            for name, anomaly_map in zip(names, _pixels(prediction["anomaly_map"][:write]), strict=True):
+            for name, anomaly_map in zip(names, pixels(prediction["anomaly_map"][:write]), strict=True):
                 _write_raw(self._raw_folder / name, anomaly_map[..., 0], self.raw)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,13 +180,13 @@ class HeatmapExport(StageCallback):
                 f"anomaly_map must have shape {expected} for image {tuple(image.shape)}; got {tuple(anomaly_map.shape)}. "
                 "Resize the map to the image in the method's forward."
             )
-        levels = _pixels(self._levels(pl_module, anomaly_map[:count]))
+        levels = pixels(self._levels(pl_module, anomaly_map[:count]))
         truth = _truth(batch, count)
-        marked = _pixels(prediction["pred_mask"][:count]) if "pred_mask" in prediction else [None] * count
+        marked = pixels(prediction["pred_mask"][:count]) if "pred_mask" in prediction else [None] * count
         panels = []
-        for index, (picture, level) in enumerate(zip(_pixels(image[:count]), levels, strict=True)):
-            tiles = self._tiles(_displayed(picture), level, truth[index], marked[index])
-            panels.append(_side_by_side(tiles, _caption(prediction, batch, index)))
+        for index, (picture, level) in enumerate(zip(pixels(image[:count]), levels, strict=True)):
+            tiles = self._tiles(displayed(picture), level, truth[index], marked[index])
+            panels.append(side_by_side(tiles, _caption(prediction, batch, index)))
         return panels
 
     def _levels(self, pl_module: LightningModule, anomaly_map: Tensor) -> Tensor:
@@ -205,33 +206,16 @@ class HeatmapExport(StageCallback):
         self, image: Picture, level: npt.NDArray[Any], truth: npt.NDArray[Any] | None, marked: npt.NDArray[Any] | None
     ) -> dict[str, Picture]:
         factor = -(-MIN_TILE_WIDTH // image.shape[1])
-        image = _enlarged(image, factor)
-        colors = cv2.applyColorMap(_enlarged(level, factor), self._colors)
+        image = enlarged(image, factor)
+        colors = cv2.applyColorMap(enlarged(level, factor), self._colors)
         tiles = {"image": image}
         if truth is not None:
-            tiles["truth mask"] = cv2.cvtColor(_enlarged(truth, factor), cv2.COLOR_GRAY2BGR)
+            tiles["truth mask"] = cv2.cvtColor(enlarged(truth, factor), cv2.COLOR_GRAY2BGR)
         tiles["anomaly map"] = colors
         tiles["overlay"] = cv2.addWeighted(image, 1 - self.opacity, colors, self.opacity, 0)
         if marked is not None:
-            tiles["predicted mask"] = _outlined(image, _enlarged(marked.astype(np.uint8), factor))
+            tiles["predicted mask"] = outlined(image, enlarged(marked.astype(np.uint8), factor))
         return tiles
-
-
-def _color_table(name: str) -> Picture:
-    """256 colours, as ``cv2.applyColorMap`` takes them."""
-    prefix = "COLORMAP_"
-    own = {key.removeprefix(prefix).lower(): getattr(cv2, key) for key in dir(cv2) if key.startswith(prefix)}
-    ramp = np.arange(256, dtype=np.uint8)[:, None]
-    if name in own:
-        return cast(Picture, cv2.applyColorMap(ramp, own[name]))
-    from matplotlib import colormaps
-
-    if name not in colormaps:
-        raise ConfigError(
-            f"colormap must be a colour map of OpenCV or matplotlib; got {name!r}.{did_you_mean(name, [*own, *colormaps])} "
-            "Take for example 'turbo' or 'viridis'."
-        )
-    return np.ascontiguousarray(colormaps[name](ramp, bytes=True)[..., 2::-1])
 
 
 def _image_writers(trainer: Trainer) -> list[Any]:
@@ -246,38 +230,11 @@ def _paths(batch: Batch) -> list[str | None]:
 def _truth(batch: Batch, count: int) -> Sequence[Picture | None]:
     """White where anomalous, grey where not scored; None without truth."""
     if "mask" in batch:
-        return list(_pixels(255 * batch["mask"][:count].byte()))
+        return list(pixels(255 * batch["mask"][:count].byte()))
     if "ood_mask" in batch:
         truth = batch["ood_mask"][:count].unsqueeze(1).byte()
-        return list(_pixels(torch.where(truth == VOID, UNSCORED_GREY, 255 * truth)))
+        return list(pixels(torch.where(truth == VOID, UNSCORED_GREY, 255 * truth)))
     return [None] * count
-
-
-def _pixels(tensor: Tensor) -> npt.NDArray[Any]:
-    """(B, C, H, W) to an array (B, H, W, C)."""
-    tensor = tensor.detach().movedim(1, -1)
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
-
-
-def _displayed(image: npt.NDArray[Any]) -> Picture:
-    """Colours from a float image; of two channels the first is shown as grey, of more than three the first three."""
-    image = np.nan_to_num(image[..., 2::-1] if image.shape[-1] >= 3 else image[..., :1].repeat(3, -1))
-    low, high = image.min(), image.max()
-    if low < 0 or high > 1:
-        image = (image - low) / max(high - low, TINY)
-    return np.ascontiguousarray((image * 255).round().astype(np.uint8))
-
-
-def _enlarged(image: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    return cast(npt.NDArray[Any], cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST))
-
-
-def _outlined(image: Picture, mask: npt.NDArray[Any]) -> Picture:
-    """The image with a red line on a dark seam, visible on any ground, along the edge of the mask."""
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    width = max(1, image.shape[1] // 256)
-    seam = cv2.drawContours(image.copy(), contours, -1, (0, 0, 0), width + 2)
-    return cast(Picture, cv2.drawContours(seam, contours, -1, (0, 0, 255), width))
 
 
 def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
@@ -289,26 +246,6 @@ def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
     if "pred_label" in prediction:
         words.append("predicted: " + ("anomalous" if prediction["pred_label"][index] else "normal"))
     return "   |   ".join(words)
-
-
-def _side_by_side(tiles: dict[str, Picture], caption: str) -> Picture:
-    size = max(0.45, 0.5 * tiles["image"].shape[1] / 256)
-    columns = [np.vstack([_text(title, tile.shape[1], size), tile]) for title, tile in tiles.items()]
-    gap = np.full((len(columns[0]), GAP, 3), 255, np.uint8)
-    row = np.hstack([gap, *(part for column in columns for part in (column, gap))])
-    return np.vstack([row, _text(caption, row.shape[1], size)])
-
-
-def _text(text: str, width: int, size: float) -> Picture:
-    """A white strip with one centred line, made smaller where it would not fit."""
-    thickness = max(1, round(size))
-    height = round(48 * size)
-    (needed, _), _ = cv2.getTextSize(text, FONT, size, thickness)
-    size *= min(1.0, (width - 2 * GAP) / max(needed, 1))
-    (needed, tall), _ = cv2.getTextSize(text, FONT, size, thickness)
-    strip = np.full((height, width, 3), 255, np.uint8)
-    corner = ((width - needed) // 2, (height + tall) // 2)
-    return cast(Picture, cv2.putText(strip, text, corner, FONT, size, (40, 40, 40), thickness, cv2.LINE_AA))
 
 
 def _write_png(path: Path, picture: npt.NDArray[Any]) -> None:

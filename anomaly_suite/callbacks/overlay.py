@@ -6,8 +6,6 @@ Axes: H and W pixels, F frames with a score.
 from __future__ import annotations
 
 import itertools
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,18 +15,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.callbacks.files import replacing
-from anomaly_suite.callbacks.videos import VIDEO_SUFFIXES, Frames, Scores, bare_name
+from anomaly_suite.callbacks.drawing import Picture
+from anomaly_suite.callbacks.videos import Frames, Scores, bare_name
 from anomaly_suite.errors import DatasetError
+from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.videos import frame_rate, open_video, walk_videos
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3), blue first, as cv2 has it
-
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-FOLDER_FPS = 25.0  # a folder of frames does not say how fast they follow each other
 SLACK = (
     16,
     0.02,
-)  # an original may have as many frames, or such a share, more or fewer than scores, which come in snippets
+)  # frames, or a share of them, that an original may have more or fewer than scores, which come in snippets
 RED, EVENT, LINE, CURVE = (0, 0, 255), (205, 205, 255), (90, 90, 90), (176, 118, 59)
 
 
@@ -54,7 +50,7 @@ class Originals:
         """
         if self._found is None:
             self._found = defaultdict(list)
-            for path in _search(self.folder):
+            for path in walk_videos(self.folder):
                 parts = Path(bare_name(str(path.relative_to(self.folder)))).parts
                 self._found[parts[-1] if parts else ""].append((parts, path))
         wanted = Path(bare_name(name)).parts
@@ -67,54 +63,10 @@ class Originals:
         return fitting[0]
 
 
-def _search(folder: Path) -> Iterator[Path]:
-    """Video files and folders that hold frames."""
-    for where, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        yield from (Path(where, name) for name in names if name.lower().endswith(VIDEO_SUFFIXES))
-        if any(map(_is_frame, names)):
-            yield Path(where)
-
-
-def _is_frame(name: str) -> bool:
-    return name.lower().endswith(FRAME_SUFFIXES) and not name.startswith(".")
-
-
-def read_frames(original: Path) -> Iterator[Picture]:
-    """Frames of a video file, or of a folder in the order of the numbers in their names.
-
-    Raises:
-        DatasetError: a frame of a folder cannot be decoded.
-    """
-    if original.is_dir():
-        names = sorted((name for name in os.listdir(original) if _is_frame(name)), key=_numbers_last)
-        for name in names:
-            picture = cv2.imread(str(original / name))
-            if picture is None:
-                raise DatasetError(f"frame '{original / name}' cannot be decoded")
-            yield cast(Picture, picture)
-        return
-    capture = cv2.VideoCapture(str(original))
-    try:
-        while (read := capture.read())[0]:
-            yield cast(Picture, read[1])
-    finally:
-        capture.release()
-
-
-def _numbers_last(name: str) -> list[tuple[str, int]]:
-    """Key that puts ``frame_2`` before ``frame_10``."""
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
-
-
-def frame_rate(original: Path) -> float:
-    """Frames per second of a video file; 25 for a folder, or where the file does not say."""
-    if original.is_dir():
-        return FOLDER_FPS
-    capture = cv2.VideoCapture(str(original))
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return float(rate) if 1 <= rate <= 1000 else FOLDER_FPS
+def _read_frames(original: Path) -> Iterator[Picture]:
+    """Frames of a video file or a folder, blue first, as they are drawn on and written."""
+    _, frames = open_video(original)
+    return (cast(Picture, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)) for frame in frames)
 
 
 def write_overlay(
@@ -133,7 +85,7 @@ def write_overlay(
         DatasetError: the original cannot be read, or has other numbers of frames than there are scores, by more than 16 and
             2 %; then nothing is written.
     """
-    source = read_frames(original)
+    source = _read_frames(original)
     first = next(source, None)
     if first is None:
         raise DatasetError(f"'{original}' holds no frame that can be decoded")
@@ -188,6 +140,7 @@ def score_strip(frames: Frames, wide: int, high: int, *, threshold: float | None
         strip[:, start * wide // count : max(end * wide // count, start * wide // count + 1)] = EVENT
 
     def rows(score: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
+        """Row of the strip for each score."""
         return np.round((high - 3) * (1 - (score - low) / (top - low)) + 1).astype(np.int32)
 
     if threshold is not None:

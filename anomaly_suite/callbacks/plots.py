@@ -12,17 +12,10 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from anomaly_suite.callbacks.files import (
-    Stage,
-    StageCallback,
-    calibration_of,
-    gather_rows,
-    labels_of,
-    output_folder,
-    replacing,
-)
+from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
+from anomaly_suite.callbacks.processes import gather_rows
 from anomaly_suite.callbacks.videos import Frames, frames_of
-from anomaly_suite.contract import Batch, Prediction
+from anomaly_suite.io.atomic import replacing
 from anomaly_suite.metrics import auroc, average_precision
 
 UNKNOWN = -1  # label of an image without truth
@@ -35,7 +28,7 @@ Labels = npt.NDArray[np.int8]
 class ScorePlots(StageCallback):
     """Draw the histogram of scores and the ROC and precision-recall curves after ``test`` and after ``predict``.
 
-    The histogram has one colour a label and a line at the calibrated threshold. The curves are drawn where both labels are
+    The histogram has one colour per label and a line at the calibrated threshold. The curves are drawn where both labels are
     there, and all scores finite; their titles have the exact area (AUROC) and step-wise sum (AP) of the scores shown. A
     precision-recall curve is a staircase; a ROC curve is one too, save for a slope where equal scores have both labels.
 
@@ -60,22 +53,13 @@ class ScorePlots(StageCallback):
         self._images, self._videos = {}, {}
         self._target = output_folder(trainer, self.folder, "plots")
 
-    def collect(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Prediction,
-        batch: Batch,
-        *,
-        stage: Stage,
-        dataloader_idx: int,
-    ) -> None:
+    def collect(self, step: Step) -> None:
         """Keep scores and labels as plain numbers."""
-        if "anomaly_score" in prediction:
-            scores = prediction["anomaly_score"].tolist()
-            labels = labels_of(batch) or [UNKNOWN] * len(scores)
-            self._images.setdefault(dataloader_idx, []).extend(zip(scores, labels, strict=True))
-        self._videos.setdefault(dataloader_idx, []).extend(frames_of(prediction, batch))
+        if "anomaly_score" in step.prediction:
+            scores = step.prediction["anomaly_score"].tolist()
+            labels = labels_of(step.batch) or [UNKNOWN] * len(scores)
+            self._images.setdefault(step.dataloader_idx, []).extend(zip(scores, labels, strict=True))
+        self._videos.setdefault(step.dataloader_idx, []).extend(frames_of(step.prediction, step.batch))
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the scores of all processes and draw them."""

@@ -11,20 +11,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
-from anomaly_suite.callbacks.files import (
-    Stage,
-    StageCallback,
-    calibration_of,
-    gather_rows,
-    labels_of,
-    output_folder,
-    replacing,
-)
+from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
 from anomaly_suite.callbacks.overlay import Originals, score_range, write_overlay
 from anomaly_suite.callbacks.plots import new_axes
+from anomaly_suite.callbacks.processes import gather_rows
 from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
-from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.atomic import replacing
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +89,11 @@ class ScoreCurves(StageCallback):
         self._rows: dict[int, list[ScoredVideo]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
-        """Forget all scores."""
+        """Forget all scores.
+
+        Raises:
+            DatasetNotFoundError: there is no folder ``videos``.
+        """
         if self.videos is not None and not self.videos.is_dir():
             raise DatasetNotFoundError(
                 f"videos expects a folder of original videos; got '{self.videos}'. Correct its name."
@@ -104,24 +101,16 @@ class ScoreCurves(StageCallback):
         self._rows = {}
         self._target = output_folder(trainer, self.folder, "curves")
 
-    def collect(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Prediction,
-        batch: Batch,
-        *,
-        stage: Stage,
-        dataloader_idx: int,
-    ) -> None:
-        """Keep the frame scores of the videos of one batch, 5 bytes a frame."""
+    def collect(self, step: Step) -> None:
+        """Keep the frame scores of the videos of one batch, 5 bytes per frame."""
+        batch = step.batch
         if "snippet_features" not in batch:
             return
-        frames = frames_of(prediction, batch)
+        frames = frames_of(step.prediction, batch)
         unknown: list[Any] = [None] * len(frames)
         names = [name if name is None else str(name) for name in batch.get("image_path", unknown)]
         rows = map(ScoredVideo, names, labels_of(batch) or unknown, frames)
-        self._rows.setdefault(dataloader_idx, []).extend(rows)
+        self._rows.setdefault(step.dataloader_idx, []).extend(rows)
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the scores of all processes; each process writes its share."""

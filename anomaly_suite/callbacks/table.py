@@ -1,4 +1,4 @@
-"""ScoreTable: one row an image or video with its score and decision, for spreadsheets and scripts."""
+"""ScoreTable: one row per image or video with its score and decision, for spreadsheets and scripts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 
-from anomaly_suite.callbacks.files import Stage, StageCallback, gather_rows, labels_of, output_folder, replacing
+from anomaly_suite.callbacks.base import Stage, StageCallback, Step, labels_of, output_folder
+from anomaly_suite.callbacks.processes import gather_rows
 from anomaly_suite.callbacks.videos import frames_of
-from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.atomic import replacing
 
 
 class ScoreRow(NamedTuple):
@@ -43,7 +44,7 @@ class ScoreTable(StageCallback):
     Videos have one row each, and further columns: ``snippets`` and ``frames`` count them; ``peak_frame`` is the first frame,
     from 0, with the highest score; ``frame_AUROC`` is that inside the video, empty where all its frames have one label.
 
-    Rows stand in the order of the data set where it is known, see :func:`~anomaly_suite.callbacks.files.gather_rows`.
+    Rows stand in the order of the data set where it is known, see :func:`~anomaly_suite.callbacks.processes.gather_rows`.
     Process zero writes them once, at the end of the stage; until then rows are plain numbers and strings, not tensors.
 
     Args:
@@ -73,17 +74,9 @@ class ScoreTable(StageCallback):
         path = Path(self.path or output_folder(trainer, None) / f"scores.{self.format}")
         self._target = path.with_name(f"{stage}_{path.name}")
 
-    def collect(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Prediction,
-        batch: Batch,
-        *,
-        stage: Stage,
-        dataloader_idx: int,
-    ) -> None:
-        """Add one row an image or video."""
+    def collect(self, step: Step) -> None:
+        """Add one row per image or video."""
+        prediction, batch = step.prediction, step.batch
         if "anomaly_score" not in prediction:
             return
         scores = prediction["anomaly_score"].tolist()
@@ -103,7 +96,7 @@ class ScoreTable(StageCallback):
             [video.peak() for video in videos] or unknown,
             [video.auroc() for video in videos] or unknown,
         )
-        self._rows.setdefault(dataloader_idx, []).extend(map(ScoreRow, *columns))
+        self._rows.setdefault(step.dataloader_idx, []).extend(map(ScoreRow, *columns))
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the rows of all processes and write them; nothing is written where nothing got a score."""

@@ -14,12 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anomaly_suite.callbacks.files import free_name, tree_parts
 from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.io.naming import free_name, tree_parts
+from anomaly_suite.io.videos import VIDEO_SUFFIXES
 from anomaly_suite.metrics import auroc
-
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm", ".flv", ".ts")
 
 Scores = npt.NDArray[np.float32]
 
@@ -68,7 +67,7 @@ def frames_of(prediction: Prediction, batch: Batch) -> list[Frames]:
     truth = batch.get("frame_label")
     if truth is not None and truth.shape != score.shape:
         raise ShapeError(
-            f"frame_score and frame_label must have one value a frame; got shapes {tuple(score.shape)} and "
+            f"frame_score and frame_label must have one value per frame; got shapes {tuple(score.shape)} and "
             f"{tuple(truth.shape)}. Check that features and annotation belong to the same video."
         )
     count = _frame_count(score, batch)

@@ -10,13 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.errors import ShapeError
 
-OUTLIER = 254
-"""``target`` of a pasted outlier, a pseudo-anomaly of training."""
-
-VOID = 255
-"""``target`` of a pixel without a class; ``ood_mask`` of a pixel that is not scored."""
+__all__ = ["OUTLIER", "VOID", "complete"]
 
 
 def complete(batch: dict[str, Any]) -> bool:

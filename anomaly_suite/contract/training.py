@@ -133,6 +133,7 @@ class TrainingSupport(LightningModule):
 def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(step)
     def training_step(self: TrainingSupport, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """The method's own step, on a checked batch, with torch's generator set."""
         # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has

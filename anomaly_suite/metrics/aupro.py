@@ -6,6 +6,7 @@ the same, whatever its size: at a threshold, the overlap is the mean over region
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ class AUPRO(RankMetric):
 
     Args:
         max_fpr: Where the integration ends, in (0, 1].
-        **kwargs: Passed on to :class:`RankMetric`; ``regions`` is always on.
+        exact, bins: See :class:`RankMetric`.
+        regions: Always on, whatever is given.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:
         ConfigError: on ``compute``, if the first metric of the compute group kept no regions.
@@ -66,8 +69,33 @@ class AUPRO(RankMetric):
 
     higher_is_better = True
 
-    def __init__(self, *, max_fpr: float = 0.3, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "regions": True})
+    def __init__(
+        self,
+        *,
+        max_fpr: float = 0.3,
+        exact: bool = True,
+        bins: int = 2**18,
+        regions: bool = False,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            exact=exact,
+            bins=bins,
+            regions=True,
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         self.max_fpr = check_share(max_fpr, "max_fpr")
 
     def _value(self, curve: Curve) -> Tensor:

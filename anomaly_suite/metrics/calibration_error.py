@@ -9,14 +9,15 @@ tests.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from anomaly_suite.codes import OUTLIER
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
-from anomaly_suite.metrics.segmentation import FIRST_VOID
+from anomaly_suite.metrics.base import SuiteMetric
 
 ROUNDING = 0.02  # class probabilities in bfloat16 add up to 1 within this
 
@@ -79,11 +80,11 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
                 "Pass a softmax over axis 1."
             )
         confidence, answer = confidence.max(dim=1)
-    scored = target < FIRST_VOID
+    scored = target < OUTLIER
     confidence, answer, target = (part.masked_select(scored) for part in (confidence.double(), answer, target.long()))
     if len(target) and not 0 <= int(target.min()) <= int(target.max()) < known:
         raise ValueError(
-            f"target must be 0 to {known - 1}, or {FIRST_VOID} or above for void; got {int(target.min())} to "
+            f"target must be 0 to {known - 1}, or {OUTLIER} or above for void; got {int(target.min())} to "
             f"{int(target.max())}. Translate the labels of the data set when it is read."
         )
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)[1:-1]
@@ -98,7 +99,10 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
 def expected_calibration_error(probability: Tensor, target: Tensor, *, bins: int = 15) -> Tensor:
     """Mean over answers of the gap between confidence and share of right answers in their bin.
 
-    Arguments and errors are those of :func:`reliability`.
+    Args:
+        probability: Shape (N, ...) or (B, K, ...), as in :func:`reliability`, whose errors are these, too.
+        target: Shape (N, ...) or (B, ...).
+        bins: Of equal width.
 
     Returns:
         Scalar in [0, 1], float64.
@@ -115,6 +119,11 @@ def expected_calibration_error(probability: Tensor, target: Tensor, *, bins: int
 
 def maximum_calibration_error(probability: Tensor, target: Tensor, *, bins: int = 15) -> Tensor:
     """Largest gap between confidence and share of right answers of a bin. See :func:`expected_calibration_error`.
+
+    Args:
+        probability: Shape (N, ...) or (B, K, ...).
+        target: Shape (N, ...) or (B, ...).
+        bins: Of equal width.
 
     Example:
         >>> maximum_calibration_error(torch.tensor([0.1, 0.9, 0.9]), torch.tensor([1, 1, 1]), bins=2)
@@ -141,12 +150,12 @@ def _filled(bins: Reliability, name: str) -> Reliability:
     return bins
 
 
-class CalibrationMetric(Metric):
+class CalibrationMetric(SuiteMetric):
     """Shared state of ECE and MCE: the bins of :func:`reliability`, of all updates and processes together.
 
     Args:
         bins: Number of bins.
-        **kwargs: Passed on to ``torchmetrics.Metric``.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:
         ConfigError: no bin.
@@ -160,8 +169,27 @@ class CalibrationMetric(Metric):
     right: Tensor
     confidence: Tensor
 
-    def __init__(self, *, bins: int = 15, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        bins: int = 15,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         self.bins = _check_bins(bins)
         for name, dtype in (("answers", torch.int64), ("right", torch.int64), ("confidence", torch.float64)):
             self.add_state(name, torch.zeros(bins, dtype=dtype), dist_reduce_fx="sum")

@@ -29,7 +29,15 @@ def check_pairs(score: Tensor, target: Tensor) -> Tensor:
 
 
 def check_shapes(score: Tensor, target: Tensor) -> None:
-    """Raise ShapeError unless the shapes are equal."""
+    """Check that the shapes are equal.
+
+    Args:
+        score: Shape (N, ...).
+        target: The same shape.
+
+    Raises:
+        ShapeError: they differ.
+    """
     if score.shape == target.shape:
         return
     shapes = f"{tuple(score.shape)} and {tuple(target.shape)}"
@@ -46,7 +54,16 @@ def check_shapes(score: Tensor, target: Tensor) -> None:
 
 
 def as_bool(values: Tensor, name: str, advice: str) -> Tensor:
-    """Return a tensor of 0 and 1 as bool, or raise ValueError."""
+    """Return a tensor of 0 and 1 as bool.
+
+    Args:
+        values: Any shape.
+        name: What the values are, for the message.
+        advice: End of the message.
+
+    Raises:
+        ValueError: another value than 0 and 1.
+    """
     if values.dtype == torch.bool:
         return values
     known = (values == 0) | (values == 1)
@@ -58,7 +75,11 @@ def as_bool(values: Tensor, name: str, advice: str) -> Tensor:
 
 
 def check_share(value: float, name: str) -> float:
-    """Return ``value``, or raise ConfigError if it is not in (0, 1]."""
+    """Return ``value`` if it is a share above 0.
+
+    Raises:
+        ConfigError: it is not in (0, 1].
+    """
     if not 0 < value <= 1:
         raise ConfigError(f"{name} must be above 0 and at most 1; got {value}. Give a share, such as 0.95 for 95 %.")
     return value

@@ -20,15 +20,16 @@ PPV equals the limit as found, and calls pixels anomalous whose score is above t
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from anomaly_suite.codes import VOID
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
+from anomaly_suite.metrics.base import SuiteMetric
 from anomaly_suite.metrics.checks import as_bool
-from anomaly_suite.metrics.scored import VOID
 
 LIMITS = tuple(round(0.25 + 0.05 * step, 2) for step in range(11))  # tau of the paper: 0.25, 0.30, ..., 0.75
 
@@ -123,7 +124,7 @@ def _label(image: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(labels).long(), torch.from_numpy(stats[:, cv2.CC_STAT_AREA]).long()
 
 
-class ComponentMetric(Metric):
+class ComponentMetric(SuiteMetric):
     """Shared state of the component metrics: sums over components, whose size does not depend on the number of images.
 
     ``update(decided, ood_mask)`` takes what :func:`component_values` takes, and raises as it does; ``compute`` returns a float64
@@ -132,7 +133,7 @@ class ComponentMetric(Metric):
     Args:
         min_object: Pixels of the smallest object that counts.
         min_predicted: Pixels of the smallest predicted component that counts.
-        **kwargs: Passed on to ``torchmetrics.Metric``.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:
         ConfigError: a size below 1.
@@ -149,8 +150,28 @@ class ComponentMetric(Metric):
     found: Tensor
     false_alarms: Tensor
 
-    def __init__(self, *, min_object: int = 100, min_predicted: int = 500, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        min_object: int = 100,
+        min_predicted: int = 500,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         for name, size in (("min_object", min_object), ("min_predicted", min_predicted)):
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1 pixel; got {size}. Use 1 to count every component.")
@@ -175,7 +196,11 @@ class ComponentMetric(Metric):
         self.false_alarms = self.false_alarms + (ppv[:, None] <= limits).sum(dim=0)
 
     def compute(self) -> Tensor:
-        """Return the value as a float64 scalar."""
+        """Return the value as a float64 scalar.
+
+        Raises:
+            MetricUndefinedError: the samples or components that it is about are missing.
+        """
         top, bottom = self._quotient()
         if not bool((bottom > 0).all()):
             raise MetricUndefinedError(

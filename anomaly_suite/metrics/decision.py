@@ -6,13 +6,14 @@ The best value over all thresholds has another name: ``IoUMax`` and ``DiceMax``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from anomaly_suite.errors import MetricUndefinedError
+from anomaly_suite.metrics.base import SuiteMetric
 from anomaly_suite.metrics.checks import as_bool, check_shapes
 
 TP, FP, FN, TN = range(4)
@@ -44,7 +45,7 @@ def confusion(decided: Tensor, target: Tensor) -> Tensor:
     return torch.stack([tp, said_sum - tp, truth_sum - tp, truth.numel() - said_sum - truth_sum + tp])
 
 
-class DecisionMetric(Metric):
+class DecisionMetric(SuiteMetric):
     """Shared state of all metrics of decisions: the four counts. Subclasses are quotients of weighted counts.
 
     ``update`` raises as :func:`confusion` does; ``compute`` returns a float64 scalar in [0, 1] and raises
@@ -61,8 +62,26 @@ class DecisionMetric(Metric):
 
     counts: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         self.add_state("counts", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, decided: Tensor, target: Tensor) -> None:
@@ -70,7 +89,11 @@ class DecisionMetric(Metric):
         self.counts = self.counts + confusion(decided, target)
 
     def compute(self) -> Tensor:
-        """Return the value as a float64 scalar."""
+        """Return the value as a float64 scalar.
+
+        Raises:
+            MetricUndefinedError: the samples or components that it is about are missing.
+        """
         if not int(self.counts[KINDS[self.about]].sum()):
             tp, fp, fn, tn = self.counts.tolist()
             raise MetricUndefinedError(

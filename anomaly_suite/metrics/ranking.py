@@ -7,6 +7,7 @@ bounded size (``exact=False``, for pixels; see ``sketch.py``) and then certifies
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,13 @@ from anomaly_suite.metrics.state import Curve, RankMetric, arrange, both_labels,
 
 
 def curve_of(score: Tensor, target: Tensor, name: str) -> Curve:
-    """Check the input of metric ``name`` and build its exact curve."""
+    """Check the input of metric ``name`` and build its exact curve; errors are those of :func:`auroc`.
+
+    Args:
+        score: Shape (N, ...), higher is more anomalous.
+        target: Shape of ``score``; 1 or True is anomalous.
+        name: For the message of MetricUndefinedError.
+    """
     truth = check_pairs(score, target).flatten().long()
     return both_labels(make_curve(score.flatten(), truth, 1 - truth, torch.zeros_like(truth)), name)
 
@@ -95,7 +102,12 @@ def auroc(score: Tensor, target: Tensor) -> Tensor:
 def average_precision(score: Tensor, target: Tensor) -> Tensor:
     """Average precision: the mean over anomalous samples of the precision at their score (a sum of steps).
 
-    Arguments, range and errors are those of :func:`auroc`; scikit-learn's ``average_precision_score`` is the same.
+    Args:
+        score: Shape (N, ...), higher is more anomalous.
+        target: Shape of ``score``; 1 or True is anomalous.
+
+    Returns:
+        Scalar in [0, 1], float64, that of scikit-learn's ``average_precision_score``. Errors are those of :func:`auroc`.
 
     Example:
         >>> average_precision(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 0, 1]))
@@ -111,7 +123,12 @@ def precision_recall_area(score: Tensor, target: Tensor) -> Tensor:
     lines promise points that no threshold reaches (Davis and Goadrich, ICML 2006), so where few scores are distinct it is
     larger than :func:`average_precision`: if all are equal, it is the mean of 1 and the share of anomalous samples.
 
-    Arguments, range and errors are those of :func:`auroc`.
+    Args:
+        score: Shape (N, ...), higher is more anomalous.
+        target: Shape of ``score``; 1 or True is anomalous.
+
+    Returns:
+        Scalar in [0, 1], float64. Errors are those of :func:`auroc`.
 
     Example:
         >>> precision_recall_area(torch.ones(4), torch.tensor([0, 0, 0, 1]))
@@ -123,10 +140,13 @@ def precision_recall_area(score: Tensor, target: Tensor) -> Tensor:
 def f1_max(score: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Best F1 over all thresholds, and the highest threshold that reaches it.
 
-    Arguments, range and errors are those of :func:`auroc`.
+    Args:
+        score: Shape (N, ...), higher is more anomalous.
+        target: Shape of ``score``; 1 or True is anomalous.
 
     Returns:
-        F1 in [0, 1], float64, and the threshold in the dtype of ``score``: ``score >= threshold`` is anomalous.
+        F1 in [0, 1], float64, and the threshold in the dtype of ``score``: ``score >= threshold`` is anomalous. Errors are those
+        of :func:`auroc`.
 
     Example:
         >>> f1_max(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 1]))
@@ -140,12 +160,13 @@ def f1_max(score: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def fpr_at_tpr(score: Tensor, target: Tensor, *, tpr: float = 0.95) -> Tensor:
     """Smallest false-positive rate of a threshold that finds a share of at least ``tpr`` of the anomalous samples.
 
-    The other arguments, range and errors are those of :func:`auroc`.
-
     Args:
-        score: Higher is more anomalous.
-        target: 1 or True is anomalous.
+        score: Shape (N, ...), higher is more anomalous.
+        target: Shape of ``score``; 1 or True is anomalous.
         tpr: Wanted true-positive rate, in (0, 1].
+
+    Returns:
+        Scalar in [0, 1], float64. Errors are those of :func:`auroc`.
 
     Example:
         >>> fpr_at_tpr(torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([0, 1, 0, 1]))
@@ -157,7 +178,12 @@ def fpr_at_tpr(score: Tensor, target: Tensor, *, tpr: float = 0.95) -> Tensor:
 def equal_error_rate(score: Tensor, target: Tensor) -> Tensor:
     """Error at the point of the ROC curve, joined by straight lines, where FPR equals 1 - TPR.
 
-    Arguments, range and errors are those of :func:`auroc`.
+    Args:
+        score: Shape (N, ...), higher is more anomalous.
+        target: Shape of ``score``; 1 or True is anomalous.
+
+    Returns:
+        Scalar in [0, 1], float64. Errors are those of :func:`auroc`.
 
     Example:
         >>> equal_error_rate(torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([0, 1, 0, 1]))
@@ -199,6 +225,7 @@ class AP(RankMetric):
         low, high, single = 4 * rows.low.long(), 4 * rows.high.long(), rows.low == rows.high
 
         def reached(curve: Curve, count: Tensor, position: Tensor) -> Tensor:
+            """Count at or above each position, shape (rows,)."""
             points = torch.searchsorted(-curve.threshold, -position, right=True)
             return torch.nn.functional.pad(count, (1, 0))[points]
 
@@ -219,7 +246,9 @@ class PRAUC(RankMetric):
 
     Args:
         exact: Must be True.
-        **kwargs: Passed on to :class:`RankMetric`.
+        bins: Not read.
+        regions: See :class:`RankMetric`.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:
         ConfigError: ``exact`` is False.
@@ -227,12 +256,36 @@ class PRAUC(RankMetric):
 
     higher_is_better = True
 
-    def __init__(self, *, exact: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        exact: bool = True,
+        bins: int = 2**18,
+        regions: bool = False,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
         if not exact:
             raise ConfigError(
                 "PRAUC needs every score; got exact=False. Use exact=True, or AP, whose error a sketch bounds."
             )
-        super().__init__(exact=exact, **kwargs)
+        super().__init__(
+            exact=exact,
+            bins=bins,
+            regions=regions,
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
 
     def _value(self, curve: Curve) -> Tensor:
         return _precision_recall_area(curve)
@@ -243,13 +296,40 @@ class FPR95(RankMetric):
 
     Args:
         tpr: Wanted true-positive rate, in (0, 1].
-        **kwargs: Passed on to :class:`RankMetric`.
+        exact, bins: See :class:`RankMetric`.
+        regions: Also keep what AUPRO needs, for a group of metrics that share a state.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
     """
 
     higher_is_better = False
 
-    def __init__(self, *, tpr: float = 0.95, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        tpr: float = 0.95,
+        exact: bool = True,
+        bins: int = 2**18,
+        regions: bool = False,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            exact=exact,
+            bins=bins,
+            regions=regions,
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         self.tpr = check_share(tpr, "tpr")
 
     def _value(self, curve: Curve) -> Tensor:

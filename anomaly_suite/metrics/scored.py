@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from anomaly_suite.codes import VOID
 from anomaly_suite.errors import ShapeError
-
-VOID = 255  # not scored: outside the evaluation region, or of unknown class
 
 
 def scored_pixels(anomaly_map: Tensor, ood_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from anomaly_suite.codes import OUTLIER
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
-
-FIRST_VOID = 254  # pasted outliers and void: no class, and not counted
+from anomaly_suite.metrics.base import SuiteMetric
 
 
 def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -38,13 +38,13 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
             f"pred_target and target must share their shape; got {tuple(pred_target.shape)} and {tuple(target.shape)}. "
             "Predict at the size of the labels."
         )
-    known = target < FIRST_VOID
+    known = target < OUTLIER  # and void above it: no class, and not counted
     truth, said = target[known].long(), pred_target[known].long()
     for name, values in (("target", truth), ("pred_target", said)):
         if len(values) and not 0 <= (odd := int(values.min())) <= (most := int(values.max())) < num_classes:
             raise ValueError(
                 f"{name} must hold classes 0 to {num_classes - 1}; got {odd if odd < 0 else most}. Map the labels, with "
-                f"{FIRST_VOID} or above for void, or set num_classes."
+                f"{OUTLIER} or above for void, or set num_classes."
             )
     return (truth * num_classes + said).bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
@@ -55,14 +55,14 @@ def intersection_over_union(matrix: Tensor) -> Tensor:
     return hits / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
 
 
-class MeanIoU(Metric):
+class MeanIoU(SuiteMetric):
     """Mean over classes of intersection over union, TP / (TP + FP + FN), of all pixels together whose class is known.
 
     A class that is neither true nor predicted anywhere is left out. ``update`` raises as :func:`confusion_matrix` does.
 
     Args:
         num_classes: K.
-        **kwargs: Passed on to ``torchmetrics.Metric``.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:
         ConfigError: ``num_classes`` is not positive.
@@ -74,8 +74,27 @@ class MeanIoU(Metric):
 
     matrix: Tensor
 
-    def __init__(self, *, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         if num_classes < 1:
             raise ConfigError(f"num_classes must be positive; got {num_classes}.")
         self.num_classes = num_classes
@@ -87,7 +106,11 @@ class MeanIoU(Metric):
         self.matrix = self.matrix + confusion_matrix(pred_target, target, self.num_classes)
 
     def compute(self) -> Tensor:
-        """Return the mean as a float64 scalar; raises MetricUndefinedError where no pixel has a known class."""
+        """Return the mean as a float64 scalar.
+
+        Raises:
+            MetricUndefinedError: no pixel has a known class.
+        """
         if not bool(self.matrix.any()):
             raise MetricUndefinedError(
                 "MeanIoU needs pixels with a known class; got none. Evaluate on data with a target or leave this metric out."

@@ -72,7 +72,7 @@ class Rows(NamedTuple):
 
 
 def sort_keys(score: Tensor) -> Tensor:
-    """Map finite float32 scores to int32 keys in the same order; -0.0 and 0.0 share a key.
+    """Map finite float32 scores to int32 keys in the same order; -0.0 and 0.0 share a key. Any shape.
 
     Example:
         >>> sort_keys(torch.tensor([-1.0, -0.0, 0.0, 1.0]))
@@ -83,7 +83,7 @@ def sort_keys(score: Tensor) -> Tensor:
 
 
 def scores_of(key: Tensor) -> Tensor:
-    """Undo :func:`sort_keys`."""
+    """Undo :func:`sort_keys`. Any shape."""
     return ((key >> 31) & 0x7FFFFFFF).bitwise_xor(key).view(torch.float32)
 
 
@@ -121,12 +121,18 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
 
 
 def prefix_of(key: Tensor) -> Tensor:
-    """Return the upper 16 bits of int32 or int64 keys, counted from 0, as int64."""
+    """Return the upper 16 bits of int32 or int64 keys, counted from 0, as int64. Any shape."""
     return (key >> 16).add_(PREFIXES // 2).long()
 
 
 def bin_of(key: Tensor, prefix: Tensor, depth: Tensor) -> Tensor:
-    """Return the int64 number of the bin that each key falls in."""
+    """Return the int64 number of the bin that each key falls in, shape (N,).
+
+    Args:
+        key: Sort keys, shape (N,).
+        prefix: Their prefixes, shape (N,).
+        depth: Of every prefix, shape (65536,).
+    """
     size = (1 << depth).to(torch.int32)
     first = (size.cumsum(0) - size).to(torch.int32)
     low_bits = (key & 0xFFFF).int()
@@ -157,6 +163,10 @@ def file_rows(rows: Rows, depth: Tensor) -> Rows:
     """File rows, each whole, in a new table of the given depth: one row per bin, in the order of the scores.
 
     The middle of a row always lies in its bin, also of a row united from several: its middle lies between theirs.
+
+    Args:
+        rows: Of any depth.
+        depth: Of every prefix of the new table, shape (65536,).
     """
     table = Rows.empty(int((1 << depth.long()).sum()), depth.device)
     rows = rows.occupied()

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
+from anomaly_suite.metrics.base import SuiteMetric
 from anomaly_suite.metrics.checks import check_pairs
 from anomaly_suite.metrics.regions import region_weights
 from anomaly_suite.metrics.sketch import (
@@ -41,7 +41,14 @@ class Curve(NamedTuple):
 
 
 def make_curve(position: Tensor, positive: Tensor, negative: Tensor, weight: Tensor) -> Curve:
-    """Sort by position, highest first, and count; equal positions are tied and become one point."""
+    """Sort by position, highest first, and count; equal positions are tied and become one point.
+
+    Args:
+        position: Where each of N rows stands, shape (N,).
+        positive: Its anomalous samples, shape (N,).
+        negative: Its normal samples, shape (N,).
+        weight: Its region weights, shape (N,).
+    """
     if bool((position[1:] > position[:-1]).any()):
         position, order = position.sort(descending=True, stable=True)
         positive, negative, weight = (column.index_select(0, order) for column in (positive, negative, weight))
@@ -53,7 +60,11 @@ def make_curve(position: Tensor, positive: Tensor, negative: Tensor, weight: Ten
 
 
 def both_labels(curve: Curve, name: str) -> Curve:
-    """Return ``curve``, or raise MetricUndefinedError if it lacks normal or anomalous samples."""
+    """Return ``curve`` if it has normal and anomalous samples.
+
+    Raises:
+        MetricUndefinedError: one label is missing.
+    """
     anomalous, normal = (int(count[-1]) if len(count) else 0 for count in (curve.true, curve.false))
     if not anomalous or not normal:
         raise MetricUndefinedError(
@@ -64,7 +75,13 @@ def both_labels(curve: Curve, name: str) -> Curve:
 
 
 def partial_area(x: Tensor, y: Tensor, limit: float) -> Tensor:
-    """Integrate the line from (0, 0) through the points over x from 0 to ``limit``; ``x`` must not fall."""
+    """Integrate the line from (0, 0) through the points over x from 0 to ``limit``.
+
+    Args:
+        x: Shape (K,); must not fall.
+        y: Shape (K,).
+        limit: End of the integral.
+    """
     x, y = torch.nn.functional.pad(x, (1, 0)), torch.nn.functional.pad(y, (1, 0))
     end = int((x <= limit).sum())
     if end < len(x):
@@ -80,7 +97,7 @@ STATES = {  # what a process gathers from the others; a process without data gat
 }
 
 
-class RankMetric(Metric):
+class RankMetric(SuiteMetric):
     """Shared state of all rank metrics: every score, or a sketch of them.
 
     All subclasses take the same ``update(score, target)`` and keep the same state, so a ``MetricCollection`` whose
@@ -95,7 +112,7 @@ class RankMetric(Metric):
             most ``2 * bins + 65536`` rows), reads scores as float32, and has a non-zero ``error_bound``.
         bins: Rows the sketch aims at; read only if ``exact`` is False.
         regions: Also keep what AUPRO needs.
-        **kwargs: Passed on to ``torchmetrics.Metric``.
+        compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:
         ConfigError: ``bins`` is not positive.
@@ -111,8 +128,29 @@ class RankMetric(Metric):
     depth: Tensor
     mass: Tensor
 
-    def __init__(self, *, exact: bool = True, bins: int = 2**18, regions: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        exact: bool = True,
+        bins: int = 2**18,
+        regions: bool = False,
+        compute_on_cpu: bool = False,
+        dist_sync_on_step: bool = False,
+        process_group: Any = None,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        distributed_available_fn: Callable[[], bool] | None = None,
+        sync_on_compute: bool = True,
+        compute_with_cache: bool = True,
+    ) -> None:
+        super().__init__(
+            compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group,
+            dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute,
+            compute_with_cache=compute_with_cache,
+        )
         if bins < 1:
             raise ConfigError(f"bins must be positive; got {bins}. The default, {2**18}, keeps errors near 1e-5.")
         self.exact = exact

@@ -22,6 +22,9 @@ class DescriptorAutoencoder(nn.Module):
         latent_dim: D.
         width: Channels at full resolution of the residual networks.
         freeze_encoder: Train only the linear layer and the decoder.
+
+    Raises:
+        ConfigError: no such timm network, or an image size that the decoder does not have.
     """
 
     def __init__(
@@ -37,11 +40,11 @@ class DescriptorAutoencoder(nn.Module):
         )
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] to (B, D)."""
+        """(B, C, H, W) in [0, 1], C 1 or 3, to (B, D)."""
         latent: Tensor = self.projection(self.encoder(image))
         return latent
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) in [0, 1] to the latent vector (B, D) and the reconstruction (B, 3, H, W), standardised."""
+        """(B, C, H, W) in [0, 1], C 1 or 3, to the latent vector (B, D) and the reconstruction (B, 3, H, W), standardised."""
         latent = self.encode(image)
         return latent, self.decoder(latent)

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError, did_you_mean
-from anomaly_suite.nn.weights import PREFIXES as PREFIXES  # its place before nn.weights
-from anomaly_suite.nn.weights import first_mismatch, match_by_name
-from anomaly_suite.nn.weights import read_tensors as read_tensors
+from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors
 
 STRIDES = (4, 8, 16)
 """Maps taken by default: stages 1, 2 and 3 of a ResNet."""

@@ -135,6 +135,8 @@ class ConvTransformer(nn.Module):
 
 
 class _Block(nn.Module):
+    """Attention and a two-layer perceptron, each normalised before and added to its input."""
+
     def __init__(self, width: int, attention: ConvAttention) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
@@ -144,6 +146,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor, length: Tensor | None) -> Tensor:
+        """Shape (B, 1 + N, W) to the same."""
         tokens = tokens + self.attention(self.attention_norm(tokens), length)
         out: Tensor = tokens + self.mlp(tokens)
         return out

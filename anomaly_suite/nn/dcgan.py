@@ -13,11 +13,11 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_suite.nn.size import require_image
+from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
 
 def to_signed(image: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1], the range of tanh."""
+    """[0, 1] to [-1, 1], the range of tanh; any shape, such as (B, C, H, W)."""
     return 2 * image - 1
 
 
@@ -117,3 +117,28 @@ class DCGANDecoder(nn.Module):
         image: Tensor = self.levels(self.stem(latent))  # (B, C, padded H, padded W)
         (top, left), (height, width) = self.corner, self.image_size
         return image[:, :, top : top + height, left : left + width]
+
+
+def dcgan_pair(
+    *,
+    in_channels: int,
+    image_size: ImageSize,
+    widths: Sequence[int] | None,
+    latent_dim: int,
+    out_features: int | None = None,
+) -> tuple[DCGANEncoder, DCGANDecoder]:
+    """An encoder and the decoder that mirrors it.
+
+    Args:
+        in_channels: C.
+        image_size: Height and width.
+        widths: Channels of each level, outermost first; None takes :func:`default_widths`.
+        latent_dim: Z, what the decoder takes.
+        out_features: What the encoder gives, where that is not Z.
+    """
+    size = height_width(image_size)
+    widths = widths or default_widths(size)
+    return (
+        DCGANEncoder(in_channels=in_channels, image_size=size, widths=widths, out_features=out_features or latent_dim),
+        DCGANDecoder(in_features=latent_dim, out_channels=in_channels, image_size=size, widths=widths),
+    )

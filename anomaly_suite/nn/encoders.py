@@ -13,9 +13,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ShapeError, WeightsError
-from anomaly_suite.nn.backbones import FeatureExtractor, read_tensors
+from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
+from anomaly_suite.nn.weights import read_tensors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,6 +34,9 @@ class ImageEncoder(nn.Module):
             name of a timm network.
         image_size: Height and width, for ``residual``; a timm network takes any.
         width: Channels of the first convolution of ``residual``.
+
+    Raises:
+        ConfigError: no such timm network, one without feature maps, or an image size that ``residual`` does not have.
     """
 
     def __init__(self, name: str, *, image_size: ImageSize, width: int = 64) -> None:
@@ -51,6 +55,9 @@ class ImageEncoder(nn.Module):
         """(B, C, H, W) in [0, 1], C 1 or 3, to (B, ``out_features``); each network standardises for itself.
 
         A single training image uses running statistics: where a map is one cell, it has none of its own.
+
+        Raises:
+            ShapeError: neither one nor three channels, or for ``residual`` another size than ``image_size``.
         """
         if self.training:
             self.net.train(len(image) > 1)
@@ -59,7 +66,7 @@ class ImageEncoder(nn.Module):
         return cast(list[Tensor], self.net(image))[-1].mean((2, 3))
 
     def freeze(self) -> None:
-        """Keep weights and batch-norm statistics as they are from now on, whatever ``train()`` says."""
+        """Keep weights and batch-norm statistics as they are from now on, also after ``train()``."""
         self.frozen = True
         self.requires_grad_(False)
         self.eval()
@@ -125,7 +132,14 @@ def standardize(image: Tensor) -> Tensor:
 
 
 def destandardize(image: Tensor) -> Tensor:
-    """The inverse of :func:`standardize` on three channels."""
+    """The inverse of :func:`standardize` on three channels.
+
+    Args:
+        image: Shape (B, 3, H, W), standardised.
+
+    Returns:
+        Shape (B, 3, H, W), in [0, 1] where the image was.
+    """
     mean = image.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = image.new_tensor(IMAGENET_STD).view(3, 1, 1)
     return image * std + mean

@@ -152,14 +152,13 @@ class ResidualEncoder(nn.Module):
         self.image_size = image_size
         blocks, ends = _levels(image_size)
         channels = _channels(width, blocks)
-        rows, columns = image_size
         stem = (
             nn.Conv2d(in_channels, width, 5, stride=2, padding=2)
             if ends
             else nn.Conv2d(in_channels, width, 3, padding=1)
         )
         layers: list[nn.Module] = [stem]
-        rows, columns = (rows // 2, columns // 2) if ends else (rows, columns)
+        rows, columns = (side // 2 if ends else side for side in image_size)
         for before, after in pairwise(channels):
             layers.append(DownBlock(before, after, size=(rows, columns), norm=norm))
             rows, columns = rows // 2, columns // 2
@@ -182,7 +181,11 @@ class ResidualEncoder(nn.Module):
         return features
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, Z)."""
+        """(B, C, H, W) to (B, Z).
+
+        Raises:
+            ShapeError: images of another size than ``image_size``.
+        """
         out: Tensor = self.head(self.features(image))
         return out
 
@@ -198,6 +201,9 @@ class ResidualDecoder(nn.Module):
         out_channels: C.
         image_size: (H, W), as for the encoder.
         width: Channels after the last block, as for the encoder.
+
+    Raises:
+        ConfigError: another image size.
     """
 
     def __init__(self, *, in_features: int, out_channels: int, image_size: tuple[int, int], width: int = 64) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.errors import CheckpointError, DatasetNotFoundError, WeightsError
-from anomaly_suite.run_folders import find_checkpoint, find_run
+from anomaly_suite.io.runs import find_checkpoint, find_run
 
 PREFIXES = ("module.", "backbone.", "model.", "encoder.", "net.")
 """What training programs put before the names of a network's tensors."""

@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,10 +13,12 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from anomaly_suite.callbacks.files import MirroredNames, replacing
-from anomaly_suite.callbacks.heatmaps import GAP, HeatmapExport
+from anomaly_suite.callbacks.drawing import GAP
+from anomaly_suite.callbacks.heatmaps import HeatmapExport
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
+from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.naming import MirroredNames
 
 SIDE = 128  # the smallest width that is not enlarged
 TITLE = round(48 * 0.45)  # height of the strip with the titles
@@ -259,12 +260,12 @@ def test_processes_do_not_take_each_others_names():
     pieces = [["/d/x/1/2/3.png", "/d/x/1/2/a.png", ""], ["/d/y/1/2/3.png", "/d/x/1/2/a.jpg", None]]
     names = []
     for rank, paths in enumerate(pieces):
-        namer = MirroredNames(SimpleNamespace(global_rank=rank, world_size=2, datamodule=None))
+        namer = MirroredNames(rank=rank, world=2)
         names.append([namer.next(path).as_posix() for path in paths])
     assert [share[2] for share in names] == ["image_000004.png", "image_000005.png"]
     assert len(set(itertools.chain(*names))) == 6
     assert all(name.startswith("1/2/") for share in names for name in share[:2])
-    again = MirroredNames(SimpleNamespace(global_rank=1, world_size=2, datamodule=None))
+    again = MirroredNames(rank=1, world=2)
     assert again.next("/d/x/1/2/3.png").as_posix() == names[0][0]  # a function of the path, not of the process
 
 

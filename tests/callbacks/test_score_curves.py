@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader
 from anomaly_suite.callbacks import score_curves
 from anomaly_suite.callbacks.score_curves import ScoreCurves, ScoredVideo, draw_curve
 from anomaly_suite.callbacks.videos import Frames
-from anomaly_suite.contract import AnomalyModule
+from anomaly_suite.contract import AnomalyModule, frame_scores
 from anomaly_suite.data import SyntheticVideos
 from anomaly_suite.errors import ConfigError, DatasetNotFoundError
-from anomaly_suite.snippets import frame_scores
 
 
 class MeanSnippet(AnomalyModule):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anomaly_suite.errors import ShapeError
-from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, default_widths
+from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, dcgan_pair, default_widths, to_signed
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (28, 28), (28, 20), (37, 64), (9, 5), (4, 4)])
@@ -53,3 +53,17 @@ def test_another_size_is_refused() -> None:
     encoder = DCGANEncoder(in_channels=1, image_size=(16, 16), widths=(4, 4), out_features=3)
     with pytest.raises(ShapeError, match=r"\(1, 16, 16\); got \(3, 16, 16\)"):
         encoder(torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(("widths", "out_features"), [(None, None), ((4, 8), 7)])
+def test_a_pair_fits_together(widths: tuple[int, ...] | None, out_features: int | None) -> None:
+    encoder, decoder = dcgan_pair(
+        in_channels=1, image_size=(16, 12), widths=widths, latent_dim=5, out_features=out_features
+    )
+    assert encoder(torch.rand(2, 1, 16, 12)).shape == (2, out_features or 5)
+    assert decoder(torch.rand(2, 5)).shape == (2, 1, 16, 12)
+    assert encoder.levels[0].out_channels == (widths or default_widths((16, 12)))[0]
+
+
+def test_the_signed_range() -> None:
+    assert to_signed(torch.tensor([0.0, 0.25, 1.0])).tolist() == [-1.0, -0.5, 1.0]

@@ -76,7 +76,7 @@ class TestOutput:
 
 class TestFreezing:
     @pytest.mark.parametrize("name", [RESIDUAL, TIMM])
-    def test_weights_and_statistics_stay_whatever_the_mode(self, name: str) -> None:
+    def test_weights_and_statistics_stay_in_every_mode(self, name: str) -> None:
         encoder, image = build(name, size=32), torch.rand(4, 3, 32, 32)
         encoder.freeze()
         before, code = tensors(encoder), encoder(image)

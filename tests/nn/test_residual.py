@@ -159,12 +159,12 @@ class TestNetworks:
         factor = min(size) // 4
         with torch.no_grad():
             features, latent = encoder.features(image), encoder(image)
-            rebuilt = decoder(latent)
+            reconstruction = decoder(latent)
         assert features.shape == (2, 2 * min(factor, 8) * (size[0] // factor) * (size[1] // factor))
         assert encoder.trunk_features == features.shape[1]
         torch.testing.assert_close(latent, encoder.head(features))
         assert latent.shape == (2, encoder.out_features) == (2, 5)
-        assert rebuilt.shape == image.shape
+        assert reconstruction.shape == image.shape
 
     @pytest.mark.parametrize("size", [(8, 8), (128, 128)])
     def test_the_output_is_unbounded(self, size: tuple[int, int]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from anomaly_suite.data.memory import OneVsRest, Pool
+from anomaly_suite.contract import Validation
+from anomaly_suite.data.images.image_set import BatchTransform
+from anomaly_suite.data.images.one_vs_rest import OneVsRest, Pool
 
 
 class Digits(OneVsRest):
@@ -18,13 +18,58 @@ class Digits(OneVsRest):
 
     Args:
         image_size: Side of the images in pixels, interpolated bilinearly; None keeps 8.
-        options: Options of :class:`~anomaly_suite.data.memory.OneVsRest`.
+        normal_class: Index or name of the normal class.
+        train_fraction: Seeded share of the training normals that is used, in (0, 1]; smaller shares lie inside larger
+            ones. Validation images are held out of it.
+        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal. They come from
+            outside the test set; if all others are in it, they leave it. The held-out normals stay clean.
+        pad: Reach ``image_size`` by a black margin instead of bilinear interpolation.
+        train_transform: Random transform of training batches, ``(image, generator) -> image``.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every split and the order of training images.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+        val_size: Training normals held out for validation: a fraction, or a count if an integer.
+
+    Raises:
+        ConfigError: an option is out of range or the class is not known.
     """
 
     classes = tuple("0123456789")
 
-    def __init__(self, *, image_size: int | None = 32, **options: Any) -> None:
-        super().__init__(image_size=image_size, protocol="pooled_2to1", **options)
+    def __init__(
+        self,
+        *,
+        image_size: int | None = 32,
+        normal_class: int | str = 0,
+        train_fraction: float = 1.0,
+        contamination: float = 0.0,
+        pad: bool = False,
+        train_transform: BatchTransform | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
+    ) -> None:
+        super().__init__(
+            normal_class=normal_class,
+            protocol="pooled_2to1",
+            train_fraction=train_fraction,
+            contamination=contamination,
+            image_size=image_size,
+            pad=pad,
+            train_transform=train_transform,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
 
     def load(self) -> Pool:
         """Unpack scikit-learn's copy."""

@@ -6,14 +6,15 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from anomaly_suite.data.file_sets import Found, ImageFileModule, Item
-from anomaly_suite.data.files import pair_masks, require_files, require_images
+from anomaly_suite.contract import Validation
+from anomaly_suite.data.images.image_files import Found, ImageFileModule, Item
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.io.folders import pair_masks, require_files, require_images
 
 LABELS = {"normal": 0, "good": 0, "0": 0, "anomaly": 1, "anomalous": 1, "abnormal": 1, "1": 1}
 SPLITS = ("train", "val", "test")
@@ -26,7 +27,7 @@ class Folder(ImageFileModule):
     ``<mask_dir>/<stem>_mask``, each also without ``_mask``. Normal images without a place of their own for testing are
     split by the seed.
 
-    An index has one row an image: CSV with a header, or JSON lines. Columns: ``path``, ``label`` (normal, good, 0,
+    An index has one row per image: CSV with a header, or JSON lines. Columns: ``path``, ``label`` (normal, good, 0,
     anomaly, anomalous, abnormal, 1), and if wanted ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are
     relative to ``root`` or to the index. Anomalies listed for training serve validation, like those listed for it;
     listed without a split they are for testing.
@@ -39,7 +40,18 @@ class Folder(ImageFileModule):
         normal_test_dir: Normal images for testing; then all in ``normal_dir`` are for training.
         test_fraction: Share of the normal images that is for testing where nothing says which.
         index: Index file, instead of the folders.
-        files: Options of :class:`~anomaly_suite.data.file_sets.ImageFileModule`.
+        image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
+        center_crop: Height and width cut out after resizing.
+        channels: 3 for RGB, 1 for grey.
+        transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
+        train_transform: Further steps for training images alone.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every split and the order of training images.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+        val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
         ConfigError: neither root nor index, or ``test_fraction`` out of range.
@@ -47,6 +59,8 @@ class Folder(ImageFileModule):
         DatasetError: a label or split is not known, masks and images do not fit together, or an image is repeated in
             another split.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -58,9 +72,31 @@ class Folder(ImageFileModule):
         normal_test_dir: str | list[str] | None = None,
         test_fraction: float = 0.2,
         index: str | None = None,
-        **files: Any,
+        image_size: int | tuple[int, int] | None = 256,
+        center_crop: int | tuple[int, int] | None = None,
+        channels: Literal[1, 3] = 3,
+        transform: list[dict[str, Any]] | None = None,
+        train_transform: list[dict[str, Any]] | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
     ) -> None:
-        super().__init__(**files)
+        super().__init__(
+            image_size=image_size,
+            center_crop=center_crop,
+            channels=channels,
+            transform=transform,
+            train_transform=train_transform,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         if root is None and index is None:
             raise ConfigError(
                 "Folder needs root (with normal and abnormal folders) or index (a CSV or JSON lines file)."
@@ -76,7 +112,12 @@ class Folder(ImageFileModule):
         self.test_fraction = test_fraction
 
     def read(self) -> Found:
-        """List the images, from the index or the folders, and print what was found."""
+        """List the images, from the index or the folders, and print what was found.
+
+        Raises:
+            DatasetNotFoundError: a folder or listed file is missing or empty.
+            DatasetError: a label or split is not known, or images cannot be split or paired with masks.
+        """
         found = self._read_folders() if self.index is None else self._read_index(self.index)
         rank_zero_info(_summary(self.index or self.root, found))
         anomalies = [item for item in found.test if item.label]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from anomaly_suite.data.file_sets import Found, ImageFileModule, Item
-from anomaly_suite.data.files import data_root, find_root, image_files, pair_masks, require_images, subfolders
+from anomaly_suite.contract import Validation
+from anomaly_suite.data.images.image_files import Found, ImageFileModule, Item
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.io.folders import data_root, find_root, image_files, pair_masks, require_images, subfolders
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +47,66 @@ class MVTecAD(ImageFileModule):
         root: Folder that holds the category folders; by default ``$ANOMALY_SUITE_DATA/mvtec_ad``, or ``data/mvtec_ad``
             where the variable is not set.
         category: One category, several, or ``all`` that are found.
-        files: Options of :class:`~anomaly_suite.data.file_sets.ImageFileModule`.
+        image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
+        center_crop: Height and width cut out after resizing.
+        channels: 3 for RGB, 1 for grey.
+        transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
+        train_transform: Further steps for training images alone.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every split and the order of training images.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+        val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
         DatasetNotFoundError: root, category or a folder is missing or empty.
         DatasetError: masks and images do not fit together, or a training image is anomalous or repeated in the test part.
     """
 
-    def __init__(self, *, root: str | None = None, category: str | list[str] = "bottle", **files: Any) -> None:
-        super().__init__(**files)
+    root: Path
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        category: str | list[str] = "bottle",
+        image_size: int | tuple[int, int] | None = 256,
+        center_crop: int | tuple[int, int] | None = None,
+        channels: Literal[1, 3] = 3,
+        transform: list[dict[str, Any]] | None = None,
+        train_transform: list[dict[str, Any]] | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            center_crop=center_crop,
+            channels=channels,
+            transform=transform,
+            train_transform=train_transform,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         self.root = data_root(root, "mvtec_ad")
         self.category = category
 
     def read(self) -> Found:
-        """All images of the chosen categories."""
+        """All images of the chosen categories.
+
+        Raises:
+            DatasetNotFoundError: root, category or a folder is missing or empty.
+            DatasetError: an anomalous test image has no mask, a mask no image, or there is no folder ``good``.
+        """
         find_root(
             self.root,
             dataset="MVTecAD",

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from anomaly_suite.data.files import data_root, find_root
-from anomaly_suite.data.memory import OneVsRest, Pool
+from anomaly_suite.contract import Validation
+from anomaly_suite.data.images.image_set import BatchTransform
+from anomaly_suite.data.images.one_vs_rest import OneVsRest, Pool, Protocol
 from anomaly_suite.errors import DatasetError
+from anomaly_suite.io.folders import data_root, find_root
 
 
 class TorchvisionOneVsRest(OneVsRest):
@@ -21,18 +23,68 @@ class TorchvisionOneVsRest(OneVsRest):
         root: What torchvision calls root. By default the folder ``mnist``, ``fashion_mnist`` or ``cifar10`` in
             ``$ANOMALY_SUITE_DATA``, or in ``data`` where the variable is not set.
         download: Fetch the files if they are missing.
-        protocol: Options of :class:`~anomaly_suite.data.memory.OneVsRest`.
+        normal_class: Index or name of the normal class.
+        protocol: ``official``: the class's training part against the whole test part; ``pooled_2to1``: 2/3 of all its
+            images against the rest and 10,000 others.
+        train_fraction: Seeded share of the training normals that is used, in (0, 1]; smaller shares lie inside larger
+            ones. Validation images are held out of it.
+        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal. They come from
+            outside the test set; if all others are in it, they leave it. The held-out normals stay clean.
+        image_size: Side of the images in pixels; None keeps the original.
+        pad: Reach ``image_size`` by a black margin instead of bilinear interpolation.
+        train_transform: Random transform of training batches, ``(image, generator) -> image``.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every split and the order of training images.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+        val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
+        ConfigError: an option is out of range or the class is not known.
         DatasetNotFoundError: the files are not there.
         DatasetError: a file is damaged.
     """
 
+    root: Path
     folder: ClassVar[str]
     marker: ClassVar[str]
 
-    def __init__(self, *, root: str | None = None, download: bool = False, **protocol: Any) -> None:
-        super().__init__(**protocol)
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        download: bool = False,
+        normal_class: int | str = 0,
+        protocol: Protocol = "official",
+        train_fraction: float = 1.0,
+        contamination: float = 0.0,
+        image_size: int | None = None,
+        pad: bool = False,
+        train_transform: BatchTransform | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
+    ) -> None:
+        super().__init__(
+            normal_class=normal_class,
+            protocol=protocol,
+            train_fraction=train_fraction,
+            contamination=contamination,
+            image_size=image_size,
+            pad=pad,
+            train_transform=train_transform,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         self.root = data_root(root, self.folder)
         self.download = download
 
@@ -42,7 +94,12 @@ class TorchvisionOneVsRest(OneVsRest):
             self._read(train=True)
 
     def load(self) -> Pool:
-        """Read both parts."""
+        """Read both parts.
+
+        Raises:
+            DatasetNotFoundError: the files are not there.
+            DatasetError: a file is damaged.
+        """
         if not self.download:
             find_root(
                 self.root,

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.data.pipeline import Pixels
-
-OUTLIER = 254  # value of pasted pixels in a target
+from anomaly_suite.contract import OUTLIER
+from anomaly_suite.data.transforms import Pixels
+from anomaly_suite.io.images import area_or_linear
 
 
 class Cutout(NamedTuple):
@@ -59,8 +59,9 @@ def anomaly_mix(
     factor = 1.0 if rescale is None else rng.uniform(*rescale)
     factor = min(factor, image.shape[0] / mask.shape[0], image.shape[1] / mask.shape[1])
     if factor != 1:
-        size = [max(1, round(factor * length)) for length in mask.shape]
-        patch = cv2.resize(patch, size[::-1], interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        size = max(1, round(factor * mask.shape[0])), max(1, round(factor * mask.shape[1]))
+        how = area_or_linear((mask.shape[0], mask.shape[1]), size)
+        patch = cv2.resize(patch, size[::-1], interpolation=how)
         mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     height, width = mask.shape
     places = (image.shape[0] - height + 1, image.shape[1] - width + 1)

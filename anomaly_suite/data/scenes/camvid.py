@@ -14,17 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_suite.data.files import data_root, find_root, require_images
-from anomaly_suite.data.scenes.scenes import (
-    Scene,
-    SceneFiles,
-    SceneModule,
-    SceneParts,
-    check_scenes,
-    label_table,
-    read_label,
-)
+from anomaly_suite.data.scenes.coco_cutouts import Exclusion
+from anomaly_suite.data.scenes.labels import label_table, read_label
+from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
+from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
+from anomaly_suite.data.transforms import Size
 from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+from anomaly_suite.io.folders import data_root, find_root, require_images
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +38,7 @@ CLASSES = (
     "pedestrian",
     "bicyclist",
 )
-COUNTS = (367, 101, 233)
+PUBLISHED = (367, 101, 233)  # training, validation and test images
 
 
 class CamVid(SceneModule):
@@ -61,13 +57,33 @@ class CamVid(SceneModule):
             keeps 166 without bicyclists, 43 without bicyclists and pedestrians, 7 without cars.
         image_size: Height and width to which scenes are resized in training and evaluation (images by area averaging,
             labels to the nearest pixel), for small runs; numbers then are those of the small size. None keeps 360 x 480.
-        scenes: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneModule`.
+        crop_size: Height and width of training crops, one number for both; None for the size of the scenes.
+        flip: Probability of a mirror image.
+        scales: Factors by which training scenes are resized; one is drawn for each.
+        scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
+        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        outliers: Where outliers come from: ``shapes``, a COCO annotation file, or a folder of cut-outs; see
+            :class:`~anomaly_suite.data.scenes.module.SceneModule`. None pastes nothing.
+        outlier_fraction: Scenes with outliers in an epoch, as a fraction of the training scenes.
+        outlier_exclude: Classes of COCO whose images are not used: ``released``, ``disjoint`` or a list of names.
+        outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
+        outlier_min_size: Least height and width of a COCO image in pixels.
+        outlier_single: Paste one object of a cut-out, not all.
+        outlier_rescale: Smallest and largest factor by which objects are resized; None keeps their size.
+        outlier_on_road: Paste only where the object stands on the road.
+        train_batch_size: Crops per training step and process.
+        eval_batch_size: Scenes per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every draw and the order of training scenes.
+        validation: ``holdout`` takes the data set's own validation part, ``test`` its test part, ``none`` nothing.
 
     Raises:
         ConfigError: an unknown class, or an option that cannot work.
         DatasetNotFoundError: root or a part is missing.
         DatasetError: an image has no label, an image is in two parts, or no training scene is left.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -76,26 +92,60 @@ class CamVid(SceneModule):
         anomalous_classes: Sequence[str] = (),
         training_anomalies: Literal["void", "drop"] = "void",
         image_size: tuple[int, int] | None = None,
-        **scenes: Any,
+        crop_size: Size | None = None,
+        flip: float = 0.5,
+        scales: Sequence[float] = (1.0,),
+        scale_range: tuple[float, float] | None = None,
+        train_transform: list[dict[str, Any]] | None = None,
+        outliers: str | None = None,
+        outlier_fraction: float = 0.1,
+        outlier_exclude: Exclusion | list[str] = "released",
+        outlier_share: float = 1.0,
+        outlier_min_size: int = 480,
+        outlier_single: bool = False,
+        outlier_rescale: tuple[float, float] | None = None,
+        outlier_on_road: bool = False,
+        train_batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: SceneValidation = "holdout",
     ) -> None:
-        super().__init__(**scenes)
-        for name in anomalous_classes:
-            if name not in CLASSES:
-                raise ConfigError(
-                    f"anomalous_classes of CamVid are among {', '.join(CLASSES)}; got {name!r}.{did_you_mean(name, CLASSES)}"
-                )
+        super().__init__(
+            crop_size=crop_size,
+            flip=flip,
+            scales=scales,
+            scale_range=scale_range,
+            train_transform=train_transform,
+            outliers=outliers,
+            outlier_fraction=outlier_fraction,
+            outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share,
+            outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single,
+            outlier_rescale=outlier_rescale,
+            outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+        )
+        self.classes = _remaining(anomalous_classes)
         if training_anomalies not in ("void", "drop"):
             raise ConfigError(f"training_anomalies is void or drop; got {training_anomalies!r}.")
-        self.classes = [name for name in CLASSES if name not in anomalous_classes]
-        if len(self.classes) < 2:
-            raise ConfigError("anomalous_classes leaves fewer than two classes to learn. Hold out fewer.")
         self.root = data_root(root, "camvid")
         self.anomalous_classes = list(anomalous_classes)
         self.training_anomalies = training_anomalies
         self.image_size = image_size
 
     def read(self) -> SceneParts:
-        """The official training, validation and test part."""
+        """The official training, validation and test part.
+
+        Raises:
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
         find_root(
             self.root,
             dataset="CamVid",
@@ -105,10 +155,8 @@ class CamVid(SceneModule):
         )
         train, val, test = (_find_scenes(self.root, part) for part in ("train", "val", "test"))
         check_scenes(training=train, validation=val, test=test)
-        counts = len(train), len(val), len(test)
-        log.info("'%s': %d training, %d validation and %d test images", self.root, *counts)
-        if counts != COUNTS:
-            log.info("CamVid has published %d, %d and %d", *COUNTS)
+        found = {"training": len(train), "validation": len(val), "test": len(test)}
+        log_counts("CamVid", self.root, found, PUBLISHED)
         held_out = [CLASSES.index(name) for name in self.anomalous_classes]
         if held_out and self.training_anomalies == "drop":
             train = self._without(train, held_out)
@@ -135,13 +183,21 @@ class CamVid(SceneModule):
         return kept
 
 
+def _remaining(anomalous_classes: Sequence[str]) -> list[str]:
+    """Classes that are not held out."""
+    for name in anomalous_classes:
+        if name not in CLASSES:
+            raise ConfigError(
+                f"anomalous_classes of CamVid are among {', '.join(CLASSES)}; got {name!r}.{did_you_mean(name, CLASSES)}"
+            )
+    classes = [name for name in CLASSES if name not in anomalous_classes]
+    if len(classes) < 2:
+        raise ConfigError("anomalous_classes leaves fewer than two classes to learn. Hold out fewer.")
+    return classes
+
+
 def _find_scenes(root: Path, part: str) -> list[Scene]:
     images = require_images(root / part, dataset="CamVid")
     scenes = [Scene(path, root / f"{part}annot" / f"{path.stem}.png") for path in images]
-    missing = [scene for scene in scenes if not scene.label.is_file()]
-    if missing:
-        raise DatasetError(
-            f"'{missing[0].image}' has no label; looked for '{missing[0].label}' ({len(missing)} images without one). "
-            "Complete the labels, or take the images out."
-        )
+    require_labels(scenes, labels=f"{part}annot")
     return scenes

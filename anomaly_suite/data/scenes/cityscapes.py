@@ -6,24 +6,17 @@ Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_suite.data.files import data_root, find_root, require_images
-from anomaly_suite.data.pipeline import Size
-from anomaly_suite.data.scenes.scenes import (
-    Scene,
-    SceneFiles,
-    SceneModule,
-    SceneParts,
-    check_scenes,
-    label_table,
-)
-from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-
-log = logging.getLogger(__name__)
+from anomaly_suite.data.scenes.coco_cutouts import Exclusion
+from anomaly_suite.data.scenes.labels import label_table
+from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
+from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, find_scenes, log_counts
+from anomaly_suite.data.transforms import Size
+from anomaly_suite.errors import ConfigError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root, find_root
 
 # name: id in the published label files; the order is that of the training classes
 CLASSES = {
@@ -53,7 +46,7 @@ LABEL_IDS = label_table({number: index for index, number in enumerate(CLASSES.va
 TRAIN_IDS = label_table({index: index for index in range(len(CLASSES))})
 
 TRAIN_CITIES, VAL_CITIES = 18, ("frankfurt", "lindau", "munster")
-COUNTS = (2975, 500)  # official training and validation images
+PUBLISHED = (2975, 500)  # official training and validation images
 CV2_CITIES = ("monchengladbach", "strasbourg", "stuttgart")
 
 
@@ -74,9 +67,25 @@ class Cityscapes(SceneModule):
             the official validation cities, as the published network with 90.3 mIoU did.
         labels: Which label files to read: the published ``labelIds``, or ``labelTrainIds``, which the maintainers' script
             makes of them.
-        crop_size: See :class:`~anomaly_suite.data.scenes.scenes.SceneModule`, like the others.
+        crop_size: Height and width of training crops, one number for both; None for the size of the scenes.
         scales: Factors by which training scenes are resized; one is drawn for each.
-        scenes: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneModule`.
+        flip: Probability of a mirror image.
+        scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
+        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        outliers: Where outliers come from: ``shapes``, a COCO annotation file, or a folder of cut-outs; see
+            :class:`~anomaly_suite.data.scenes.module.SceneModule`. None pastes nothing.
+        outlier_fraction: Scenes with outliers in an epoch, as a fraction of the training scenes.
+        outlier_exclude: Classes of COCO whose images are not used: ``released``, ``disjoint`` or a list of names.
+        outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
+        outlier_min_size: Least height and width of a COCO image in pixels.
+        outlier_single: Paste one object of a cut-out, not all.
+        outlier_rescale: Smallest and largest factor by which objects are resized; None keeps their size.
+        outlier_on_road: Paste only where the object stands on the road.
+        train_batch_size: Crops per training step and process.
+        eval_batch_size: Scenes per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every draw and the order of training scenes.
+        validation: ``holdout`` takes the data set's own validation part, ``test`` its test part, ``none`` nothing.
 
     Raises:
         ConfigError: an option that cannot work.
@@ -86,6 +95,8 @@ class Cityscapes(SceneModule):
 
     classes: Sequence[str] = tuple(CLASSES)
 
+    root: Path
+
     def __init__(
         self,
         *,
@@ -94,9 +105,43 @@ class Cityscapes(SceneModule):
         labels: Literal["labelIds", "labelTrainIds"] = "labelIds",
         crop_size: Size | None = 900,
         scales: Sequence[float] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0),
-        **scenes: Any,
+        flip: float = 0.5,
+        scale_range: tuple[float, float] | None = None,
+        train_transform: list[dict[str, Any]] | None = None,
+        outliers: str | None = None,
+        outlier_fraction: float = 0.1,
+        outlier_exclude: Exclusion | list[str] = "released",
+        outlier_share: float = 1.0,
+        outlier_min_size: int = 480,
+        outlier_single: bool = False,
+        outlier_rescale: tuple[float, float] | None = None,
+        outlier_on_road: bool = False,
+        train_batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: SceneValidation = "holdout",
     ) -> None:
-        super().__init__(crop_size=crop_size, scales=scales, **scenes)
+        super().__init__(
+            crop_size=crop_size,
+            flip=flip,
+            scales=scales,
+            scale_range=scale_range,
+            train_transform=train_transform,
+            outliers=outliers,
+            outlier_fraction=outlier_fraction,
+            outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share,
+            outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single,
+            outlier_rescale=outlier_rescale,
+            outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+        )
         if split not in ("cv0", "cv2") or labels not in ("labelIds", "labelTrainIds"):
             raise ConfigError(
                 f"split is cv0 or cv2, and labels is labelIds or labelTrainIds; got split: {split}, labels: {labels}."
@@ -106,7 +151,12 @@ class Cityscapes(SceneModule):
         self.labels = labels
 
     def read(self) -> SceneParts:
-        """Training and validation scenes."""
+        """Training and validation scenes.
+
+        Raises:
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
         find_root(
             self.root,
             dataset="Cityscapes",
@@ -124,10 +174,8 @@ class Cityscapes(SceneModule):
                     f"split: cv2 validates on {', '.join(CV2_CITIES)}; none of them is in '{self.root / 'leftImg8bit/train'}'. "
                     "Complete the data set, or use split: cv0."
                 )
-        counts = len(scenes["train"]), len(scenes["val"])
-        log.info("'%s': %d official training and %d validation images", self.root, *counts)
-        if counts != COUNTS:
-            log.info("Cityscapes has published %d and %d", *COUNTS)
+        found = {"official training": len(scenes["train"]), "validation": len(scenes["val"])}
+        log_counts("Cityscapes", self.root, found, PUBLISHED)
         check_scenes(training=train, validation=val)
         table = LABEL_IDS if self.labels == "labelIds" else TRAIN_IDS
         evaluation = SceneFiles(val)
@@ -137,29 +185,3 @@ class Cityscapes(SceneModule):
 def city(scene: Scene) -> str:
     """The city of a scene, which is its folder."""
     return scene.image.parent.name
-
-
-def find_scenes(root: Path, part: str, *, truth: str, labels: str) -> list[Scene]:
-    """Scenes of one part in the layout of Cityscapes, sorted by id; images and labels are matched by id.
-
-    Args:
-        root: Folder with ``leftImg8bit`` and the labels.
-        part: Folder inside both.
-        truth: ``gtFine`` or ``gtCoarse``.
-        labels: End of the label files' names, such as ``labelIds``.
-
-    Raises:
-        DatasetNotFoundError: there is no image.
-        DatasetError: an image has no label.
-    """
-    scenes = []
-    for image in require_images(root / "leftImg8bit" / part, dataset=f"{root.name} ({part})"):
-        folder, name = image.parent.name, image.stem.removesuffix("_leftImg8bit")
-        scenes.append(Scene(image, root / truth / part / folder / f"{name}_{truth}_{labels}.png"))
-    missing = [scene for scene in scenes if not scene.label.is_file()]
-    if missing:
-        raise DatasetError(
-            f"'{missing[0].image}' has no label; looked for '{missing[0].label}' ({len(missing)} images without one). "
-            f"Complete {truth}, or take the images out."
-        )
-    return scenes

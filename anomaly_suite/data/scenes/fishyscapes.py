@@ -7,30 +7,22 @@ repackaged layout, used by PEBAL and SynBoost, holds ``original`` images beside 
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from anomaly_suite.data.files import data_root, image_files, require_images
-from anomaly_suite.data.scenes.scenes import (
-    VOID,
-    EvaluationScenes,
-    Scene,
-    SceneFiles,
-    SceneTestModule,
-    check_scenes,
-    label_table,
-    read_label,
-)
+from anomaly_suite.contract import VOID
+from anomaly_suite.data.scenes.datasets import EvaluationScenes
+from anomaly_suite.data.scenes.labels import label_table, read_label
+from anomaly_suite.data.scenes.module import SceneTestModule
+from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-
-log = logging.getLogger(__name__)
+from anomaly_suite.io.folders import data_root, image_files, require_images
 
 TABLE = label_table({0: 0, 1: 1})
-COUNTS = {"LostAndFound": 100, "Static": 30}
+PUBLISHED = {"LostAndFound": 100, "Static": 30}
 _KIND = re.compile(r"_(labels|rgb|leftImg8bit|gtFine_labelIds|gtCoarse_labelIds)$")
 _NUMBER = re.compile(r"^\d{4}_")
 
@@ -44,19 +36,23 @@ class _Fishyscapes(SceneTestModule):
 
     part: ClassVar[str]
     label_name: ClassVar[str]
+    root: Path
 
-    def __init__(self, *, root: str | None = None, **loader: Any) -> None:
-        super().__init__(**loader)
+    def __init__(self, *, root: str | None = None, eval_batch_size: int = 1, num_workers: int = 0) -> None:
+        super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers)
         self.root = data_root(root, "fishyscapes")
 
     def read(self) -> EvaluationScenes:
-        """All scenes, from whichever layout is there."""
+        """All scenes, from whichever layout is there.
+
+        Raises:
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
         folder = self.root / self.part if (self.root / self.part).is_dir() else self.root
         repackaged = (folder / "original").is_dir()
         scenes = _repackaged(folder) if repackaged else self.official(folder)
-        log.info("'%s': %d images", folder, len(scenes))
-        if len(scenes) != COUNTS[self.part]:
-            log.info("Fishyscapes has published %d", COUNTS[self.part])
+        log_counts(f"Fishyscapes {self.part}", folder, {"test": len(scenes)}, [PUBLISHED[self.part]])
         if not any((read_label(scene.label) == VOID).any() for scene in scenes):
             rank_zero_warn(
                 f"no label in '{scenes[0].label.parent}' holds 255: void is scored as normal there, which changes every metric. "
@@ -66,11 +62,19 @@ class _Fishyscapes(SceneTestModule):
         return EvaluationScenes(SceneFiles(scenes), tables={"ood_mask": TABLE})
 
     def official(self, folder: Path) -> list[Scene]:
-        """Scenes of the official download."""
+        """Scenes of the official download.
+
+        Raises:
+            NotImplementedError: the data set does not define it.
+        """
         raise NotImplementedError
 
     def official_labels(self, folder: Path) -> list[Path]:
-        """Label files of the official download, by their numbers."""
+        """Label files of the official download, by their numbers.
+
+        Raises:
+            DatasetNotFoundError: there are none.
+        """
         labels = [path for path in image_files(folder) if re.fullmatch(self.label_name, path.stem)]
         if not labels:
             raise DatasetNotFoundError(
@@ -91,7 +95,8 @@ class FishyscapesLostAndFound(_Fishyscapes):
             ``$ANOMALY_SUITE_DATA/fishyscapes``, or ``data/fishyscapes`` where the variable is not set.
         lost_and_found: Folder of Lost and Found, which has the images of the official download; by default
             ``$ANOMALY_SUITE_DATA/lost_and_found`` or ``data/lost_and_found``.
-        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+        eval_batch_size: Scenes per test or predict step and process; more than one only where all have one size.
+        num_workers: Loader processes; 0 loads in the main process.
 
     Raises:
         DatasetNotFoundError: a folder is missing.
@@ -101,12 +106,24 @@ class FishyscapesLostAndFound(_Fishyscapes):
     part = "LostAndFound"
     label_name = r"\d{4}_\d\d_.*_labels"
 
-    def __init__(self, *, root: str | None = None, lost_and_found: str | None = None, **loader: Any) -> None:
-        super().__init__(root=root, **loader)
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        lost_and_found: str | None = None,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(root=root, eval_batch_size=eval_batch_size, num_workers=num_workers)
         self.lost_and_found = data_root(lost_and_found, "lost_and_found")
 
     def official(self, folder: Path) -> list[Scene]:
-        """Labels of the download with the images of Lost and Found."""
+        """Labels of the download with the images of Lost and Found.
+
+        Raises:
+            DatasetNotFoundError: a folder is missing.
+            DatasetError: a label has no image.
+        """
         images = _images_by_id(self.lost_and_found, ("train", "test"))
         return [Scene(_image_of(label, images, self.lost_and_found), label) for label in self.official_labels(folder)]
 
@@ -119,7 +136,8 @@ class FishyscapesStatic(_Fishyscapes):
             ``$ANOMALY_SUITE_DATA/fishyscapes``, or ``data/fishyscapes`` where the variable is not set.
         cityscapes: Folder of Cityscapes, whose validation images the differences are added to; by default
             ``$ANOMALY_SUITE_DATA/cityscapes`` or ``data/cityscapes``.
-        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+        eval_batch_size: Scenes per test or predict step and process; more than one only where all have one size.
+        num_workers: Loader processes; 0 loads in the main process.
 
     Raises:
         DatasetNotFoundError: a folder is missing.
@@ -129,12 +147,19 @@ class FishyscapesStatic(_Fishyscapes):
     part = "Static"
     label_name = r"\d{4}_[a-z]+_.*_labels"
 
-    def __init__(self, *, root: str | None = None, cityscapes: str | None = None, **loader: Any) -> None:
-        super().__init__(root=root, **loader)
+    def __init__(
+        self, *, root: str | None = None, cityscapes: str | None = None, eval_batch_size: int = 1, num_workers: int = 0
+    ) -> None:
+        super().__init__(root=root, eval_batch_size=eval_batch_size, num_workers=num_workers)
         self.cityscapes = data_root(cityscapes, "cityscapes")
 
     def official(self, folder: Path) -> list[Scene]:
-        """Labels and differences of the download with the images of Cityscapes."""
+        """Labels and differences of the download with the images of Cityscapes.
+
+        Raises:
+            DatasetNotFoundError: a folder is missing.
+            DatasetError: a label has no image or no difference file.
+        """
         images = _images_by_id(self.cityscapes, ("val",))
         scenes = []
         for label in self.official_labels(folder):

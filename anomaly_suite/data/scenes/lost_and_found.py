@@ -7,28 +7,19 @@ Pinggera et al., "Lost and Found: Detecting Small Road Hazards for Self-Driving 
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from anomaly_suite.data.files import data_root, find_root
-from anomaly_suite.data.scenes.cityscapes import find_scenes
-from anomaly_suite.data.scenes.scenes import (
-    EvaluationScenes,
-    Scene,
-    SceneFiles,
-    SceneTestModule,
-    check_scenes,
-    label_table,
-    read_label,
-)
+from anomaly_suite.data.scenes.datasets import EvaluationScenes
+from anomaly_suite.data.scenes.labels import label_table, read_label
+from anomaly_suite.data.scenes.module import SceneTestModule
+from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, find_scenes, log_counts
 from anomaly_suite.errors import ConfigError, DatasetNotFoundError
-
-log = logging.getLogger(__name__)
+from anomaly_suite.io.folders import data_root, find_root
 
 ROAD, OBJECTS = 1, range(2, 44)
 NON_HAZARDS = (31, 33, 34, 36, 37, 38, 39)  # lying poles, posts, timber, a wheel cap, thin wood
-COUNTS = {"train": 1036, "test": 1203}
+PUBLISHED = 1203  # test images
 OBTAIN = "leftImg8bit.zip and gtCoarse.zip come from the Lost and Found page; unpack both in one folder."
 
 # Road and obstacles alone; non-hazards are not scored. The published training ids say the same in other numbers.
@@ -59,13 +50,16 @@ class LostAndFound(SceneTestModule):
         drop_known: Drop the scene with children, a class of Cityscapes (``NoKnown`` of protocol ``B``).
         region: For ``C``, an image of the size of the scenes that is not 0 where pixels are scored, such as
             ``LAF_roi_2048.png`` of SegmentMeIfYouCan's code.
-        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+        eval_batch_size: Scenes per test or predict step and process; more than one only where all have one size.
+        num_workers: Loader processes; 0 loads in the main process.
 
     Raises:
         ConfigError: an unknown protocol, or ``region`` without ``C`` or the other way round.
         DatasetNotFoundError: root or the test part is missing.
         DatasetError: an image has no label, or a label file holds numbers of another kind.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -74,9 +68,10 @@ class LostAndFound(SceneTestModule):
         protocol: Literal["A", "B", "C"] = "A",
         drop_known: bool = False,
         region: str | None = None,
-        **loader: Any,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
     ) -> None:
-        super().__init__(**loader)
+        super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers)
         if protocol not in ("A", "B", "C"):
             raise ConfigError(f"protocol of LostAndFound is A, B or C; got {protocol!r}.")
         if (region is not None) != (protocol == "C"):
@@ -90,7 +85,12 @@ class LostAndFound(SceneTestModule):
         self.region = region
 
     def read(self) -> EvaluationScenes:
-        """The test scenes with the labels of the protocol."""
+        """The test scenes with the labels of the protocol.
+
+        Raises:
+            DatasetNotFoundError: root or the test part is missing, or ``drop_known`` leaves nothing.
+            DatasetError: see the class.
+        """
         find_lost_and_found(self.root)
         by_name = find_scenes(self.root, "test", truth="gtCoarse", labels="labelIds")
         table = {"A": A_LABEL_IDS, "B": B_LABEL_IDS, "C": C_LABEL_IDS}[self.protocol]
@@ -99,10 +99,8 @@ class LostAndFound(SceneTestModule):
             if all(scene.label.is_file() for scene in by_train_ids):
                 by_name, table = by_train_ids, A_TRAIN_IDS
         scenes = sorted(by_name, key=lambda scene: scene.image.name)
-        log.info("'%s': %d test images", self.root, len(scenes))
-        if len(scenes) != COUNTS["test"]:
-            log.info("Lost and Found has published %d", COUNTS["test"])
-        elif self.protocol == "B":
+        log_counts("Lost and Found", self.root, {"test": len(scenes)}, [PUBLISHED])
+        if len(scenes) == PUBLISHED and self.protocol == "B":
             scenes = [scene for position, scene in enumerate(scenes) if position not in UNLABELLED]
         if self.drop_known:
             scenes = [scene for scene in scenes if scene.image.parent.name != KNOWN]
@@ -114,7 +112,11 @@ class LostAndFound(SceneTestModule):
 
 
 def find_lost_and_found(root: Path) -> None:
-    """Check that a folder is the root of Lost and Found, see :func:`~anomaly_suite.data.files.find_root`."""
+    """Check that a folder is the root of Lost and Found.
+
+    Raises:
+        DatasetNotFoundError: it is not; see :func:`~anomaly_suite.io.folders.find_root`.
+    """
     find_root(
         root,
         dataset="LostAndFound",

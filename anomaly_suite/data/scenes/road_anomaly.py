@@ -8,26 +8,18 @@ Lis et al., "Detecting the Unexpected via Image Resynthesis", ICCV 2019. Layout:
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
-from typing import Any
 
-from anomaly_suite.data.files import data_root, find_root, require_images
-from anomaly_suite.data.scenes.scenes import (
-    EvaluationScenes,
-    Scene,
-    SceneFiles,
-    SceneTestModule,
-    check_scenes,
-    label_table,
-)
+from anomaly_suite.data.scenes.datasets import EvaluationScenes
+from anomaly_suite.data.scenes.labels import label_table
+from anomaly_suite.data.scenes.module import SceneTestModule
+from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
 from anomaly_suite.errors import DatasetError
-
-log = logging.getLogger(__name__)
+from anomaly_suite.io.folders import data_root, find_root, require_images
 
 TABLE = label_table({0: 0, 1: 0, **dict.fromkeys(range(2, 255), 1)})
 REPACKAGED_TABLE = label_table({0: 0, 1: 1})
-COUNT = 60
+PUBLISHED = 60  # images
 
 
 class RoadAnomaly(SceneTestModule):
@@ -38,19 +30,27 @@ class RoadAnomaly(SceneTestModule):
     Args:
         root: Folder with ``frame_list.json``, or with ``original`` and ``labels``; by default
             ``$ANOMALY_SUITE_DATA/road_anomaly``, or ``data/road_anomaly`` where the variable is not set.
-        loader: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneTestModule`.
+        eval_batch_size: Scenes per test or predict step and process; more than one only where all have one size.
+        num_workers: Loader processes; 0 loads in the main process.
 
     Raises:
         DatasetNotFoundError: root is missing.
         DatasetError: a listed image or its label is missing.
     """
 
-    def __init__(self, *, root: str | None = None, **loader: Any) -> None:
-        super().__init__(**loader)
+    root: Path
+
+    def __init__(self, *, root: str | None = None, eval_batch_size: int = 1, num_workers: int = 0) -> None:
+        super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers)
         self.root = data_root(root, "road_anomaly")
 
     def read(self) -> EvaluationScenes:
-        """All photographs."""
+        """All photographs.
+
+        Raises:
+            DatasetNotFoundError: root is missing.
+            DatasetError: a listed image or its label is missing.
+        """
         find_root(
             self.root,
             dataset="RoadAnomaly",
@@ -60,12 +60,8 @@ class RoadAnomaly(SceneTestModule):
         )
         official = (self.root / "frame_list.json").is_file()
         scenes = _official(self.root) if official else _repackaged(self.root)
-        missing = [scene.label for scene in scenes if not scene.label.is_file()]
-        if missing:
-            raise DatasetError(f"there is no label '{missing[0]}' ({len(missing)} missing). Complete the data set.")
-        log.info("'%s': %d images", self.root, len(scenes))
-        if len(scenes) != COUNT:
-            log.info("Road Anomaly has published %d", COUNT)
+        require_labels(scenes, labels="the data set")
+        log_counts("Road Anomaly", self.root, {"test": len(scenes)}, [PUBLISHED])
         check_scenes(test=scenes)
         return EvaluationScenes(SceneFiles(scenes), tables={"ood_mask": TABLE if official else REPACKAGED_TABLE})
 

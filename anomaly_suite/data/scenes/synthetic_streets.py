@@ -12,12 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.data.pipeline import Pixels
-from anomaly_suite.data.scenes.anomaly_mix import OUTLIER
-from anomaly_suite.data.scenes.cutouts import SHAPES
-from anomaly_suite.data.scenes.scenes import VOID, SceneModule, SceneParts, label_table
-from anomaly_suite.data.sets import derive_seed
+from anomaly_suite.contract import OUTLIER, VOID
+from anomaly_suite.data.scenes.coco_cutouts import Exclusion
+from anomaly_suite.data.scenes.labels import label_table
+from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
+from anomaly_suite.data.scenes.shape_cutouts import SHAPES
+from anomaly_suite.data.transforms import Pixels, Size
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.seeds import derive_seed
 
 CLASSES = ("road", "sidewalk", "building", "vegetation", "sky", "car", "person")
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON = range(len(CLASSES))
@@ -57,10 +59,26 @@ class SyntheticStreets(SceneModule):
         test_size: Test scenes.
         image_size: Height and width in pixels, at least 32 x 32 and not higher than wide.
         difficulty: 0 draws unknown objects in full contrast, towards 1 they fade into the scene; in [0, 1).
-        outliers: Where outliers for training come from, see :class:`~anomaly_suite.data.scenes.scenes.SceneModule`.
+        outliers: Where outliers for training come from: ``shapes``, a COCO annotation file, or a folder of cut-outs; see
+            :class:`~anomaly_suite.data.scenes.module.SceneModule`. None pastes nothing.
         outlier_fraction: Training scenes with outliers an epoch, as a fraction of ``train_size``: 0 to train a segmenter, 0.6
             for 3 in 8 to teach it unknown objects.
-        scenes: Options of :class:`~anomaly_suite.data.scenes.scenes.SceneModule`.
+        crop_size: Height and width of training crops, one number for both; None for the size of the scenes.
+        flip: Probability of a mirror image.
+        scales: Factors by which training scenes are resized; one is drawn for each.
+        scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
+        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        outlier_exclude: Classes of COCO whose images are not used: ``released``, ``disjoint`` or a list of names.
+        outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
+        outlier_min_size: Least height and width of a COCO image in pixels.
+        outlier_single: Paste one object of a cut-out, not all.
+        outlier_rescale: Smallest and largest factor by which objects are resized; None keeps their size.
+        outlier_on_road: Paste only where the object stands on the road.
+        train_batch_size: Crops per training step and process.
+        eval_batch_size: Scenes per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every draw and the order of training scenes.
+        validation: ``holdout`` takes the data set's own validation part, ``test`` its test part, ``none`` nothing.
 
     Raises:
         ConfigError: a size or the difficulty is out of range.
@@ -78,9 +96,43 @@ class SyntheticStreets(SceneModule):
         difficulty: float = 0.2,
         outliers: str | None = SHAPES,
         outlier_fraction: float = 0.0,
-        **scenes: Any,
+        crop_size: Size | None = None,
+        flip: float = 0.5,
+        scales: Sequence[float] = (1.0,),
+        scale_range: tuple[float, float] | None = None,
+        train_transform: list[dict[str, Any]] | None = None,
+        outlier_exclude: Exclusion | list[str] = "released",
+        outlier_share: float = 1.0,
+        outlier_min_size: int = 480,
+        outlier_single: bool = False,
+        outlier_rescale: tuple[float, float] | None = None,
+        outlier_on_road: bool = False,
+        train_batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: SceneValidation = "holdout",
     ) -> None:
-        super().__init__(outliers=outliers, outlier_fraction=outlier_fraction, **scenes)
+        super().__init__(
+            crop_size=crop_size,
+            flip=flip,
+            scales=scales,
+            scale_range=scale_range,
+            train_transform=train_transform,
+            outliers=outliers,
+            outlier_fraction=outlier_fraction,
+            outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share,
+            outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single,
+            outlier_rescale=outlier_rescale,
+            outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+        )
         self.sizes: dict[Part, int] = {"train": train_size, "val": val_size, "test": test_size}
         for part, value in self.sizes.items():
             if value < 1:

@@ -1,24 +1,13 @@
-"""Lists of videos, folders of feature files, and frame truth from masks or annotated events.
-
-Videos are matched by name, never by position in a list. Axes: C crops, T snippets, D feature width.
-"""
+"""Lists of videos, which are matched by name, never by position in a list."""
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from anomaly_suite.data.files import is_junk
-from anomaly_suite.data.videos.features import Video, open_array, snippet_slack
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-from anomaly_suite.snippets import SNIPPET_FRAMES, snippet_count
-
-log = logging.getLogger(__name__)
+from anomaly_suite.io.folders import find_root
 
 _FILE = re.compile(r"(?P<name>.+?)(?:_i3d|_c3d)?(?:__?(?P<crop>\d))?(?:\.(?:npy|mp4|avi|mat))?")
 
@@ -29,10 +18,13 @@ def split_name(path: str) -> tuple[str, str]:
     Example:
         >>> split_name(r"G:\UCF_Test_ten_crop_i3d\Abuse028_x264_i3d.npy"), split_name("features/a__#1_label_A__4.npy")
         (('Abuse028_x264', ''), ('a__#1_label_A', '4'))
+
+    Raises:
+        DatasetError: the path ends in a slash or is empty.
     """
     found = _FILE.fullmatch(re.split(r"[/\\]", path)[-1])
     if found is None:
-        raise DatasetError(f"'{path}' names no video. Give one name or path a line.")
+        raise DatasetError(f"'{path}' names no video. Give one name or path per line.")
     return found["name"], found["crop"] or ""
 
 
@@ -56,7 +48,7 @@ def read_list(file: Path, *, dataset: str, obtain: str) -> list[str]:
 
     Raises:
         DatasetNotFoundError: there is no such file; says how to obtain it.
-        DatasetError: a line is repeated.
+        DatasetError: a line is repeated, or there is none.
     """
     entries = [split_name(line) for line in read_lines(file, dataset=dataset, obtain=obtain)]
     if len(set(entries)) < len(entries):
@@ -65,110 +57,47 @@ def read_list(file: Path, *, dataset: str, obtain: str) -> list[str]:
     return list(dict.fromkeys(name for name, _ in entries))
 
 
-def find_features(folder: Path, *, dataset: str, obtain: str) -> dict[str, tuple[Path, ...]]:
-    """Feature files in a folder and below, by name of the video; several where each crop has its own.
-
-    Names lose ``.npy``, a number of a crop (``_0`` or ``__0``) and ``_i3d`` or ``_c3d``.
-
-    Raises:
-        DatasetNotFoundError: the folder is missing or holds none; says how to obtain them.
-        DatasetError: two files of the same video and crop, or videos with other crops than the first one.
-    """
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*.npy")):
-        if any(map(is_junk, path.relative_to(folder).parts)):
-            continue
-        name, crop = split_name(path.name)
-        twin = found.setdefault(name, {}).setdefault(crop, path)
-        if twin != path:
-            raise DatasetError(f"'{twin}' and '{path}' are features of one video. Move one of them out of '{folder}'.")
-    if not found:
-        state = "holds no .npy file" if folder.is_dir() else "does not exist"
-        raise DatasetNotFoundError(f"{dataset} expects snippet features in '{folder}', which {state}. {obtain}")
-    first = next(iter(found))
-    expected = sorted(found[first])
-    whole = expected == [""] or expected == [str(crop) for crop in range(len(expected))]
-    for name, crops in found.items():
-        if not whole or sorted(crops) != expected:
-            raise DatasetError(
-                f"'{folder}' has crops {', '.join(sorted(crops))} of video {name!r} and {', '.join(expected)} of {first!r}. "
-                "Give every video the same files: one of all crops, or one for each crop, counted from 0."
-            )
-    return {name: tuple(crops[crop] for crop in expected) for name, crops in found.items()}
-
-
-def require_features(names: Sequence[str], found: Iterable[str], *, folder: Path, source: str) -> None:
-    """Check that all videos have features.
-
-    Raises:
-        DatasetNotFoundError: some have none; names the first three.
-    """
-    known = set(found)
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise DatasetNotFoundError(
-            f"{len(missing)} of {len(names)} videos in {source} have no features in '{folder}': "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else '.'} Complete the features, or give a list of those "
-            "that are there."
-        )
-
-
-def read_truth(file: Path) -> npt.NDArray[np.bool_]:
-    """Frame truth from a ``.npy`` file of zeros and ones, one for each frame.
-
-    Returns:
-        Shape (frames,).
-
-    Raises:
-        DatasetNotFoundError: there is no such file.
-        DatasetError: it holds anything else.
-    """
-    values = open_array(file)
-    truth = np.asarray(values).reshape(-1)
-    numbers = truth.dtype.kind in "bfiu" and bool(np.isin(truth, (0, 1)).all())
-    if not numbers or not len(truth) or len(truth) != max(values.shape, default=0):
-        raise DatasetError(
-            f"'{file}' must hold a 0 or 1 for each frame in one row; got {values.shape} {values.dtype}. Restore the published file."
-        )
-    return truth.astype(np.bool_)
-
-
-def mark_events(events: Iterable[tuple[int, int]], frames: int, *, video: str) -> npt.NDArray[np.bool_]:
-    """Frame truth from events; one that ends after the last frame is cut.
+def choose_names(
+    root: Path, listed: str | None, otherwise: list[str], *, source: str, dataset: str, obtain: str
+) -> tuple[list[str], str]:
+    """Names of the videos of a part.
 
     Args:
-        events: First frame of each, counted from 0, and the frame after its last.
-        frames: Frames of the video.
-        video: Its name, for messages.
+        root: Folder of the data set.
+        listed: File of the list, relative to ``root``; None takes ``otherwise``.
+        otherwise: Names where there is no list.
+        source: Where those come from, for messages.
+        dataset: Name for messages.
+        obtain: How to get the list, for messages.
 
     Returns:
-        Shape (frames,).
+        The names, and where they come from.
 
     Raises:
-        DatasetError: an event ends before it begins, begins before the video, or begins so long after it that the two cannot
-            belong together.
-
-    Example:
-        >>> mark_events([(1, 2), (3, 9)], 5, video="v")
-        array([False,  True, False,  True,  True])
+        DatasetNotFoundError: there is no such list.
+        DatasetError: a line of it is repeated.
     """
-    truth = np.zeros(frames, np.bool_)
-    limit = SNIPPET_FRAMES * (snippet_count(frames) + snippet_slack(snippet_count(frames)))
-    for start, stop in events:
-        if not (0 <= start <= stop and start < limit):
-            raise DatasetError(
-                f"an event of video {video!r} lasts from frame {start} to before {stop} (counted from 0), but the video has "
-                f"{frames} frames. Take annotation and features from one source."
-            )
-        truth[start:stop] = True
-    return truth
+    if listed is None:
+        return otherwise, source
+    return read_list(root / listed, dataset=dataset, obtain=obtain), f"'{root / listed}'"
 
 
-def log_counts(
-    dataset: str, train: Sequence[Video], test: Sequence[Video], published: tuple[int, int, int, int]
-) -> None:
-    """Log normal and anomalous videos in training and test, and the published numbers where they are others."""
-    counts = tuple(sum(video.label == label for video in part) for part in (train, test) for label in (0, 1))
-    log.info("%s: %d normal and %d anomalous training, %d normal and %d anomalous test videos", dataset, *counts)
-    if counts != published:
-        log.info("%s has published %d, %d, %d and %d", dataset, *published)
+def find_folders(root: Path, folders: Sequence[str], *, dataset: str, obtain: str) -> None:
+    """Check that a folder is the root of a data set: that it holds one of the folders of its parts.
+
+    Args:
+        root: What the user gave.
+        folders: Folders of the parts, relative to ``root``.
+        dataset: Name for messages.
+        obtain: How to get the data, for messages.
+
+    Raises:
+        DatasetNotFoundError: see :func:`~anomaly_suite.io.folders.find_root`.
+    """
+    find_root(
+        root,
+        dataset=dataset,
+        is_root=lambda folder: any((folder / name).is_dir() for name in folders),
+        layout=f"the folders {', '.join(folders[:-1])} and {folders[-1]}",
+        obtain=obtain,
+    )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from anomaly_suite.data.files import data_root, find_root
-from anomaly_suite.data.videos.features import Video, VideoFeatures
-from anomaly_suite.data.videos.lists import find_features, log_counts, read_list, read_truth, require_features
+from anomaly_suite.contract import SEGMENTS, Validation
+from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features
+from anomaly_suite.data.videos.frame_truth import LengthRule, read_truth
+from anomaly_suite.data.videos.lists import choose_names, find_folders
+from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root
 
 OBTAIN = (
     "The features come with the released code of RTFM, the masks with the data set, on request from its authors; "
@@ -59,22 +61,35 @@ class ShanghaiTech(VideoFeatures):
     """ShanghaiTech campus videos, split for weak supervision into 238 for training and 199 for testing.
 
     A name of a scene and four digits (``01_0014``) is an anomalous video, of three digits (``01_002``) a normal one. Figures
-    on the features of RTFM use ``length_rule: extend``. Normal test videos have 16 frames a snippet.
+    on the features of RTFM use ``length_rule: extend``. Normal test videos have 16 frames per snippet.
 
     Args:
         root: Folder of all that follows; by default ``$ANOMALY_SUITE_DATA/shanghaitech``, or ``data/shanghaitech`` where
             the variable is not set.
         train_features: Folder of the features of training videos, relative to root.
         test_features: Folder of the features of test videos; may be the same.
-        train_list: File of training videos, one name or path a line, relative to root; None is the published split.
+        train_list: File of training videos, one name or path per line, relative to root; None is the published split.
         test_list: The same for test videos.
         masks: Folder of the frame masks of anomalous test videos, relative to root.
-        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+        segments: Parts to which a video is averaged in training.
+        layout: Axes of three-dimensional files: ``snippets_first`` (T, C, D) or ``crops_first`` (C, T, D).
+        length_rule: What happens to truth and features of different lengths: ``cut`` both or ``extend`` the truth.
+        standardize: Give features mean 0 and variance 1 over the snippets of normal training videos.
+        batches_per_epoch: Training batches of an epoch; as many as the larger class fills if None.
+        cache: Folder where pooled training videos are kept; None reads the whole files every time.
+        train_batch_size: Normal videos, and as many anomalous ones, per training step and process.
+        eval_batch_size: Whole videos per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides the validation split and the order of training videos.
+        validation: ``holdout`` keeps ``val_size`` of the training videos of each class; ``test`` takes the test videos; ``none``.
+        val_size: A fraction of the training videos of each class, or a count if an integer.
 
     Raises:
         DatasetNotFoundError: root, a list, features or a mask is missing.
         DatasetError: a name of another form, or masks and names that do not fit together.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -85,9 +100,33 @@ class ShanghaiTech(VideoFeatures):
         train_list: str | None = None,
         test_list: str | None = None,
         masks: str = "testing/test_frame_mask",
-        **options: Any,
+        segments: int = SEGMENTS,
+        layout: Layout = "snippets_first",
+        length_rule: LengthRule = "cut",
+        standardize: bool = False,
+        batches_per_epoch: int | None = None,
+        cache: str | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(
+            segments=segments,
+            layout=layout,
+            length_rule=length_rule,
+            standardize=standardize,
+            batches_per_epoch=batches_per_epoch,
+            cache=cache,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         self.root = data_root(root, "shanghaitech")
         self.train_features = train_features
         self.test_features = test_features
@@ -96,14 +135,13 @@ class ShanghaiTech(VideoFeatures):
         self.masks = masks
 
     def read(self) -> tuple[list[Video], list[Video]]:
-        """Listed videos, with the masks of those for testing."""
-        find_root(
-            self.root,
-            dataset="ShanghaiTech",
-            is_root=lambda folder: any((folder / name).is_dir() for name in (self.train_features, self.test_features)),
-            layout=f"the folders {self.train_features} and {self.test_features}",
-            obtain=OBTAIN,
-        )
+        """Listed videos, with the masks of those for testing.
+
+        Raises:
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
+        find_folders(self.root, (self.train_features, self.test_features), dataset="ShanghaiTech", obtain=OBTAIN)
         train_names, test_names = published_split()
         train = self._videos(self.train_list, train_names, self.train_features)
         test = [self._with_truth(video) for video in self._videos(self.test_list, test_names, self.test_features)]
@@ -111,10 +149,14 @@ class ShanghaiTech(VideoFeatures):
         return train, test
 
     def _videos(self, listed: str | None, names: list[str], features: str) -> list[Video]:
-        source = "the published split"
-        if listed is not None:
-            source = f"'{self.root / listed}'"
-            names = read_list(self.root / listed, dataset="ShanghaiTech", obtain="Correct the name of the list.")
+        names, source = choose_names(
+            self.root,
+            listed,
+            names,
+            source="the published split",
+            dataset="ShanghaiTech",
+            obtain="Correct the name of the list.",
+        )
         found = find_features(self.root / features, dataset="ShanghaiTech", obtain=OBTAIN)
         labels = [_label(name, source) for name in names]
         require_features(names, found, folder=self.root / features, source=source)

@@ -1,7 +1,7 @@
 """UCF-Crime: untrimmed videos of surveillance cameras, with 13 kinds of crimes and accidents.
 
 Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos", CVPR 2018. Layout:
-``<root>/UCF_Train_ten_crop_i3d/<video>_i3d.npy`` and ``UCF_Test_ten_crop_i3d`` with the same (or one file a crop:
+``<root>/UCF_Train_ten_crop_i3d/<video>_i3d.npy`` and ``UCF_Test_ten_crop_i3d`` with the same (or one file per crop:
 ``<video>_0.npy`` to ``_9.npy``), the lists ``Anomaly_Train.txt`` and ``Anomaly_Test.txt``, and
 ``Temporal_Anomaly_Annotation.txt`` or a folder of one ``.mat`` file a test video.
 """
@@ -10,23 +10,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from anomaly_suite.data.files import data_root, find_root, is_junk
-from anomaly_suite.data.videos.features import Video, VideoFeatures, snippets_of
-from anomaly_suite.data.videos.lists import (
-    find_features,
-    log_counts,
-    mark_events,
-    read_lines,
-    read_list,
-    require_features,
-    split_name,
-)
+from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Validation
+from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features, snippets_of
+from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
+from anomaly_suite.data.videos.lists import choose_names, find_folders, read_lines, split_name
+from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
-from anomaly_suite.snippets import SNIPPET_FRAMES
+from anomaly_suite.io.folders import data_root, is_junk
 
 OBTAIN = (
     "Lists and annotation come with the data set from its authors' page, the features with the released code of RTFM; "
@@ -65,7 +59,7 @@ class UCFCrime(VideoFeatures):
 
     Videos whose name begins with ``Normal`` are normal, those that begin with one of 13 kinds are anomalous.
 
-    Without frame counts in the annotation, a video has 16 frames a snippet. The released ground truth of RTFM counts that way
+    Without frame counts in the annotation, a video has 16 frames per snippet. The released ground truth of RTFM counts that way
     always, and takes the annotated frame numbers, which begin at 1, as if they began at 0: ``convention: rtfm``.
 
     Args:
@@ -73,18 +67,31 @@ class UCFCrime(VideoFeatures):
             variable is not set.
         train_features: Folder of the features of training videos, relative to root.
         test_features: Folder of the features of test videos; may be the same.
-        train_list: File of training videos, one name or path a line, relative to root; None takes all in
+        train_list: File of training videos, one name or path per line, relative to root; None takes all in
             ``train_features``.
         test_list: The same for test videos.
         annotation: Events of test videos, relative to root: a text file, with the frame count in a seventh column or
             without, or a folder of ``.mat`` files.
         convention: ``original`` frame numbers, or those of the released ground truth of RTFM.
-        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+        segments: Parts to which a video is averaged in training.
+        layout: Axes of three-dimensional files: ``snippets_first`` (T, C, D) or ``crops_first`` (C, T, D).
+        length_rule: What happens to truth and features of different lengths: ``cut`` both or ``extend`` the truth.
+        standardize: Give features mean 0 and variance 1 over the snippets of normal training videos.
+        batches_per_epoch: Training batches of an epoch; as many as the larger class fills if None.
+        cache: Folder where pooled training videos are kept; None reads the whole files every time.
+        train_batch_size: Normal videos, and as many anomalous ones, per training step and process.
+        eval_batch_size: Whole videos per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides the validation split and the order of training videos.
+        validation: ``holdout`` keeps ``val_size`` of the training videos of each class; ``test`` takes the test videos; ``none``.
+        val_size: A fraction of the training videos of each class, or a count if an integer.
 
     Raises:
         DatasetNotFoundError: root, a list, features or the annotation of a video is missing.
         DatasetError: a video of another kind, or an annotation that cannot be read or does not fit.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -96,9 +103,33 @@ class UCFCrime(VideoFeatures):
         test_list: str | None = "Anomaly_Test.txt",
         annotation: str = "Temporal_Anomaly_Annotation.txt",
         convention: Literal["original", "rtfm"] = "original",
-        **options: Any,
+        segments: int = SEGMENTS,
+        layout: Layout = "snippets_first",
+        length_rule: LengthRule = "cut",
+        standardize: bool = False,
+        batches_per_epoch: int | None = None,
+        cache: str | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(
+            segments=segments,
+            layout=layout,
+            length_rule=length_rule,
+            standardize=standardize,
+            batches_per_epoch=batches_per_epoch,
+            cache=cache,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         self.root = data_root(root, "ucf_crime")
         self.train_features = train_features
         self.test_features = test_features
@@ -108,14 +139,13 @@ class UCFCrime(VideoFeatures):
         self.convention = convention
 
     def read(self) -> tuple[list[Video], list[Video]]:
-        """Listed videos, with the events of those for testing."""
-        find_root(
-            self.root,
-            dataset="UCFCrime",
-            is_root=lambda folder: any((folder / name).is_dir() for name in (self.train_features, self.test_features)),
-            layout=f"the folders {self.train_features} and {self.test_features}",
-            obtain=OBTAIN,
-        )
+        """Listed videos, with the events of those for testing.
+
+        Raises:
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
+        find_folders(self.root, (self.train_features, self.test_features), dataset="UCFCrime", obtain=OBTAIN)
         train = self._videos(self.train_list, self.train_features)
         annotations = read_annotations(self.root / self.annotation)
         test = [self._with_truth(video, annotations) for video in self._videos(self.test_list, self.test_features)]
@@ -125,11 +155,10 @@ class UCFCrime(VideoFeatures):
     def _videos(self, listed: str | None, features: str) -> list[Video]:
         folder = self.root / features
         found = find_features(folder, dataset="UCFCrime", obtain=OBTAIN)
-        names, source = list(found), f"'{folder}'"
-        if listed is not None:
-            source = f"'{self.root / listed}'"
-            names = read_list(self.root / listed, dataset="UCFCrime", obtain=OBTAIN)
-            require_features(names, found, folder=folder, source=source)
+        names, source = choose_names(
+            self.root, listed, list(found), source=f"'{folder}'", dataset="UCFCrime", obtain=OBTAIN
+        )
+        require_features(names, found, folder=folder, source=source)
         return [Video(name, _label(name, source), found[name]) for name in names]
 
     def _with_truth(self, video: Video, annotations: dict[str, Annotation]) -> Video:

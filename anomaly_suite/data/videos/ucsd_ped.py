@@ -11,15 +11,19 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.data.files import data_root, find_root, image_files, read_mask, subfolders
-from anomaly_suite.data.videos.features import Video, VideoFeatures
-from anomaly_suite.data.videos.lists import find_features, mark_events, read_lines, require_features
+from anomaly_suite.contract import SEGMENTS, Validation
+from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features
+from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
+from anomaly_suite.data.videos.lists import read_lines
+from anomaly_suite.data.videos.module import VideoFeatures
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import data_root, find_root, image_files, subfolders
+from anomaly_suite.io.images import read_mask
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +50,26 @@ class UCSDPedWeak(VideoFeatures):
         train_anomalous: Anomalous clips for training.
         truth: Frame truth from the ``annotation`` in the ``.m`` file, or from the pixel ``masks``, where a frame with any
             anomalous pixel is anomalous. Ped1 has masks of ten clips only.
-        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+        segments: Parts to which a video is averaged in training.
+        layout: Axes of three-dimensional files: ``snippets_first`` (T, C, D) or ``crops_first`` (C, T, D).
+        length_rule: What happens to truth and features of different lengths: ``cut`` both or ``extend`` the truth.
+        standardize: Give features mean 0 and variance 1 over the snippets of normal training videos.
+        batches_per_epoch: Training batches of an epoch; as many as the larger class fills if None.
+        cache: Folder where pooled training videos are kept; None reads the whole files every time.
+        train_batch_size: Normal videos, and as many anomalous ones, per training step and process.
+        eval_batch_size: Whole videos per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides the validation split and the order of training videos.
+        validation: ``holdout`` keeps ``val_size`` of the training videos of each class; ``test`` takes the test videos; ``none``.
+        val_size: A fraction of the training videos of each class, or a count if an integer.
 
     Raises:
         ConfigError: a negative split, or no clips left for training or testing.
         DatasetNotFoundError: root, clips, features, masks or the annotation are missing.
         DatasetError: an annotation that cannot be read, or masks that do not fit the frames.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -64,9 +81,33 @@ class UCSDPedWeak(VideoFeatures):
         train_normal: int = 4,
         train_anomalous: int = 6,
         truth: Literal["annotation", "masks"] = "annotation",
-        **options: Any,
+        segments: int = SEGMENTS,
+        layout: Layout = "snippets_first",
+        length_rule: LengthRule = "cut",
+        standardize: bool = False,
+        batches_per_epoch: int | None = None,
+        cache: str | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(
+            segments=segments,
+            layout=layout,
+            length_rule=length_rule,
+            standardize=standardize,
+            batches_per_epoch=batches_per_epoch,
+            cache=cache,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         if split < 0:
             raise ConfigError(f"split must be at least 0; got {split}. Published figures are means over ten splits.")
         self.root = data_root(root, "ucsd/UCSD_Anomaly_Dataset.v1p2")
@@ -78,7 +119,13 @@ class UCSDPedWeak(VideoFeatures):
         self.truth = truth
 
     def read(self) -> tuple[list[Video], list[Video]]:
-        """Clips of this split, those for testing with frame truth."""
+        """Clips of this split, those for testing with frame truth.
+
+        Raises:
+            ConfigError: no clips left for training or testing.
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
         clips = self.clips()
         names = [name for part in clips for name in part]
         where = self._folder / "features" if self.features is None else self.root / self.features
@@ -102,7 +149,11 @@ class UCSDPedWeak(VideoFeatures):
         return train, [video._replace(frame_label=truth[video.name]) for video in test]
 
     def clips(self) -> tuple[list[str], list[str]]:
-        """Names of all normal and all anomalous clips, sorted."""
+        """Names of all normal and all anomalous clips, sorted.
+
+        Raises:
+            DatasetNotFoundError: root or clips are missing.
+        """
         find_root(
             self.root,
             dataset="UCSDPedWeak",
@@ -117,7 +168,12 @@ class UCSDPedWeak(VideoFeatures):
         return normal, anomalous
 
     def frame_truth(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Whether each frame of each clip is anomalous, bool (frames,) by name of the clip."""
+        """Whether each frame of each clip is anomalous, shape (frames,), by name of the clip.
+
+        Raises:
+            DatasetNotFoundError: frames, masks or the annotation are missing.
+            DatasetError: an annotation that cannot be read, or masks that do not fit the frames.
+        """
         normal, anomalous = (self._clips(part) for part in ("Train", "Test"))
         truth = {name: np.zeros(self._frames("Train", name), np.bool_) for name in normal}
         if self.truth == "masks":

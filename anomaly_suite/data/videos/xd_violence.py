@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-from anomaly_suite.data.files import data_root, find_root
-from anomaly_suite.data.videos.features import Video, VideoFeatures, snippets_of
-from anomaly_suite.data.videos.lists import (
-    find_features,
-    log_counts,
-    mark_events,
-    read_lines,
-    read_list,
-    require_features,
-    split_name,
-)
+from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Validation
+from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features, snippets_of
+from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
+from anomaly_suite.data.videos.lists import choose_names, find_folders, read_lines, split_name
+from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-from anomaly_suite.snippets import SNIPPET_FRAMES
+from anomaly_suite.io.folders import data_root
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +29,7 @@ PUBLISHED = (2049, 1905, 300, 500)  # normal and anomalous training videos, norm
 class XDViolence(VideoFeatures):
     """XD-Violence videos: 3,954 for training and 800 for testing, five crops each.
 
-    A video is normal exactly when its name contains ``_label_A``. Truth has 16 frames a snippet, as the released ground truth
+    A video is normal exactly when its name contains ``_label_A``. Truth has 16 frames per snippet, as the released ground truth
     has, so ``length_rule`` changes nothing.
 
     Args:
@@ -45,16 +40,29 @@ class XDViolence(VideoFeatures):
         test_rgb: Folder of the RGB features of test videos.
         train_flow: Folder of the flow features of training videos.
         test_flow: Folder of the flow features of test videos.
-        train_list: File of training videos, one name or path a line (or one for each crop), relative to root; None takes
+        train_list: File of training videos, one name or path per line (or one for each crop), relative to root; None takes
             all in the folder.
         test_list: The same for test videos.
         annotation: File of the events of violent test videos, relative to root.
-        options: Options of :class:`~anomaly_suite.data.videos.features.VideoFeatures`.
+        segments: Parts to which a video is averaged in training.
+        layout: Axes of three-dimensional files: ``snippets_first`` (T, C, D) or ``crops_first`` (C, T, D).
+        length_rule: What happens to truth and features of different lengths: ``cut`` both or ``extend`` the truth.
+        standardize: Give features mean 0 and variance 1 over the snippets of normal training videos.
+        batches_per_epoch: Training batches of an epoch; as many as the larger class fills if None.
+        cache: Folder where pooled training videos are kept; None reads the whole files every time.
+        train_batch_size: Normal videos, and as many anomalous ones, per training step and process.
+        eval_batch_size: Whole videos per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides the validation split and the order of training videos.
+        validation: ``holdout`` keeps ``val_size`` of the training videos of each class; ``test`` takes the test videos; ``none``.
+        val_size: A fraction of the training videos of each class, or a count if an integer.
 
     Raises:
         DatasetNotFoundError: root, a list, features or the annotation of a video is missing.
         DatasetError: a name without ``_label_``, or an annotation that cannot be read or does not fit.
     """
+
+    root: Path
 
     def __init__(
         self,
@@ -68,9 +76,33 @@ class XDViolence(VideoFeatures):
         train_list: str | None = None,
         test_list: str | None = None,
         annotation: str = "annotations.txt",
-        **options: Any,
+        segments: int = SEGMENTS,
+        layout: Layout = "snippets_first",
+        length_rule: LengthRule = "cut",
+        standardize: bool = False,
+        batches_per_epoch: int | None = None,
+        cache: str | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(
+            segments=segments,
+            layout=layout,
+            length_rule=length_rule,
+            standardize=standardize,
+            batches_per_epoch=batches_per_epoch,
+            cache=cache,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
         self.root = data_root(root, "xd_violence")
         self.features = features
         self.train_folders = self._chosen(train_rgb, train_flow)
@@ -83,15 +115,13 @@ class XDViolence(VideoFeatures):
         return {"rgb": [rgb], "flow": [flow], "both": [rgb, flow]}[self.features]
 
     def read(self) -> tuple[list[Video], list[Video]]:
-        """Listed videos, with the events of those for testing."""
-        folders = self.train_folders + self.test_folders
-        find_root(
-            self.root,
-            dataset="XDViolence",
-            is_root=lambda folder: any((folder / name).is_dir() for name in folders),
-            layout=f"the folders {', '.join(folders)}",
-            obtain=OBTAIN,
-        )
+        """Listed videos, with the events of those for testing.
+
+        Raises:
+            DatasetNotFoundError: see the class.
+            DatasetError: see the class.
+        """
+        find_folders(self.root, self.train_folders + self.test_folders, dataset="XDViolence", obtain=OBTAIN)
         train = self._videos(self.train_list, self.train_folders)
         test = self._videos(self.test_list, self.test_folders)
         events = self._annotations()
@@ -108,10 +138,14 @@ class XDViolence(VideoFeatures):
 
     def _videos(self, listed: str | None, folders: list[str]) -> list[Video]:
         found = [find_features(self.root / folder, dataset="XDViolence", obtain=OBTAIN) for folder in folders]
-        names, source = list(found[0]), f"'{self.root / folders[0]}'"
-        if listed is not None:
-            source = f"'{self.root / listed}'"
-            names = read_list(self.root / listed, dataset="XDViolence", obtain=OBTAIN)
+        names, source = choose_names(
+            self.root,
+            listed,
+            list(found[0]),
+            source=f"'{self.root / folders[0]}'",
+            dataset="XDViolence",
+            obtain=OBTAIN,
+        )
         for folder, files in zip(folders, found, strict=True):
             require_features(names, files, folder=self.root / folder, source=source)
         return [

@@ -1,4 +1,4 @@
-"""IGD: an autoencoder whose codes follow one Gaussian, kept dense by a critic that judges interpolated codes.
+"""IGD: an autoencoder whose codes follow one Gaussian, kept dense by a critic that predicts interpolation coefficients.
 
 Paper: Chen, Tian, Pang and Carneiro, "Deep One-Class Classification via Interpolated Gaussian Descriptor", AAAI 2022.
 Reference: the authors' released code (training on MVTec AD and inference), as described of it; no code read.
@@ -8,7 +8,7 @@ Differs: the centre is estimated before the variance, which the code takes aroun
     learns from the reconstructions of the generator step instead of decoding again. The decoder's batch norms stay in
     training mode after an E-step. Both scopes are trained in one run; the local one on ``patches_per_step`` random patches of
     the batch, where the code takes all 225 patches of two images. Maps average colour channels evenly.
-Axes: B batch, C channels, H and W pixels, D latent width, P patches of an image.
+Axes: B batch, C channels, H and W pixels, D latent width.
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.losses import PixelComparison, PixelSpace, away_from_zero, polynomial_decay, squared_distance
+from anomaly_suite.losses import (
+    PixelComparison,
+    PixelSpace,
+    away_from_zero,
+    polynomial_decay,
+    squared_distance,
+    with_idle_weights,
+)
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
+from anomaly_suite.nn.critic import ALPHA_MAX, InterpolationCritic
 from anomaly_suite.nn.encoders import standardize
-from anomaly_suite.nn.patches import PATCHES_AT_ONCE, PatchGrid
-from anomaly_suite.nn.residual import ResidualEncoder
-from anomaly_suite.nn.size import ImageSize, height_width
+from anomaly_suite.nn.patches import PatchGrid
+from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes, mix_scores
+from anomaly_suite.nn.size import ImageSize
 
-BETAS = (0.0, 0.9)
-
-Scope = Literal["global", "local", "both"]
+BETAS = (0.0, 0.9)  # of both Adams
 
 
 def normality(latent: Tensor, center: Tensor, variance: Tensor) -> Tensor:
-    """``exp(-||z - c||^2 / s2)``, the Gaussian classifier (equation 6.6), in float32.
+    """``p = exp(-||z - c||^2 / s2)``, the Gaussian classifier (equation 6.6), in float32.
 
     Args:
         latent: Shape (B, D).
@@ -55,24 +60,53 @@ def interpolate(latent: Tensor, alpha: Tensor) -> Tensor:
     Args:
         latent: Shape (B, D).
         alpha: Shape (B,).
+
+    Returns:
+        Shape (B, D).
     """
     weight = alpha.unsqueeze(1).to(latent.dtype)
     return weight * latent + (1 - weight) * latent.roll(-1, 0)
+
+
+def critic_loss(of_mixed: Tensor, alpha: Tensor, of_real: Tensor) -> Tensor:
+    """Squared errors of the critic: decoded interpolations have coefficient alpha, images 0.
+
+    Args:
+        of_mixed: Predicted coefficients of decoded interpolations, shape (B,).
+        alpha: Their true ones, shape (B,).
+        of_real: Predicted coefficients of images mixed with their reconstructions, shape (B,).
+
+    Returns:
+        A scalar.
+    """
+    return ((of_mixed - alpha) ** 2).mean() + (of_real**2).mean()
+
+
+def gaussian_from_sums(sums: Tensor, *, clamp_center: bool, variance_floor: float) -> tuple[Tensor, Tensor]:
+    """The E-step: mean code, and mean squared distance to it, which follows from the sums.
+
+    Args:
+        sums: Sum of the codes, sum of their squared norms, number of codes: shape (D + 2,), float64.
+        clamp_center: Move components of the centre away from zero.
+        variance_floor: Smallest variance.
+
+    Returns:
+        Centre (D,) and variance, a scalar, in float32.
+    """
+    mean, mean_square = sums[:-2] / sums[-1], sums[-2] / sums[-1]
+    center = away_from_zero(mean) if clamp_center else mean
+    variance = mean_square - 2 * (center * mean).sum() + (center**2).sum()
+    return center.float(), variance.clamp_min(variance_floor).float()
 
 
 class Descriptor(nn.Module):
     """Autoencoder, Gaussian and critic of one scope.
 
     Args:
-        encoder: ``residual`` or the name of a timm network.
-        image_size: Height and width of images or patches.
-        latent_dim: D.
-        width: Channels at full resolution of the residual networks.
-        freeze_encoder: Train only the linear layer, decoder and critic.
-        rho: Weight of L1 in the reconstruction error.
-        pixel_space: Where reconstructions are compared.
-        critic_norm: ``layer`` as published, or ``group``, with far fewer weights at 256 pixels; null for no critic.
-        critic_activation: After the critic's linear layer.
+        autoencoder: Of images of this size.
+        compare: The reconstruction error.
+        critic: None trains without one.
+        xi: Share of the reconstruction error in the score.
     """
 
     center: Tensor
@@ -80,53 +114,30 @@ class Descriptor(nn.Module):
 
     def __init__(
         self,
+        autoencoder: DescriptorAutoencoder,
+        compare: PixelComparison,
+        critic: InterpolationCritic | None,
         *,
-        encoder: str,
-        image_size: ImageSize,
-        latent_dim: int,
-        width: int,
-        freeze_encoder: bool,
-        rho: float,
-        pixel_space: PixelSpace,
-        critic_norm: Literal["layer", "group"] | None,
-        critic_activation: Literal["none", "sigmoid", "half_sigmoid"],
+        xi: float,
     ) -> None:
         super().__init__()
-        self.autoencoder = DescriptorAutoencoder(
-            encoder=encoder, image_size=image_size, latent_dim=latent_dim, width=width, freeze_encoder=freeze_encoder
-        )
-        self.compare = PixelComparison(image_size=image_size, rho=rho, space=pixel_space)
-        self.critic: ResidualEncoder | None = None
-        if critic_norm is not None:
-            self.critic = ResidualEncoder(
-                in_channels=3, image_size=height_width(image_size), width=width, out_features=1, norm=critic_norm
-            )
-        self.critic_activation = critic_activation
+        self.autoencoder = autoencoder
+        self.compare = compare
+        self.critic = critic
+        self.xi = xi
         self.register_buffer("center", torch.empty(0))  # (D,)
         self.register_buffer("variance", torch.ones(()))
 
     def components(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction error (B,), abnormality ``1 - p`` (B,) and reconstruction map (B, 1, H, W)."""
+        """Reconstruction error (B,), abnormality ``1 - p`` (B,) and reconstruction map (B, 1, H, W) of images (B, C, H, W)."""
         latent, reconstruction = self.autoencoder(image)
         error, error_map = self.compare.with_map(image, reconstruction)
         return error, 1 - normality(latent, self.center, self.variance), error_map
 
-    def score(self, image: Tensor, *, xi: float) -> tuple[Tensor, Tensor]:
-        """``xi`` times reconstruction error plus ``1 - xi`` times abnormality (B,), and the map (B, 1, H, W)."""
+    def score(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """``xi * error + (1 - xi) * abnormality`` (B,), and the map (B, 1, H, W), of images (B, C, H, W)."""
         error, abnormality, error_map = self.components(image)
-        return xi * error + (1 - xi) * abnormality, error_map
-
-    def judge(self, image: Tensor, *, train_critic: bool) -> Tensor:
-        """The critic's guess of each interpolation coefficient, (B,) float32, for standardised images (B, 3, H, W).
-
-        Without ``train_critic`` the gradient reaches the image alone.
-        """
-        assert self.critic is not None
-        weights = {name: w if train_critic else w.detach() for name, w in self.critic.named_parameters()}
-        guess: Tensor = functional_call(self.critic, weights, (image,)).float().squeeze(1)
-        if self.critic_activation == "none":
-            return guess
-        return guess.sigmoid() * (0.5 if self.critic_activation == "half_sigmoid" else 1.0)
+        return self.xi * error + (1 - self.xi) * abnormality, error_map
 
 
 class IGD(AnomalyModule):
@@ -208,58 +219,40 @@ class IGD(AnomalyModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
-        shares = {"xi_global": xi_global, "xi_local": xi_local, "beta": beta, "zeta": 0.0 if zeta is None else zeta}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} must be between 0 and 1; got {share}. See the defaults of IGD.")
-        if e_step_every < 1:
-            raise ConfigError(f"e_step_every must be at least 1 epoch; got {e_step_every}. The paper uses 10.")
-        self.scope = scope
-        self.patches = PatchGrid(size=patch_size, stride=patch_stride)
-        self.patches_per_step = patches_per_step
-        self.weights = {"global": encoder_weights, "local": local_encoder_weights}
-        self.xi = {"global": xi_global, "local": xi_local}
-        self.beta = {"global": 1.0, "local": 0.0, "both": beta}[scope]
-        self.gaussian_weight = gaussian_weight
-        self.interpolation_weight = interpolation_weight
-        self.zeta = zeta
-        self.e_step_every = e_step_every
-        self.clamp_center = clamp_center
-        self.variance_floor = variance_floor
-        self.lr = lr
-        self.weight_decay = weight_decay
+        _check_options({"xi_global": xi_global, "xi_local": xi_local, "beta": beta, "zeta": zeta or 0.0}, e_step_every)
+        self.gaussian_weight, self.interpolation_weight = gaussian_weight, interpolation_weight
+        self.zeta, self.e_step_every = zeta, e_step_every
+        self.clamp_center, self.variance_floor = clamp_center, variance_floor
+        self.beta = beta
+        self.lr, self.weight_decay = lr, weight_decay
         self._estimated = False  # whether the last epoch's E-step is done
-        names = {"global": encoder, "local": local_encoder}
-        sizes = {"global": image_size, "local": patch_size}
-        self.descriptors = nn.ModuleDict(
-            {
-                name: Descriptor(
-                    encoder=names[name],
-                    image_size=sizes[name],
-                    latent_dim=latent_dim,
-                    width=width,
-                    freeze_encoder=self.weights[name] is not None if freeze_encoder is None else freeze_encoder,
-                    rho=rho,
-                    pixel_space=pixel_space,
-                    critic_norm=critic_norm if interpolation_weight else None,
-                    critic_activation=critic_activation,
-                )
-                for name in (("global", "local") if scope == "both" else (scope,))
-            }
+
+        def build(it: ScopeOptions) -> Descriptor:
+            """The networks of one scope."""
+            autoencoder = it.autoencoder(latent_dim=latent_dim, width=width, freeze_encoder=freeze_encoder)
+            compare = PixelComparison(image_size=it.image_size, rho=rho, space=pixel_space)
+            critic = None
+            if interpolation_weight:
+                critic = InterpolationCritic(it.image_size, width=width, norm=critic_norm, activation=critic_activation)
+            return Descriptor(autoencoder, compare, critic, xi=xi_global if it.name == "global" else xi_local)
+
+        self.descriptors = Scopes(
+            build,
+            scope=scope,
+            whole=ScopeOptions("global", image_size, encoder, encoder_weights),
+            patch=ScopeOptions("local", patch_size, local_encoder, local_encoder_weights),
+            patches=PatchGrid(size=patch_size, stride=patch_stride),
+            per_step=patches_per_step,
         )
 
     @property
     def is_fitted(self) -> bool:
         """Whether the Gaussians have been estimated."""
-        return all(part.center.numel() > 0 for _, part in self._parts())
-
-    def _parts(self) -> list[tuple[str, Descriptor]]:
-        return [(name, part) for name, part in self.descriptors.items() if isinstance(part, Descriptor)]
+        return all(part.center.numel() > 0 for part in self.descriptors.parts())
 
     def load_pretrained(self) -> None:
         """Load the encoders' weights."""
-        for name, part in self._parts():
-            part.autoencoder.encoder.load_weights(self.weights[name])
+        self.descriptors.load_encoder_weights()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Score images.
@@ -270,17 +263,12 @@ class IGD(AnomalyModule):
         Returns:
             ``anomaly_score`` (B,), in [0, 1] while reconstructions stay in the range of images, and ``anomaly_map``
             (B, 1, H, W); with both scopes the mean of their maps.
+
+        Raises:
+            ShapeError: images of another size than ``image_size``, or for the local scope smaller than a patch.
         """
-        scores, maps = {}, {}
-        for name, part in self._parts():
-            score = partial(part.score, xi=self.xi[name])
-            scores[name], maps[name] = score(image) if name == "global" else self.patches.score(image, score)
-        if self.scope != "both":
-            return scores[self.scope], maps[self.scope]
-        return (
-            self.beta * scores["global"] + (1 - self.beta) * scores["local"],
-            (maps["global"] + maps["local"]) / 2,
-        )
+        scores, maps = self.descriptors.score(image, Descriptor.score)
+        return mix_scores(scores, share=self.beta), maps.mean(0)
 
     def on_train_epoch_start(self) -> None:
         """E-step before the first epoch and every ``e_step_every`` epochs."""
@@ -296,104 +284,106 @@ class IGD(AnomalyModule):
 
     @torch.no_grad()
     def estimate(self) -> None:
-        """E-step: mean code, then mean squared distance to it, over the training images or all of their patches.
-
-        One pass: the squared distance follows from the sums of codes and of their squared norms, kept in float64.
-        """
+        """E-step over the training images or all of their patches, in one pass and in float64."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
-        totals = {
-            name: torch.zeros(part.autoencoder.projection.out_features + 2, dtype=torch.float64, device=self.device)
-            for name, part in self._parts()
-        }  # sum of codes, sum of squared norms, count
+        parts = dict(self.descriptors.named_parts())
+        widths = {name: part.autoencoder.projection.out_features for name, part in parts.items()}
+        sums = {name: torch.zeros(d + 2, dtype=torch.float64, device=self.device) for name, d in widths.items()}
         for image in self.training_images():
-            for name, part in self._parts():
-                pieces = [image] if name == "global" else torch.split(self.patches.cut(image), PATCHES_AT_ONCE)
-                for piece in pieces:
+            for name, part in parts.items():
+                for piece in self.descriptors.pieces(name, image):
                     code = part.autoencoder.encode(piece).double()
-                    totals[name] += torch.cat([code.sum(0), (code**2).sum().view(1), code.new_tensor([len(code)])])
-        for name, part in self._parts():
-            total = self.sum_over_ranks(totals[name])
-            mean, mean_square = total[:-2] / total[-1], total[-2] / total[-1]
-            center = away_from_zero(mean) if self.clamp_center else mean
-            variance = mean_square - 2 * (center * mean).sum() + (center**2).sum()
-            part.center = center.float()
-            part.variance = variance.clamp_min(self.variance_floor).float()
+                    sums[name] += torch.cat([code.sum(0), (code**2).sum().view(1), code.new_tensor([len(code)])])
+        for name, part in parts.items():
+            part.center, part.variance = gaussian_from_sums(
+                self.sum_over_ranks(sums[name]), clamp_center=self.clamp_center, variance_floor=self.variance_floor
+            )
         for module, mode in modes.items():
             module.training = mode
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One generator and one critic step of every scope."""
         generator = self.step_generator(batch_idx)
-        rate = self.lr * polynomial_decay(self.training_progress(batch_idx))
-        optimizers = self.optimizers(use_pl_optimizer=True)
-        steps: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer in steps:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        losses, judged = [], []
-        for name, part in self._parts():
-            image = batch["image"]
-            if name == "local":
-                image = self.patches.sample(image, self.patches_per_step, generator=generator)
-            loss, pair = self._generator_loss(name, part, image, generator)
+        optimizers = self._optimizers(batch_idx)
+        parts = self.descriptors.parts()
+        losses, critic_losses = [], []
+        for prefix, part, image in self.descriptors.training_inputs(batch["image"], generator=generator):
+            loss, decoded = self._generator_loss(prefix, part, image, generator)
             losses.append(loss)
-            judged.append((part, image, *pair))
-        self._step(steps[0], torch.stack(losses).sum(), idle=[part.critic for _, part in self._parts()])
-        if self.interpolation_weight:
-            critic_loss = torch.stack([self._critic_loss(*inputs, generator) for inputs in judged]).sum()
-            self.log("train/critic", critic_loss, batch_size=len(batch["image"]))
-            self._step(steps[1], critic_loss, idle=[part.autoencoder for _, part in self._parts()])
+            if part.critic is not None:
+                critic_losses.append(partial(self._critic_loss, part.critic, image, *decoded, generator))
+        self._step(optimizers[0], torch.stack(losses).sum(), idle=[part.critic for part in parts])
+        if critic_losses:
+            loss = torch.stack([each() for each in critic_losses]).sum()
+            self.log("train/critic", loss, batch_size=len(batch["image"]))
+            self._step(optimizers[1], loss, idle=[part.autoencoder for part in parts])
 
     def _generator_loss(
-        self, name: str, part: Descriptor, image: Tensor, generator: torch.Generator
+        self, prefix: str, part: Descriptor, image: Tensor, generator: Generator
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The loss, and for the critic reconstructions, decoded interpolations and their coefficients."""
         latent, reconstruction = part.autoencoder(image)
         probability = normality(latent, part.center, part.variance).mean()
         error = part.compare(image, reconstruction).mean()
         loss = error + self.gaussian_weight * (1 - probability)
         # A code has no partner in a batch of one: its interpolation is itself, with coefficient 0.
-        alpha = torch.rand(len(image), generator=generator, device=self.device) / 2 * (len(image) > 1)
+        alpha = torch.rand(len(image), generator=generator, device=self.device) * ALPHA_MAX * (len(image) > 1)
         mixed = reconstruction
-        if self.interpolation_weight:
+        if part.critic is not None:
             mixed = part.autoencoder.decoder(interpolate(latent, alpha))
-            loss = loss + self.interpolation_weight * (part.judge(mixed, train_critic=False) ** 2).mean()
-        prefix = f"train/{name}_" if self.scope == "both" else "train/"
+            loss = loss + self.interpolation_weight * (part.critic.with_fixed_weights(mixed) ** 2).mean()
         values = {"loss": loss, "reconstruction": error, "normality": probability}
         self.log_dict({prefix + key: value.detach() for key, value in values.items()}, batch_size=len(image))
         return loss, (reconstruction.detach(), mixed.detach(), alpha)
 
     def _critic_loss(
         self,
-        part: Descriptor,
+        critic: InterpolationCritic,
         image: Tensor,
         reconstruction: Tensor,
         mixed: Tensor,
         alpha: Tensor,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> Tensor:
         zeta = torch.rand(len(image), 1, 1, 1, generator=generator, device=self.device)
         zeta = zeta if self.zeta is None else torch.full_like(zeta, self.zeta)
         real = zeta * standardize(image) + (1 - zeta) * reconstruction
-        guess = part.judge(torch.cat([mixed, real.to(mixed.dtype)]), train_critic=True)
-        guess_mixed, guess_real = guess.chunk(2)
-        return ((guess_mixed - alpha) ** 2).mean() + (guess_real**2).mean()
+        of_mixed, of_real = critic(torch.cat([mixed, real.to(mixed.dtype)])).chunk(2)
+        return critic_loss(of_mixed, alpha, of_real)
 
     def _step(self, optimizer: Any, loss: Tensor, *, idle: list[Any]) -> None:
         if self.trainer.world_size > 1:  # DDP waits for a gradient of every parameter
-            unused = [p.sum() for part in idle if part is not None for p in part.parameters() if p.requires_grad]
-            loss = loss + 0.0 * torch.stack(unused).sum() if unused else loss
+            weights = [w for part in idle if part is not None for w in part.parameters() if w.requires_grad]
+            loss = with_idle_weights(loss, weights)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 
+    def _optimizers(self, batch_idx: int) -> list[Any]:
+        """The optimisers, with the learning rate of this step."""
+        optimizers = self.optimizers(use_pl_optimizer=True)
+        steps: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in steps:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * polynomial_decay(self.training_progress(batch_idx))
+        return steps
+
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam for encoder (unless frozen), linear layer and decoder; another for the critic."""
-        parts = [part for _, part in self._parts()]
-        weights = [p for part in parts for p in part.autoencoder.parameters() if p.requires_grad]
+        parts = self.descriptors.parts()
+        weights = [w for part in parts for w in part.autoencoder.parameters() if w.requires_grad]
         optimizers: list[Optimizer] = [Adam(weights, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay)]
         if self.interpolation_weight:
-            judges = [p for part in parts if part.critic is not None for p in part.critic.parameters()]
-            optimizers.append(Adam(judges, lr=self.lr, betas=BETAS))
+            weights = [w for part in parts if part.critic is not None for w in part.critic.parameters()]
+            optimizers.append(Adam(weights, lr=self.lr, betas=BETAS))
         return optimizers
+
+
+def _check_options(shares: dict[str, float], e_step_every: int) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} must be between 0 and 1; got {share}. See the defaults of IGD.")
+    if e_step_every < 1:
+        raise ConfigError(f"e_step_every must be at least 1 epoch; got {e_step_every}. The paper uses 10.")

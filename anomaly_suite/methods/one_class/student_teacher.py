@@ -62,6 +62,7 @@ def jitter(patch: Tensor, generator: Generator) -> Tensor:
     """Change brightness and contrast of every patch (B, C, p, p) by up to a fifth; a tenth of them lose their colour."""
 
     def uniform() -> Tensor:
+        """Numbers in [0, 1), shape (B, 1, 1, 1)."""
         return torch.rand(len(patch), 1, 1, 1, generator=generator, device=patch.device)
 
     contrast, brightness = (1 + JITTER * (2 * uniform() - 1) for _ in range(2))

@@ -8,17 +8,19 @@ Axes: B batch, Y classes, K = Y + 1 channels, the last for abstention, H and W p
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import OUTLIER, Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import polynomial_decay
-from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, SegmenterModule
-from anomaly_suite.nn.deeplab import DeepLabNetwork
+from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
+from anomaly_suite.nn.deeplab import DeepLabNetwork, TrunkMode
+from anomaly_suite.nn.size import ImageSize
+from anomaly_suite.nn.sliding_window import Blend
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ def mean_where(value: Tensor, chosen: Tensor) -> Tensor:
     Args:
         value: Any shape; what is not chosen may hold anything.
         chosen: Bool, the same shape.
+
+    Returns:
+        Scalar.
     """
     return value.where(chosen, value.new_zeros(())).sum() / chosen.sum().clamp_min(1)
 
@@ -43,7 +48,7 @@ def abstention_in(log_p: Tensor, target: Tensor, log_penalty: Tensor) -> Tensor:
 
     Args:
         log_p: Log-softmax of K channels, shape (B, K, H, W), float32.
-        target: Shape (B, H, W); outliers and void are taken for class 0, to be left out by the caller.
+        target: Shape (B, H, W); outliers and void count as class 0; the caller leaves them out.
         log_penalty: Log of a, shape (B, H, W) or of one number.
 
     Returns:
@@ -103,27 +108,51 @@ class FineTunedSegmenter(SegmenterModule):
 
     Args:
         abstention: Give the network a further channel.
-        trunk_mode: Of everything but the last block: ``eval`` leaves it alone; ``train`` imitates released code, where weights
-            rest but statistics of batch norms move and dropout is at work.
+        trunk_mode: Of everything but the last block: ``eval`` leaves it as it is; ``train`` imitates released code, where the
+            weights stay but the running statistics of batch norms change and dropout is active.
         lr: First learning rate of Adam; it falls polynomially with power 0.9 over the steps of the training.
-        segmenter: Options of :class:`~anomaly_suite.methods.pixel_ood.segmenter.SegmenterModule`.
+        backbone: ``wide_resnet38``, or a timm network that can be dilated.
+        num_classes: Y, the classes of the training scenes.
+        output_stride: Pixels for one cell of the deepest map, 8 or 16.
+        width: Channels of the decoder.
+        released_dilation: Of ResNets, dilate the first block of a stage as published weights need it.
+        backbone_weights: ``imagenet``, a file, or null; not read with ``segmenter_weights``.
+        segmenter_weights: A file of the whole network, a checkpoint of a DeepLabV3Plus, or the folder of its run.
+        smoothing: Smooth the anomaly map with a Gaussian of 7 x 7 pixels.
+        window: Height and width of the windows of evaluation; null takes whole images.
+        stride: From one window to the next; null is two thirds of the window.
+        blend: ``uniform`` or ``tapered`` mean of overlapping windows.
 
     Raises:
         ConfigError: an option out of its range.
     """
 
     network: DeepLabNetwork
-    fine_tunes = True  # SegmentationMetrics then also reports the mIoU from which the training starts
+    fine_tunes = True
 
     def __init__(
         self,
         *,
         abstention: bool,
-        trunk_mode: Literal["eval", "train"] = "eval",
+        trunk_mode: TrunkMode = "eval",
         lr: float = 1e-5,
-        **segmenter: Any,
+        backbone: str = "resnet101s",
+        num_classes: int = 19,
+        output_stride: int = 8,
+        width: int = 256,
+        released_dilation: bool = False,
+        backbone_weights: str | None = "imagenet",
+        segmenter_weights: str | None = None,
+        smoothing: bool = False,
+        window: ImageSize | None = None,
+        stride: ImageSize | None = None,
+        blend: Blend = "uniform",
     ) -> None:
-        super().__init__(auxiliary=False, network=None, **segmenter)
+        super().__init__(
+            backbone=backbone, num_classes=num_classes, output_stride=output_stride, width=width,
+            released_dilation=released_dilation, backbone_weights=backbone_weights, segmenter_weights=segmenter_weights,
+            smoothing=smoothing, window=window, stride=stride, blend=blend,
+        )  # fmt: skip
         if lr <= 0:
             raise ConfigError(f"lr must be above 0; got {lr}.")
         if abstention:
@@ -147,6 +176,9 @@ class FineTunedSegmenter(SegmenterModule):
         Args:
             logits: Float32, shape (B, K, H, W).
             target: Shape (B, H, W).
+
+        Raises:
+            NotImplementedError: the method does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(logits, target).")
 

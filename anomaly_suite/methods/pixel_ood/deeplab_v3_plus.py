@@ -1,4 +1,4 @@
-"""DeepLabv3+: an ordinary segmentation network, whose logits already say where it has nothing to say.
+"""DeepLabv3+: a segmentation network trained on known classes, scored by energy, MSP, max-logit or entropy.
 
 Papers: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, arXiv:1802.02611; label relaxation after Zhu
     et al., "Improving Semantic Segmentation via Video Propagation and Label Relaxation", CVPR 2019, arXiv:1812.01593; the
@@ -13,19 +13,21 @@ Axes: B batch, C channels, Y classes, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import OUTLIER, VOID, Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import polynomial_decay
 from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES, LogitScore
-from anomaly_suite.methods.pixel_ood.segmenter import OUTLIER, VOID, SegmenterModule
+from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
 from anomaly_suite.nn.deeplab import DeepLabNetwork
+from anomaly_suite.nn.size import ImageSize
+from anomaly_suite.nn.sliding_window import Blend
 
 THIN_CLASSES = (5, 6, 7, 11, 12, 17, 18)  # of Cityscapes: pole, light, sign, person, rider, motorcycle, bicycle
 MOMENTUM = 0.9
@@ -65,9 +67,8 @@ def relaxed_cross_entropy(logits: Tensor, target: Tensor, *, strict: Sequence[in
     own = own.scatter_(1, target.where(known, classes).unsqueeze(1), 1.0)[:, :classes]
     near = F.max_pool2d(own, 3, 1, 1)
     kept = torch.isin(target, target.new_tensor(strict))
-    allowed = own.where(kept.unsqueeze(1), near).bool() | ~known.unsqueeze(
-        1
-    )  # all, where nothing is known: a loss of 0
+    allowed = own.where(kept.unsqueeze(1), near).bool()
+    allowed = allowed | ~known.unsqueeze(1)  # all classes where none is known, for a loss of 0
     return logits.logsumexp(1) - logits.masked_fill(~allowed, -torch.inf).logsumexp(1)
 
 
@@ -92,7 +93,7 @@ def class_weights(target: Tensor, num_classes: int, *, bound: float) -> Tensor:
 
 
 def mean_loss(loss: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over all pixels, (B, H, W) each; 0 where no pixel has a weight."""
+    """Weighted mean over all pixels, shapes (B, H, W) to a scalar; 0 where no pixel has a weight."""
     return (loss * weight).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
@@ -104,6 +105,9 @@ def restarted_decay(progress: float, *, power: float, restart: float, restart_po
         power: Of the decay towards the end of the training.
         restart: Share from which ``restart_power`` holds, in [0, 1).
         restart_power: None does not restart.
+
+    Returns:
+        Factor in [0, 1].
     """
     if restart_power is None or progress < restart:
         return polynomial_decay(progress, power=power)
@@ -111,7 +115,7 @@ def restarted_decay(progress: float, *, power: float, restart: float, restart_po
 
 
 class DeepLabV3Plus(SegmenterModule):
-    """A segmenter of driving scenes, trained by cross-entropy, that calls unknown what its logits are low for.
+    """DeepLabv3+, trained by cross-entropy on known classes, scored by energy, MSP, max-logit or entropy.
 
     The other methods of this family start from its checkpoint. Batches have a ``target`` (B, H, W) of classes; 254 and 255 are not
     learned from. The defaults are those of the published ResNet101, trained for 60,000 steps of 4 crops of 768 pixels;
@@ -128,7 +132,17 @@ class DeepLabV3Plus(SegmenterModule):
         relaxation_epochs: Epochs in which a pixel at a border may be of any class of its neighbours; published: 100.
         strict_classes: Classes too thin for that.
         class_weight_bound: Weigh rare classes of an image up by at most this much; 0 for none.
-        segmenter: Options of :class:`~anomaly_suite.methods.pixel_ood.segmenter.SegmenterModule`.
+        backbone: ``wide_resnet38``, or a timm network that can be dilated.
+        num_classes: Y, the classes of the training scenes.
+        output_stride: Pixels for one cell of the deepest map, 8 or 16.
+        width: Channels of the decoder.
+        released_dilation: Of ResNets, dilate the first block of a stage as published weights need it.
+        backbone_weights: ``imagenet``, a file, or null; not read with ``segmenter_weights``.
+        segmenter_weights: A file of the whole network, a checkpoint of a DeepLabV3Plus, or the folder of its run.
+        smoothing: Smooth the anomaly map with a Gaussian of 7 x 7 pixels.
+        window: Height and width of the windows of evaluation; null takes whole images.
+        stride: From one window to the next; null is two thirds of the window.
+        blend: ``uniform`` or ``tapered`` mean of overlapping windows.
 
     Raises:
         ConfigError: an option out of its range.
@@ -149,9 +163,23 @@ class DeepLabV3Plus(SegmenterModule):
         relaxation_epochs: int = 0,
         strict_classes: Sequence[int] = THIN_CLASSES,
         class_weight_bound: float = 0.0,
-        **segmenter: Any,
+        backbone: str = "resnet101s",
+        num_classes: int = 19,
+        output_stride: int = 8,
+        width: int = 256,
+        released_dilation: bool = False,
+        backbone_weights: str | None = "imagenet",
+        segmenter_weights: str | None = None,
+        smoothing: bool = False,
+        window: ImageSize | None = None,
+        stride: ImageSize | None = None,
+        blend: Blend = "uniform",
     ) -> None:
-        super().__init__(auxiliary=auxiliary_weight > 0, network=None, **segmenter)
+        super().__init__(
+            auxiliary=auxiliary_weight > 0, backbone=backbone, num_classes=num_classes, output_stride=output_stride, width=width,
+            released_dilation=released_dilation, backbone_weights=backbone_weights, segmenter_weights=segmenter_weights,
+            smoothing=smoothing, window=window, stride=stride, blend=blend,
+        )  # fmt: skip
         self.save_hyperparameters()
         for name, value in (
             ("auxiliary_weight", auxiliary_weight),
@@ -176,12 +204,20 @@ class DeepLabV3Plus(SegmenterModule):
         self.strict_classes = tuple(strict_classes)
         self.class_weight_bound = class_weight_bound
 
-    def score_map(self, evidence: Tensor) -> Tensor:
+    def score_map(self, logits: Tensor) -> Tensor:
         """Score of the class logits, (B, Y, H, W) to (B, 1, H, W)."""
-        return LOGIT_SCORES[self.score](evidence)
+        return LOGIT_SCORES[self.score](logits)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of a batch, relaxed in the first epochs, over the pixels whose class is known."""
+        """Cross-entropy of a batch, relaxed in the first epochs, over the pixels whose class is known.
+
+        Args:
+            logits: Shape (B, Y, H, W).
+            target: Shape (B, H, W).
+
+        Returns:
+            Scalar.
+        """
         relaxed = self.current_epoch < self.relaxation_epochs
         pixel = (
             relaxed_cross_entropy(logits, target, strict=self.strict_classes)

@@ -19,23 +19,26 @@ LogitScore = Literal["energy", "msp", "max_logit", "entropy"]
 
 
 def msp(logits: Tensor) -> Tensor:
-    """One less the largest softmax probability, in [0, 1 - 1/Y]."""
+    """1 - the largest softmax probability, in [0, 1 - 1/Y]: shape (B, Y, H, W) to (B, 1, H, W)."""
     return -torch.expm1(logits.float().log_softmax(1).amax(1, keepdim=True))
 
 
 def max_logit(logits: Tensor) -> Tensor:
-    """The negated largest logit."""
+    """The negated largest logit: shape (B, Y, H, W) to (B, 1, H, W)."""
     return -logits.float().amax(1, keepdim=True)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the softmax, as a share of its largest possible value ``ln Y``, in [0, 1]."""
+    """Entropy of the softmax, as a share of its largest value ``ln Y``, in [0, 1]: shape (B, Y, H, W) to (B, 1, H, W)."""
     log_p = logits.float().log_softmax(1)
     return -(log_p.exp() * log_p).sum(1, keepdim=True) / math.log(logits.shape[1])
 
 
 def energy(logits: Tensor) -> Tensor:
-    """Free energy, the negated log-sum-exp; at most ``ln Y`` below the negated largest logit."""
+    """Free energy, the negated log-sum-exp: shape (B, Y, H, W) to (B, 1, H, W).
+
+    At most ``ln Y`` below the negated largest logit.
+    """
     return -logits.float().logsumexp(1, keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""Normal images at training time; at test time, what in an image cannot be rebuilt from what normal images share."""
+"""Normal images at training time; at test time, what in an image cannot be reconstructed from what normal images share."""
 
 from anomaly_suite.methods.reconstruction.dae import DAE, VAE
 from anomaly_suite.methods.reconstruction.fanogan import FAnoGAN

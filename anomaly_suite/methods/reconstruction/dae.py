@@ -1,4 +1,4 @@
-"""DAE and VAE: what an autoencoder trained on normal images rebuilds badly is anomalous.
+"""DAE and VAE: what an autoencoder of normal images reconstructs badly is anomalous.
 
 Papers: Masci et al., "Stacked Convolutional Auto-Encoders for Hierarchical Feature Extraction", ICANN 2011 (DAE, here a
     deep, not a denoising autoencoder unless ``noise_std`` says so); Kingma and Welling, "Auto-Encoding Variational
@@ -22,12 +22,12 @@ from torch.optim import Adam, Optimizer
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import ReconstructionError
-from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, default_widths, to_signed
+from anomaly_suite.nn.dcgan import dcgan_pair, to_signed
 from anomaly_suite.nn.size import ImageSize, height_width
 
-LOG_VARIANCE_RANGE = (-10.0, 10.0)  # keeps exp() finite
+LOG_VARIANCE_RANGE = (-10.0, 10.0)  # log sigma^2 of the posterior; keeps exp() finite
 SIGNED_RANGE = 2.0  # of [-1, 1]
-SAMPLE_SEED = 0
+SAMPLE_SEED = 0  # of the draws that scores are averaged over
 
 
 def residual_scores(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,16 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def sample_latent(mean: Tensor, log_variance: Tensor, *, generator: Generator) -> Tensor:
-    """``mean + deviation * noise``, differentiable in both arguments of shape (B, Z)."""
+    """A draw from the posterior, ``mean + deviation * noise``, differentiable in both (the reparametrisation trick).
+
+    Args:
+        mean: Shape (B, Z).
+        log_variance: Shape (B, Z).
+        generator: Source of the noise.
+
+    Returns:
+        Shape (B, Z).
+    """
     noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
     return mean + (log_variance / 2).exp() * noise
 
@@ -103,7 +112,9 @@ class DAE(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.encoder, self.decoder = _pair(in_channels, image_size, widths, latent_dim, encoded=latent_dim)
+        self.encoder, self.decoder = dcgan_pair(
+            in_channels=in_channels, image_size=image_size, widths=widths, latent_dim=latent_dim
+        )
         self.error: ReconstructionError | None = None
         if loss == "ms_ssim":
             self.error = ReconstructionError(image_size=min(height_width(image_size)), value_range=SIGNED_RANGE)
@@ -160,8 +171,8 @@ class VAE(AnomalyModule):
         likelihood: Of an image given its code: ``gaussian``, whose negative logarithm is half the summed squared error on the
             scale of [-1, 1], or ``bernoulli``, the cross-entropy summed over pixels in [0, 1].
         score: ``residual`` is the summed squared error, ``elbo`` the likelihood's negative logarithm plus ``beta`` times the
-            KL divergence, ``kl`` that divergence alone. The map is the squared error in every case, on the scale of
-            [-1, 1] whatever the likelihood.
+            KL divergence, ``kl`` that divergence alone. The map is the squared error on the scale of [-1, 1] for every score
+            and likelihood.
         samples: Codes drawn from the posterior over which ``residual``, ``elbo`` and the map are averaged, the same draws for
             every image and every call; 32 or more keep the noise small. 0 takes the posterior's mean instead.
         lr: Learning rate of Adam.
@@ -189,7 +200,13 @@ class VAE(AnomalyModule):
         self.save_hyperparameters()
         if samples < 0:
             raise ConfigError(f"samples must be 0 (the latent mean) or above; got {samples}. Use 32 or more to sample.")
-        self.encoder, self.decoder = _pair(in_channels, image_size, widths, latent_dim, encoded=2 * latent_dim)
+        self.encoder, self.decoder = dcgan_pair(
+            in_channels=in_channels,
+            image_size=image_size,
+            widths=widths,
+            latent_dim=latent_dim,
+            out_features=2 * latent_dim,  # mean and log variance
+        )
         if likelihood == "bernoulli":
             self.decoder.levels[-1] = nn.Identity()  # in the place of tanh: the output is a logit
         generator = torch.Generator().manual_seed(SAMPLE_SEED)
@@ -205,15 +222,19 @@ class VAE(AnomalyModule):
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
     def compare(self, image: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode codes (B, Z) and compare with images (B, C, H, W) in [0, 1].
+        """Decode codes and compare with images.
+
+        Args:
+            image: Shape (B, C, H, W), in [0, 1].
+            latent: Shape (B, Z).
 
         Returns:
             Negative log likelihood (B,), up to a constant; summed squared error (B,) and its map (B, 1, H, W).
         """
         decoded = self.decoder(latent)
         if self.likelihood == "bernoulli":
-            made = to_signed(decoded.float().sigmoid())
-            return cross_entropy(image, decoded), *residual_scores(to_signed(image), made)
+            reconstruction = to_signed(decoded.float().sigmoid())
+            return cross_entropy(image, decoded), *residual_scores(to_signed(image), reconstruction)
         residual, residual_map = residual_scores(to_signed(image), decoded)
         return residual / 2, residual, residual_map
 
@@ -222,9 +243,9 @@ class VAE(AnomalyModule):
         x = to_signed(batch["image"])
         mean, log_variance = self.encode(x)
         latent = sample_latent(mean, log_variance, generator=self.step_generator(batch_idx))
-        misfit, residual, _ = self.compare(batch["image"], latent)
+        likelihood_loss, residual, _ = self.compare(batch["image"], latent)
         kl = kl_to_standard_normal(mean, log_variance)
-        loss = (misfit + self.beta * kl).mean()
+        loss = (likelihood_loss + self.beta * kl).mean()
         self.log_dict({"train/loss": loss, "train/residual": residual.mean(), "train/kl": kl.mean()})
         return loss
 
@@ -244,25 +265,18 @@ class VAE(AnomalyModule):
         kl = kl_to_standard_normal(mean, log_variance)
         deviation = (log_variance / 2).exp()
         latents = [mean + deviation * draw for draw in self.noise] or [mean]
-        misfit, residual, anomaly_map = self.compare(image, latents[0])
+        likelihood_loss, residual, anomaly_map = self.compare(image, latents[0])
         for latent in latents[1:]:
             more = self.compare(image, latent)
-            misfit, residual, anomaly_map = misfit + more[0], residual + more[1], anomaly_map + more[2]
+            likelihood_loss, residual, anomaly_map = (
+                likelihood_loss + more[0],
+                residual + more[1],
+                anomaly_map + more[2],
+            )
         count = len(latents)
-        scores = {"residual": residual / count, "elbo": misfit / count + self.beta * kl, "kl": kl}
+        scores = {"residual": residual / count, "elbo": likelihood_loss / count + self.beta * kl, "kl": kl}
         return scores[self.score], anomaly_map / count
 
     def configure_optimizers(self) -> Optimizer:
         """Adam."""
         return Adam(self.parameters(), lr=self.lr)
-
-
-def _pair(
-    in_channels: int, image_size: ImageSize, widths: Sequence[int] | None, latent_dim: int, *, encoded: int
-) -> tuple[DCGANEncoder, DCGANDecoder]:
-    size = height_width(image_size)
-    widths = widths or default_widths(size)
-    return (
-        DCGANEncoder(in_channels=in_channels, image_size=size, widths=widths, out_features=encoded),
-        DCGANDecoder(in_features=latent_dim, out_channels=in_channels, image_size=size, widths=widths),
-    )

@@ -1,4 +1,4 @@
-"""f-AnoGAN: a GAN learns normal images, then an encoder learns to invert it; what the pair cannot rebuild is anomalous.
+"""f-AnoGAN: a GAN learns normal images, then an encoder learns to invert it; what the pair cannot reconstruct is anomalous.
 
 Paper: Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
     Analysis 54, 2019. Whole images beside patches, and the residual of encoder latents: Tian, thesis, ch. 4 (equation 4.7).
@@ -6,14 +6,13 @@ Reference: the authors' released code, and the WGAN-GP code that it builds on, a
 Differs: the encoder is shared with the other methods; the residual one ends with two linear layers (8192 to 512 to Z)
     instead of one. Residuals are mean squared errors as in the released code, where equation 4.7 prints norms. Both scopes
     are trained in one run, the local one on random patches of the batch.
-Axes: B batch, C channels, H and W pixels, Z latent width, P patches of an image.
+Axes: B batch, C channels, H and W pixels, Z latent width, S scopes.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -23,16 +22,18 @@ from torch.optim import Adam, Optimizer, RMSprop
 
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.losses import with_idle_weights
 from anomaly_suite.nn.dcgan import to_signed
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.patches import PatchGrid
 from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder
+from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes
 from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
-CRITIC_STEPS = 5  # for each step of the generator
-PENALTY_WEIGHT = 10.0
+CRITIC_STEPS = 5  # n_critic of WGAN-GP: for each step of the generator
+PENALTY_WEIGHT = 10.0  # lambda of WGAN-GP
 EPSILON = 1e-12  # under the root of the gradient norm, whose derivative at 0 is infinite
-BETAS = (0.0, 0.9)
+BETAS = (0.0, 0.9)  # of the Adams
 
 
 def gradient_norm(critic: nn.Module, point: Tensor) -> Tensor:
@@ -51,6 +52,20 @@ def gradient_norm(critic: nn.Module, point: Tensor) -> Tensor:
         value: Tensor = functional_call(critic, tensors, (point,))
         (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
         return (gradient.square().sum((1, 2, 3)) + EPSILON).sqrt()
+
+
+def critic_loss(real: Tensor, fake: Tensor, norm: Tensor) -> Tensor:
+    """Loss of the critic in WGAN-GP: the negative Wasserstein distance, and the gradient penalty.
+
+    Args:
+        real: What the critic gives normal images, shape (B, 1).
+        fake: What it gives generated ones, shape (B, 1).
+        norm: Of its gradient between them, shape (B,).
+
+    Returns:
+        A scalar.
+    """
+    return PENALTY_WEIGHT * (norm - 1).square().mean() - (real.mean() - fake.mean())
 
 
 def mean_square(first: Tensor, second: Tensor) -> Tensor:
@@ -97,7 +112,16 @@ class EncodedGAN(nn.Module):
         return code.tanh()
 
     def sample(self, count: int, *, like: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Codes from N(0, I), (``count``, Z), and the images made of them, (``count``, C, H, W) in [-1, 1]."""
+        """Draw codes from N(0, I), and generate images from them.
+
+        Args:
+            count: N.
+            like: A tensor of any shape, with the type and device that the codes get.
+            generator: Source of the codes.
+
+        Returns:
+            Codes (N, Z), and images (N, C, H, W) in [-1, 1].
+        """
         code = torch.randn(count, self.latent_dim, generator=generator, dtype=like.dtype, device=like.device)
         return code, self.generator(code)
 
@@ -149,7 +173,7 @@ class FAnoGAN(AnomalyModule):
         gan_epochs: int = 1200,
         kappa: float = 1.0,
         feature: Literal["critic", "encoder"] = "critic",
-        scope: Literal["global", "local", "both"] = "global",
+        scope: Scope = "global",
         in_channels: int = 3,
         image_size: ImageSize = 64,
         patch_size: int = 32,
@@ -178,37 +202,30 @@ class FAnoGAN(AnomalyModule):
         self.gan_epochs = gan_epochs
         self.kappa = kappa
         self.feature = feature
-        self.scope = scope
-        self.patches = PatchGrid(size=patch_size, stride=patch_stride)
-        self.patches_per_step = patches_per_step
-        self.weights = {"global": encoder_weights, "local": local_encoder_weights}
-        self.lr = lr
-        self.encoder_lr = encoder_lr
-        encoders = {"global": encoder, "local": local_encoder}
-        sizes = {"global": image_size, "local": patch_size}
-        self.scopes = nn.ModuleDict(
-            {
-                name: EncodedGAN(
-                    in_channels=in_channels,
-                    image_size=height_width(sizes[name]),
-                    latent_dim=latent_dim,
-                    width=width,
-                    encoder=encoders[name],
-                )
-                for name in (("global", "local") if scope == "both" else (scope,))
-            }
-        )
+        self.lr, self.encoder_lr = lr, encoder_lr
 
-    def _parts(self) -> list[tuple[str, EncodedGAN]]:
-        return [(name, part) for name, part in self.scopes.items() if isinstance(part, EncodedGAN)]
+        def build(it: ScopeOptions) -> EncodedGAN:
+            """The networks of one scope."""
+            size = height_width(it.image_size)
+            return EncodedGAN(
+                in_channels=in_channels, image_size=size, latent_dim=latent_dim, width=width, encoder=it.encoder
+            )
+
+        self.scopes = Scopes(
+            build,
+            scope=scope,
+            whole=ScopeOptions("global", image_size, encoder, encoder_weights),
+            patch=ScopeOptions("local", patch_size, local_encoder, local_encoder_weights),
+            patches=PatchGrid(size=patch_size, stride=patch_stride),
+            per_step=patches_per_step,
+        )
 
     def load_pretrained(self) -> None:
         """Load the encoders' weights."""
-        for name, part in self._parts():
-            part.encoder.load_weights(self.weights[name])
+        self.scopes.load_encoder_weights()
 
     def residuals(self, part: EncodedGAN, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rebuild images and compare.
+        """Reconstruct images and compare.
 
         Args:
             part: The networks of a scope.
@@ -219,14 +236,14 @@ class FAnoGAN(AnomalyModule):
             also ``feature_residual``.
         """
         code = part.encode(x)
-        rebuilt = part.generator(code)
-        terms = {"image_residual": mean_square(x, rebuilt)}
+        reconstruction = part.generator(code)
+        terms = {"image_residual": mean_square(x, reconstruction)}
         if self.variant == "izif":
             if self.feature == "critic":
-                terms["feature_residual"] = mean_square(part.critic.features(x), part.critic.features(rebuilt))
+                terms["feature_residual"] = mean_square(part.critic.features(x), part.critic.features(reconstruction))
             else:
-                terms["feature_residual"] = mean_square(code, part.encode(rebuilt))
-        return rebuilt, terms
+                terms["feature_residual"] = mean_square(code, part.encode(reconstruction))
+        return reconstruction, terms
 
     def weigh(self, terms: dict[str, Tensor]) -> Tensor:
         """The sum of :meth:`residuals`, (B,)."""
@@ -246,18 +263,12 @@ class FAnoGAN(AnomalyModule):
         Raises:
             ShapeError: images of another size than ``image_size``, or for the local scope smaller than a patch.
         """
-        x = to_signed(image)
-        scores, maps = [], []
-        for name, part in self._parts():
-            score_part = partial(self._score, part)
-            score, error = score_part(x) if name == "global" else self.patches.score(x, score_part)
-            scores.append(score)
-            maps.append(error)
-        return torch.stack(scores).sum(0), torch.stack(maps).sum(0)
+        scores, maps = self.scopes.score(to_signed(image), self._score)
+        return scores.sum(0), maps.sum(0)
 
     def _score(self, part: EncodedGAN, x: Tensor) -> tuple[Tensor, Tensor]:
-        rebuilt, terms = self.residuals(part, x)
-        return self.weigh(terms), (x.float() - rebuilt.float()).abs().mean(1, keepdim=True)
+        reconstruction, terms = self.residuals(part, x)
+        return self.weigh(terms), (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
 
     def on_train_start(self) -> None:
         """Warn if the encoder would stay untrained."""
@@ -271,16 +282,13 @@ class FAnoGAN(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A critic step and after every fifth one a generator step; in the second phase an encoder step."""
         first_phase = self.current_epoch < self.gan_epochs
-        generator = self.step_generator(batch_idx)
-        x = to_signed(batch["image"])
-        inputs = []
-        for name, part in self._parts():
+        for part in self.scopes.parts():
             # Set in every step: a run that is resumed within an epoch does not start that epoch.
             part.generator.train(first_phase)
             part.critic.train(first_phase)
-            image = self.patches.sample(x, self.patches_per_step, generator=generator) if name == "local" else x
-            inputs.append((f"train/{name}_" if self.scope == "both" else "train/", part, image))
-        generator_optimizer, critic_optimizer, encoder_optimizer = self._optimizers()
+        generator = self.step_generator(batch_idx)
+        inputs = list(self.scopes.training_inputs(to_signed(batch["image"]), generator=generator))
+        generator_optimizer, critic_optimizer, encoder_optimizer = cast(list[Any], self.optimizers())
         if not first_phase:
             self._step(encoder_optimizer, [self._encoder_loss(*part, generator) for part in inputs])
             return
@@ -292,13 +300,13 @@ class FAnoGAN(AnomalyModule):
     def _critic_loss(self, prefix: str, part: EncodedGAN, x: Tensor, generator: Generator) -> Tensor:
         with torch.no_grad():
             _, fake = part.sample(len(x), like=x, generator=generator)
-        value_real, value_fake = part.critic(torch.cat([x, fake.to(x.dtype)])).float().chunk(2)
-        distance: Tensor = value_real.mean() - value_fake.mean()
+        of_real, of_fake = part.critic(torch.cat([x, fake.to(x.dtype)])).float().chunk(2)
         share = torch.rand(len(x), 1, 1, 1, generator=generator, dtype=torch.float32, device=x.device)
         norm = gradient_norm(part.critic, x.float().lerp(fake.float(), share))
-        values = {"wasserstein": distance.detach(), "gradient_norm": norm.detach().mean()}
+        distance = (of_real.mean() - of_fake.mean()).detach()
+        values = {"wasserstein": distance, "gradient_norm": norm.detach().mean()}
         self.log_dict({prefix + name: value for name, value in values.items()}, batch_size=len(x))
-        return PENALTY_WEIGHT * (norm - 1).square().mean() - distance
+        return critic_loss(of_real, of_fake, norm)
 
     def _generator_loss(self, prefix: str, part: EncodedGAN, x: Tensor, generator: Generator) -> Tensor:
         _, fake = part.sample(len(x), like=x, generator=generator)
@@ -323,23 +331,19 @@ class FAnoGAN(AnomalyModule):
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         if self.trainer.world_size > 1:  # ... but DDP waits for a gradient of every parameter
             weights = list(self.parameters())
-            loss = loss + 0.0 * torch.stack([weight.sum() for weight in weights]).sum()
+            loss = with_idle_weights(loss, weights)
         self.manual_backward(loss, inputs=weights)
         optimizer.step()
         self.zero_grad()
 
-    def _optimizers(self) -> list[Any]:
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        return optimizers
-
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam for the generators, Adam for the critics, RMSprop for the encoders."""
-        parts = [part for _, part in self._parts()]
+        parts = self.scopes.parts()
+        generators = [w for part in parts for w in part.generator.parameters()]
+        critics = [w for part in parts for w in part.critic.parameters()]
+        encoders = [w for part in parts for net in (part.encoder, part.head) for w in net.parameters()]
         return [
-            Adam([weight for part in parts for weight in part.generator.parameters()], lr=self.lr, betas=BETAS),
-            Adam([weight for part in parts for weight in part.critic.parameters()], lr=self.lr, betas=BETAS),
-            RMSprop(
-                [w for part in parts for net in (part.encoder, part.head) for w in net.parameters()], lr=self.encoder_lr
-            ),
+            Adam(generators, lr=self.lr, betas=BETAS),
+            Adam(critics, lr=self.lr, betas=BETAS),
+            RMSprop(encoders, lr=self.encoder_lr),
         ]

@@ -1,15 +1,16 @@
-"""MS-SSIM autoencoder: what a network trained on normal images rebuilds with another structure is anomalous.
+"""MS-SSIM autoencoder: what an autoencoder of normal images reconstructs with another structure is anomalous.
 
 Papers: Tian, thesis, ch. 4 and 5 (baseline "MS-SSIM"); Chen et al., IGD, AAAI 2022, table 6.5 (rows MSE and REC). It is IGD
     without Gaussian, interpolation and critic.
 Reference: the released code of IGD for networks and loss, as described of it; no code read.
 Differs: both scopes are trained in one run, the local one on random patches of the batch. In the first ``warmup_epochs``
     L1 weighs 0.85, because from random weights MS-SSIM is near 0 and has next to no gradient.
-Axes: B batch, C channels, H and W pixels, P patches of an image.
+Axes: B batch, C channels, H and W pixels.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,14 +23,19 @@ from anomaly_suite.losses import PixelComparison, PixelSpace, polynomial_decay
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
 from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.patches import PatchGrid
+from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes, mix_scores
 from anomaly_suite.nn.size import ImageSize
 
-BETAS = (0.0, 0.9)
-WARMUP_RHO = 0.85
+BETAS = (0.0, 0.9)  # of Adam, as IGD's
+WARMUP_RHO = 0.85  # rho, the weight of L1, in the first epochs
 
 
 def squared_error_map(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Squared error between an image in [0, 1], once standardised, and its reconstruction, as a mean over channels.
+    """Squared error between an image, once standardised, and its reconstruction, as a mean over channels.
+
+    Args:
+        image: Shape (B, 1 or 3, H, W), in [0, 1].
+        reconstruction: Shape (B, 3, H, W), standardised.
 
     Returns:
         Shape (B, 1, H, W), float32.
@@ -90,7 +96,7 @@ class MSSSIMAutoencoder(AnomalyModule):
         local_encoder: As ``encoder``, for patches.
         local_encoder_weights: As ``encoder_weights``, for patches.
         freeze_encoder: Train only linear layer and decoder; null does so for encoders with weights.
-        latent_dim: Width of the code; a wide one rebuilds anomalies too.
+        latent_dim: Width of the code; a wide one reconstructs anomalies too.
         width: Channels at full resolution of decoder and residual encoder.
         loss: ``ms_ssim``, or ``mse`` for the row of that name: mean squared error of standardised images.
         rho: Weight of L1 beside MS-SSIM: 0 in the thesis, 0.15 in IGD's row REC.
@@ -109,7 +115,7 @@ class MSSSIMAutoencoder(AnomalyModule):
     def __init__(
         self,
         *,
-        scope: Literal["global", "local", "both"] = "global",
+        scope: Scope = "global",
         image_size: ImageSize = 256,
         patch_size: int = 32,
         patch_stride: int = 16,
@@ -133,40 +139,31 @@ class MSSSIMAutoencoder(AnomalyModule):
         self.save_hyperparameters()
         if not 0 <= nu <= 1:
             raise ConfigError(f"nu must be between 0 and 1; got {nu}. 0.5 weighs both scopes evenly.")
-        self.scope = scope
-        self.nu = {"global": 1.0, "local": 0.0, "both": nu}[scope]
-        self.patches = PatchGrid(size=patch_size, stride=patch_stride)
-        self.patches_per_step = patches_per_step
-        self.weights = {"global": encoder_weights, "local": local_encoder_weights}
+        self.nu = nu
         self.warmup_epochs = warmup_epochs
-        self.lr = lr
-        self.weight_decay = weight_decay
-        names = {"global": encoder, "local": local_encoder}
-        sizes = {"global": image_size, "local": patch_size}
-        self.scopes = nn.ModuleDict(
-            {
-                name: ReconstructionScope(
-                    DescriptorAutoencoder(
-                        encoder=names[name],
-                        image_size=sizes[name],
-                        latent_dim=latent_dim,
-                        width=width,
-                        freeze_encoder=self.weights[name] is not None if freeze_encoder is None else freeze_encoder,
-                    ),
-                    PixelComparison(image_size=sizes[name], rho=rho, space=pixel_space) if loss == "ms_ssim" else None,
-                    PixelComparison(image_size=sizes[name], rho=WARMUP_RHO, space=pixel_space),
-                )
-                for name in (("global", "local") if scope == "both" else (scope,))
-            }
-        )
+        self.lr, self.weight_decay = lr, weight_decay
 
-    def _parts(self) -> list[tuple[str, ReconstructionScope]]:
-        return [(name, part) for name, part in self.scopes.items() if isinstance(part, ReconstructionScope)]
+        def build(it: ScopeOptions) -> ReconstructionScope:
+            """The networks of one scope."""
+            compare = partial(PixelComparison, image_size=it.image_size, space=pixel_space)
+            return ReconstructionScope(
+                it.autoencoder(latent_dim=latent_dim, width=width, freeze_encoder=freeze_encoder),
+                compare(rho=rho) if loss == "ms_ssim" else None,
+                compare(rho=WARMUP_RHO),
+            )
+
+        self.scopes = Scopes(
+            build,
+            scope=scope,
+            whole=ScopeOptions("global", image_size, encoder, encoder_weights),
+            patch=ScopeOptions("local", patch_size, local_encoder, local_encoder_weights),
+            patches=PatchGrid(size=patch_size, stride=patch_stride),
+            per_step=patches_per_step,
+        )
 
     def load_pretrained(self) -> None:
         """Load the encoders' weights."""
-        for name, part in self._parts():
-            part.autoencoder.encoder.load_weights(self.weights[name])
+        self.scopes.load_encoder_weights()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Score images.
@@ -176,14 +173,12 @@ class MSSSIMAutoencoder(AnomalyModule):
 
         Returns:
             ``anomaly_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
+
+        Raises:
+            ShapeError: images of another size than ``image_size``, or for the local scope smaller than a patch.
         """
-        scores, maps = [], []
-        for name, part in self._parts():
-            is_global = name == "global"
-            score, error_map = part(image) if is_global else self.patches.score(image, part)
-            scores.append((self.nu if is_global else 1 - self.nu) * score)
-            maps.append(error_map)
-        return torch.stack(scores).sum(0), torch.stack(maps).mean(0)
+        scores, maps = self.scopes.score(image, lambda part, x: part(x))
+        return mix_scores(scores, share=self.nu), maps.mean(0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean reconstruction error of every scope, summed."""
@@ -191,12 +186,10 @@ class MSSSIMAutoencoder(AnomalyModule):
         for group in optimizer.param_groups:
             group["lr"] = self.lr * polynomial_decay(self.training_progress(batch_idx))
         losses = []
-        for name, part in self._parts():
-            image = batch["image"]
-            if name == "local":
-                image = self.patches.sample(image, self.patches_per_step, generator=self.step_generator(batch_idx))
+        inputs = self.scopes.training_inputs(batch["image"], generator=self.step_generator(batch_idx))
+        for prefix, part, image in inputs:
             losses.append(part.loss(image, warmup=self.current_epoch < self.warmup_epochs))
-            self.log(f"train/{name}_loss" if self.scope == "both" else "train/loss", losses[-1], batch_size=len(image))
+            self.log(prefix + "loss", losses[-1], batch_size=len(image))
         return torch.stack(losses).sum()
 
     def configure_optimizers(self) -> Optimizer:

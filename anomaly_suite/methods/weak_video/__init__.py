@@ -1,4 +1,7 @@
-"""Weak video: training knows which videos hold an anomaly, but not when; asked is when, one score a snippet and frame."""
+"""Weak video: training knows which videos hold an anomaly, but not when; asked is when, one score per snippet and frame.
+
+The family's data are under ``anomaly_suite.data.videos``: methods are named after what they know in training, data after what it is.
+"""
 
 from anomaly_suite.methods.weak_video.ctmil import CTMIL
 from anomaly_suite.methods.weak_video.deep_mil import DeepMIL

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomaly_suite.contract import AnomalyModule, Batch, Prediction
+from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.snippets import SEGMENTS, frame_scores, pool_segments
 
 
 class Bags(NamedTuple):
@@ -59,6 +58,9 @@ class BagModule(AnomalyModule):
 
         Returns:
             Shape (B, T), in [0, 1]; anything in padding.
+
+        Raises:
+            NotImplementedError: the method does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define snippet_scores(snippet_features, length).")
 
@@ -90,7 +92,11 @@ class BagModule(AnomalyModule):
         return score.amax(1), score
 
     def predict(self, batch: Batch) -> Prediction:
-        """Scores of whole videos, of their snippets, and of their frames, the videos one after another."""
+        """Scores of whole videos, of their snippets, and of their frames, the videos one after another.
+
+        Raises:
+            ShapeError: the batch has no features, or features of another width.
+        """
         length = self._features(batch)["length"]
         anomaly_score, snippet_score = self(batch["snippet_features"], length)
         frames = frame_scores(snippet_score, length, batch.get("frame_count"))
@@ -140,5 +146,5 @@ def top_mean(snippet_score: Tensor, k: int) -> Tensor:
 
 
 def smoothness(snippet_score: Tensor) -> Tensor:
-    """Sum of squared differences of neighbouring scores, inside each bag: (B, L) to (B,)."""
+    """Sum of squared differences of neighbouring scores, inside each bag: shape (B, L) to (B,)."""
     return torch.diff(snippet_score, dim=1).square().sum(1)

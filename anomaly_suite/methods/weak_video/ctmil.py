@@ -4,9 +4,8 @@ Paper: Tian et al., "Contrastive Transformer-based Multiple Instance Learning fo
     MICCAI 2022; chapter 9 of Yu Tian's thesis.
 Reference: the authors' released code is described by our notes; no code was read.
 Differs: the wiring is the thesis' unless ``preset: released``, which takes feature channels for tokens; the transformer is
-    smaller unless ``preset: thesis``. Losses, weights and counts are those of the release, except: all windows are searched
-    for missed snippets, the last too; an anomalous video without hard snippets adds nothing to the contrast, where arbitrary
-    ones are taken. ``pairs: all`` averages, where the thesis sums, so that the weights of the other losses keep their
+    smaller unless ``preset: thesis``. Losses, weights and counts are those of the release, except where
+    ``snippet_contrast.py`` says so. ``pairs: all`` averages, where the thesis sums, so that the weights of the other losses keep their
     meaning. With several crops each goes through the network as a sequence of its own; scores, their losses and mining
     take the mean over crops of the scores, the contrast the mean of the embeddings, the video loss the mean of the losses.
 Axes: B bags, N normal and M anomalous ones, P pairs of them, C crops, T snippets, D feature width, E embedding width, K
@@ -21,24 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import SEGMENTS, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
+from anomaly_suite.methods.weak_video.snippet_contrast import Edge, contrast, mine, mining_mask
 from anomaly_suite.nn.conv_transformer import INIT_STD, AttentionScale, ConvTransformer
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
-from anomaly_suite.snippets import SEGMENTS
 
 EMBEDDING_KERNEL = 3
 TOP_K = 3  # snippets that make the score of a video
 CONTRAST_WEIGHT = 0.25
-TEMPERATURE = 0.07  # tau
-MINING_DROPOUT = 0.6
-EASY_SHARE, HARD_SHARE = 8, 16  # one snippet in so many is taken as easy or hard: 4 and 2 of 32
-WINDOW, MAJORITY = 10, 9  # K and R: a window of K with at least R active snippets has missed the others
 PENALTY = {"released": 8e-5, "thesis": 5e-4}  # a = b
 
 Tokens = Literal["snippet", "channel"]
-Edge = Literal["width3", "released"]
 Pairs = Literal["same", "all"]
 Regularizer = Literal["released", "thesis"]
 Preset = Literal["default", "thesis", "released"]
@@ -74,14 +68,59 @@ class Encoded(NamedTuple):
     video_logit: Tensor | None
 
 
-class Mined(NamedTuple):
-    """Indices of snippets, (N or M, K) long each; ``found`` (M, K) says which of ``hard_anomalous`` are any."""
+def snippet_loss(normal: Tensor, anomalous: Tensor, *, pairs: Pairs = "same") -> Tensor:
+    """L_snp: mean hinge of the scores of pairs of bags, 0 where the anomalous one is higher by 1.
 
-    easy_normal: Tensor
-    hard_normal: Tensor
-    easy_anomalous: Tensor
-    hard_anomalous: Tensor
-    found: Tensor
+    Args:
+        normal: Scores of normal bags, shape (N,).
+        anomalous: Scores of anomalous bags, shape (M,).
+        pairs: ``same``, the i-th with the i-th, or ``all``.
+
+    Returns:
+        Scalar, 0 or more; 1 where all scores are equal.
+
+    Example:
+        >>> snippet_loss(torch.tensor([0.0]), torch.tensor([1.0])), snippet_loss(torch.tensor([0.5]), torch.tensor([0.5]))
+        (tensor(0.), tensor(1.))
+    """
+    if pairs == "all":
+        return (1 - anomalous + normal.unsqueeze(1)).relu().mean()
+    count = min(len(normal), len(anomalous))
+    return (1 - anomalous[:count] + normal[:count]).relu().mean()
+
+
+def video_loss(video_logit: Tensor, label: Tensor) -> Tensor:
+    """L_vid: mean binary cross entropy, every crop by itself.
+
+    Args:
+        video_logit: Shape (B, C).
+        label: Shape (B,), 1 is anomalous.
+
+    Returns:
+        Scalar.
+    """
+    target = label.to(video_logit.dtype).unsqueeze(1).expand_as(video_logit)
+    return F.binary_cross_entropy_with_logits(video_logit, target)
+
+
+def temporal_penalty(normal: Tensor, anomalous: Tensor, *, kind: Regularizer = "released") -> Tensor:
+    """L_reg: scores are to change slowly and be low on most snippets.
+
+    Args:
+        normal: Scores of normal bags, shape (N, T).
+        anomalous: Scores of anomalous bags, shape (M, T).
+        kind: ``released``: 8e-5 times the sum of squared differences plus the norm, mean over anomalous bags; ``thesis``:
+            5e-4 times squared differences plus scores, mean over snippets and all bags.
+
+    Returns:
+        Scalar.
+    """
+    weight = PENALTY[kind]
+    if kind == "thesis":
+        score = torch.cat([normal, anomalous])
+        return weight * (smoothness(score) + score.sum(1)).mean() / score.shape[1]
+    norm: Tensor = torch.linalg.vector_norm(anomalous, dim=1)
+    return weight * (smoothness(anomalous) + norm).mean()
 
 
 class CTMIL(BagModule):
@@ -91,7 +130,7 @@ class CTMIL(BagModule):
         feature_dim: Width of the snippet features; 2048 for I3D ResNet-50.
         preset: Sets the nine options that follow wherever they are null: ``default``, the thesis' wiring, 2 blocks of width
             512; ``thesis``, 12 blocks as wide as the features; ``released``, 6 blocks on channels as tokens.
-        tokens: What attends to what: the snippets, or the channels of the embedding, whose values at the ``segments``
+        tokens: What the transformer attends over: the snippets, or the channels of the embedding, whose values at the ``segments``
             snippets are then the width of a token.
         embed_dim: E; as wide as the features in ``thesis`` and ``released``.
         depth: Blocks of the transformer.
@@ -151,18 +190,14 @@ class CTMIL(BagModule):
         segments: int = SEGMENTS,
     ) -> None:
         super().__init__(feature_dim=feature_dim, segments=segments)
-        given: dict[str, Any] = {
-            "tokens": tokens, "embed_dim": embed_dim, "depth": depth, "heads": heads, "kernel": kernel,
-            "kv_stride": kv_stride, "attention_scale": attention_scale, "edge": edge, "weight_decay": weight_decay,
-        }  # fmt: skip
-        settings = PRESETS[preset]._replace(**{key: value for key, value in given.items() if value is not None})
+        settings = _settings(
+            preset, tokens=tokens, embed_dim=embed_dim, depth=depth, heads=heads, kernel=kernel, kv_stride=kv_stride,
+            attention_scale=attention_scale, edge=edge, weight_decay=weight_decay,
+        )  # fmt: skip
         width = feature_dim if settings.embed_dim is None else settings.embed_dim
-        if width < 1 or not 0 <= dropout < 1:
-            raise ConfigError(f"embed_dim must be at least 1 and dropout in [0, 1); got {width} and {dropout}.")
-        if encoder == "linear" and video_loss:
-            raise ConfigError("encoder: linear has no class token to classify videos by. Set video_loss: false.")
-        if use_video_prob and not video_loss:
-            raise ConfigError("use_video_prob needs the video head, which only video_loss: true trains.")
+        _check_heads(
+            width, dropout, class_token=encoder == "transformer", video_loss=video_loss, video_prob=use_video_prob
+        )
         self.by_channel = settings.tokens == "channel" and encoder == "transformer"
         if self.by_channel and not windows:
             raise ConfigError(f"tokens: channel takes exactly {segments} snippets at a time. Set windows: true.")
@@ -176,18 +211,29 @@ class CTMIL(BagModule):
         self.lr = lr
         self.windows = windows
         self.use_video_prob = use_video_prob
+        self._build(settings, width, hidden, dropout, transformer=encoder == "transformer", video_head=video_loss)
 
-        token_width = segments if self.by_channel else width
+    def _build(
+        self,
+        settings: _Settings,
+        width: int,
+        hidden: tuple[int, int],
+        dropout: float,
+        *,
+        transformer: bool,
+        video_head: bool,
+    ) -> None:
+        token_width = self.segments if self.by_channel else width
         self.transformer: ConvTransformer | None = None
-        if encoder == "transformer":
+        if transformer:
             self.transformer = ConvTransformer(
                 width=token_width, depth=settings.depth, heads=settings.heads, kernel=settings.kernel,
                 kv_stride=settings.kv_stride, scale=settings.attention_scale,
             )  # fmt: skip
-        taps = EMBEDDING_KERNEL if encoder == "transformer" else 1
-        self.embed = nn.Conv1d(feature_dim, width, taps, padding=taps // 2)
+        taps = EMBEDDING_KERNEL if transformer else 1
+        self.embed = nn.Conv1d(self.feature_dim, width, taps, padding=taps // 2)
         self.snippet_head = SnippetClassifier(feature_dim=width, hidden=hidden, dropout=dropout)
-        self.video_head = nn.Linear(token_width, 1) if video_loss else None
+        self.video_head = nn.Linear(token_width, 1) if video_head else None
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=INIT_STD)
@@ -230,7 +276,7 @@ class CTMIL(BagModule):
         return Encoded(embedding.unflatten(0, (batch, crops)), video_logit)
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
-        """Scores of all snippets, (B, C, T, D) to (B, T), window by window or all at once.
+        """Scores of all snippets, shape (B, C, T, D) to (B, T), window by window or all at once.
 
         The last window of a video is filled up with its last snippet. Padding does not change the scores.
         """
@@ -295,190 +341,21 @@ class CTMIL(BagModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
 
-def snippet_loss(normal: Tensor, anomalous: Tensor, *, pairs: Pairs = "same") -> Tensor:
-    """L_snp: mean hinge of the scores of pairs of bags, 0 where the anomalous one is higher by 1.
-
-    Args:
-        normal: Scores of normal bags, shape (N,).
-        anomalous: Scores of anomalous bags, shape (M,).
-        pairs: ``same``, the i-th with the i-th, or ``all``.
-
-    Returns:
-        Scalar, 0 or more; 1 where all scores are equal.
-
-    Example:
-        >>> snippet_loss(torch.tensor([0.0]), torch.tensor([1.0])), snippet_loss(torch.tensor([0.5]), torch.tensor([0.5]))
-        (tensor(0.), tensor(1.))
-    """
-    if pairs == "all":
-        return (1 - anomalous + normal.unsqueeze(1)).relu().mean()
-    count = min(len(normal), len(anomalous))
-    return (1 - anomalous[:count] + normal[:count]).relu().mean()
-
-
-def video_loss(video_logit: Tensor, label: Tensor) -> Tensor:
-    """L_vid: mean binary cross entropy, every crop by itself.
-
-    Args:
-        video_logit: Shape (B, C).
-        label: Shape (B,), 1 is anomalous.
-    """
-    target = label.to(video_logit.dtype).unsqueeze(1).expand_as(video_logit)
-    return F.binary_cross_entropy_with_logits(video_logit, target)
-
-
-def temporal_penalty(normal: Tensor, anomalous: Tensor, *, kind: Regularizer = "released") -> Tensor:
-    """L_reg: scores are to change slowly and be low on most snippets.
-
-    Args:
-        normal: Scores of normal bags, shape (N, T).
-        anomalous: Scores of anomalous bags, shape (M, T).
-        kind: ``released``: 8e-5 times the sum of squared differences plus the norm, mean over anomalous bags; ``thesis``:
-            5e-4 times squared differences plus scores, mean over snippets and all bags.
-    """
-    weight = PENALTY[kind]
-    if kind == "thesis":
-        score = torch.cat([normal, anomalous])
-        return weight * (smoothness(score) + score.sum(1)).mean() / score.shape[1]
-    norm: Tensor = torch.linalg.vector_norm(anomalous, dim=1)
-    return weight * (smoothness(anomalous) + norm).mean()
-
-
-def nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
-    """Minus the log share of the positive among all similarities, in float32; lengths of vectors do not matter.
-
-    Args:
-        query: Shape (P, E).
-        positive: Shape (P, E).
-        negatives: Shape (P, K, E).
-        temperature: Divides cosines.
-
-    Returns:
-        Shape (P,), above 0; log(1 + K) where all vectors are equal.
-    """
-    query, positive, negatives = (F.normalize(part.float(), dim=-1) for part in (query, positive, negatives))
-    similar = (query * positive).sum(-1) / temperature  # not a matrix product, which autocast would round
-    others = (query.unsqueeze(1) * negatives).sum(-1) / temperature
-    loss: Tensor = F.softplus(others.logsumexp(1) - similar)  # keeps the digits of small losses
-    return loss
-
-
-def contrast(normal: Tensor, anomalous: Tensor, mined: Mined) -> tuple[Tensor, Tensor]:
-    """L_HA and L_HN: hard snippets against easy ones of their own video, and of the other one of the pair.
-
-    Args:
-        normal: Embeddings of the normal bag of every pair, shape (P, T, E).
-        anomalous: Embeddings of the anomalous bags, shape (P, T, E).
-        mined: Which snippets; a pair without hard anomalous ones adds nothing to L_HA.
-
-    Returns:
-        Two scalars, sums over pairs divided by P.
-    """
-    easy_normal, easy_anomalous = _take(normal, mined.easy_normal), _take(anomalous, mined.easy_anomalous)  # P K E
-    found = mined.found.unsqueeze(2)
-    hard = (_take(anomalous, mined.hard_anomalous) * found).sum(1) / found.sum(1).clamp_min(1)
-    hard_anomalous = nce(hard, easy_anomalous.mean(1), easy_normal).masked_fill(~mined.found.any(1), 0)
-    hard_normal = nce(_take(normal, mined.hard_normal).mean(1), easy_normal.mean(1), easy_anomalous)
-    return hard_anomalous.mean(), hard_normal.mean()
-
-
-def mining_mask(snippet_score: Tensor, *, generator: torch.Generator) -> Tensor:
-    """z: 0 for three snippets in five, 2.5 for the others; of the shape of the scores."""
-    kept = torch.rand(snippet_score.shape, generator=generator, device=snippet_score.device) >= MINING_DROPOUT
-    return kept.float() / (1 - MINING_DROPOUT)
-
-
-@torch.no_grad()
-def mine(
-    normal: Tensor, anomalous: Tensor, normal_mask: Tensor, anomalous_mask: Tensor, *, edge: Edge = "width3"
-) -> Mined:
-    """Choose easy and hard snippets; no gradient flows through the choice.
-
-    Easy are the highest of anomalous bags and the lowest of normal ones (an eighth of T each); hard are the highest of
-    normal bags and those of anomalous bags that :func:`hard_mask` suspects (a sixteenth).
-
-    Args:
-        normal: Scores of normal bags, shape (N, T).
-        anomalous: Scores of anomalous bags, shape (M, T).
-        normal_mask: z of the normal bags, which is multiplied into all scores but those of hard anomalous snippets; ones
-            change nothing.
-        anomalous_mask: z of the anomalous bags.
-        edge: See :func:`hard_mask`.
-    """
-    snippets = normal.shape[1]
-    easy, hard = max(1, snippets // EASY_SHARE), max(1, snippets // HARD_SHARE)
-    suspects = hard_mask(anomalous, edge=edge)
-    hard_anomalous = anomalous.masked_fill(~suspects, -1).topk(hard, dim=1).indices
-    return Mined(
-        easy_normal=((normal.amax(1, keepdim=True) - normal) * normal_mask).topk(easy, dim=1).indices,
-        hard_normal=(normal * normal_mask).topk(hard, dim=1).indices,
-        easy_anomalous=(anomalous * anomalous_mask).topk(easy, dim=1).indices,
-        hard_anomalous=hard_anomalous,
-        found=suspects.gather(1, hard_anomalous),
-    )
-
-
-def hard_mask(snippet_score: Tensor, *, edge: Edge = "width3") -> Tensor:
-    """Snippets of anomalous bags that may be mistaken: where most neighbours are above the bag's median, and ends of runs.
-
-    Args:
-        snippet_score: Shape (M, T).
-        edge: See :func:`edge_snippets`.
-
-    Returns:
-        Bool (M, T); all False where the scores are equal.
-    """
-    active = snippet_score > snippet_score.median(1, keepdim=True).values
-    return missed_snippets(active) | edge_snippets(active, kind=edge)
-
-
-def missed_snippets(active: Tensor, *, window: int = WINDOW, majority: int = MAJORITY) -> Tensor:
-    """Inactive snippets within ``window`` consecutive ones of which at least ``majority`` are active: bool (M, T) to bool (M, T).
-
-    Example:
-        >>> missed_snippets(torch.tensor([[True, False, True, True, False]]), window=3, majority=2).int()
-        tensor([[0, 1, 0, 0, 1]], dtype=torch.int32)
-    """
-    if active.shape[1] < window:
-        return torch.zeros_like(active)
-    dense = _window_sums(active, window) >= majority  # by first snippet of the window
-    covered = _window_sums(F.pad(dense, (window - 1, window - 1)), window) > 0
-    return covered & ~active
-
-
-def edge_snippets(active: Tensor, *, kind: Edge = "width3") -> Tensor:
-    """Ends of runs of active snippets: bool (M, T) to bool (M, T).
-
-    Args:
-        active: Beyond both ends lie inactive snippets.
-        kind: ``width3``: first and last snippet of a run; ``released``: an erosion by two less one by four, both
-            off-centre, which leaves the second and last of a run, the last of a run of two, nothing of a single snippet.
-
-    Example:
-        >>> edge_snippets(torch.tensor([[False, True, True, True, False]])).int()
-        tensor([[0, 1, 0, 1, 0]], dtype=torch.int32)
-    """
-    if kind == "width3":
-        return active & ~_erode(active, 1, 1)
-    return _erode(active, 1, 0) & ~_erode(active, 2, 1)
-
-
-def _erode(active: Tensor, before: int, after: int) -> Tensor:
-    """Snippets active together with the ``before`` ones before and the ``after`` ones after them."""
-    return F.pad(active, (before, after)).unfold(1, before + after + 1, 1).all(2)
-
-
-def _window_sums(flags: Tensor, window: int) -> Tensor:
-    """Flags in every window of consecutive positions: (M, T) to (M, T - window + 1)."""
-    total = F.pad(flags.long().cumsum(1), (1, 0))
-    return total[:, window:] - total[:, :-window]
-
-
 def _paired(values: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
     """Rows of the normal and of the anomalous bag of every pair: the classes may have unequal numbers."""
     return values[: bags.pairs], values[bags.normal : bags.normal + bags.pairs]
 
 
-def _take(embedding: Tensor, index: Tensor) -> Tensor:
-    """Chosen snippets of every bag: (P, T, E) and (P, K) to (P, K, E)."""
-    return embedding.gather(1, index.unsqueeze(2).expand(-1, -1, embedding.shape[2]))
+def _settings(preset: Preset, **given: Any) -> _Settings:
+    """A preset with the options that are given; None is not given."""
+    return PRESETS[preset]._replace(**{key: value for key, value in given.items() if value is not None})
+
+
+def _check_heads(width: int, dropout: float, *, class_token: bool, video_loss: bool, video_prob: bool) -> None:
+    if width < 1 or not 0 <= dropout < 1:
+        raise ConfigError(f"embed_dim must be at least 1 and dropout in [0, 1); got {width} and {dropout}.")
+
+    if video_loss and not class_token:
+        raise ConfigError("encoder: linear has no class token to classify videos by. Set video_loss: false.")
+    if video_prob and not video_loss:
+        raise ConfigError("use_video_prob needs the video head, which only video_loss: true trains.")

@@ -17,13 +17,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import SEGMENTS, Batch, pool_segments
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.weak_video.bags import BagModule, smoothness, top_mean
-from anomaly_suite.snippets import SEGMENTS, pool_segments
 
 HIDDEN = (512, 32)  # section 3.2
 DROPOUT = 0.6
+
+
+def ranking_loss(normal: Tensor, anomalous: Tensor) -> Tensor:
+    """Hinge of every normal with every anomalous bag: a mean over normal ones of a sum over anomalous ones.
+
+    Args:
+        normal: Scores of normal bags, shape (N,).
+        anomalous: Scores of anomalous bags, shape (M,).
+
+    Returns:
+        Scalar, 0 or more; M where all scores are equal.
+
+    Source:
+        Equation 6 of the paper, over all pairs as in the release.
+
+    Example:
+        >>> ranking_loss(torch.tensor([0.0]), torch.tensor([1.0])), ranking_loss(torch.tensor([1.0]), torch.tensor([0.0]))
+        (tensor(0.), tensor(2.))
+    """
+    return (1 - anomalous + normal.unsqueeze(1)).relu().sum(1).mean()
 
 
 class DeepMIL(BagModule):
@@ -82,7 +101,7 @@ class DeepMIL(BagModule):
         wide, narrow = hidden
         self.scorer = nn.Sequential(
             nn.Linear(feature_dim, wide), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(wide, narrow), nn.Dropout(dropout),  # linear on purpose, as in the release
+            nn.Linear(wide, narrow), nn.Dropout(dropout),  # no ReLU between, as in the release
             nn.Linear(narrow, 1),
         )  # fmt: skip
         for layer in self.scorer:
@@ -91,14 +110,14 @@ class DeepMIL(BagModule):
                 nn.init.zeros_(layer.bias)
 
     def segment_scores(self, features: Tensor) -> Tensor:
-        """Each feature alone: (B, C, L, D) to scores (B, L), the mean over crops, float32 in [0, 1]."""
+        """Score each feature by itself: shape (B, C, L, D) to (B, L), the mean over crops, float32 in [0, 1]."""
         if self.normalize:
             features = F.normalize(features, dim=-1)
         logit: Tensor = self.scorer(features)
         return logit.squeeze(-1).float().sigmoid().mean(1)
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
-        """Scores of all snippets, (B, C, T, D) to (B, T)."""
+        """Scores of all snippets, shape (B, C, T, D) to (B, T)."""
         if self.mode == "snippets":
             return self.segment_scores(snippet_features)
         score = self.segment_scores(pool_segments(snippet_features, self.segments, length))
@@ -131,23 +150,3 @@ class DeepMIL(BagModule):
         if self.hparams["optimizer"] == "adagrad":
             return torch.optim.Adagrad(self.parameters(), eps=1e-8, **options)
         return torch.optim.Adam(self.parameters(), **options)
-
-
-def ranking_loss(normal: Tensor, anomalous: Tensor) -> Tensor:
-    """Hinge of every normal with every anomalous bag: a mean over normal ones of a sum over anomalous ones.
-
-    Args:
-        normal: Scores of normal bags, shape (N,).
-        anomalous: Scores of anomalous bags, shape (M,).
-
-    Returns:
-        Scalar, 0 or more; M where all scores are equal.
-
-    Source:
-        Equation 6 of the paper, over all pairs as in the release.
-
-    Example:
-        >>> ranking_loss(torch.tensor([0.0]), torch.tensor([1.0])), ranking_loss(torch.tensor([1.0]), torch.tensor([0.0]))
-        (tensor(0.), tensor(2.))
-    """
-    return (1 - anomalous + normal.unsqueeze(1)).relu().sum(1).mean()

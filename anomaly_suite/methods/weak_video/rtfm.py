@@ -1,15 +1,15 @@
-"""RTFM: the few snippets of largest feature magnitude speak for a video; anomalous ones are made large, normal ones small.
+"""RTFM: a video is classified by its snippets of largest feature magnitude, which are made large if anomalous, small if normal.
 
 Paper: Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning", ICCV 2021;
     chapter 8 of Yu Tian's thesis.
 Reference: the authors' PyTorch release (tianyu0207/RTFM) is described by our notes; no code was read.
 Differs: smoothness never couples two videos, where the release takes it along all videos as one sequence. Whole videos may
-    be padded to one length: convolutions see zeros there, as beyond the ends, and attention neither sees nor counts it. The
-    attention is summed in the cheaper order, which without softmax is the same. ``variant: thesis`` states what the text
+    be padded to one length: convolutions see zeros there, as beyond the ends, and attention neither sees nor counts it.
+    ``variant: thesis`` states what the text
     and the release do differently; where the text gives no figure (weight of the hinge, reductions of the sums), ours is
     said below. Width 2048 is no constant: branches have a quarter of ``feature_dim``.
 Axes: B bags, N normal and M anomalous ones, P pairs of them, C crops, T snippets (L segments in training), D feature width,
-    d channels of a branch, w of the attention, S = B C sequences, k selected snippets.
+    S = B C sequences, k selected snippets.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import SEGMENTS, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
 from anomaly_suite.methods.weak_video.deep_mil import ranking_loss
+from anomaly_suite.nn.multiscale_temporal import TemporalNetwork
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
-from anomaly_suite.snippets import SEGMENTS
 
-DILATIONS = (1, 2, 4)
 TOP_SHARE = 10  # one segment in ten is selected: 3 of 32
 PROBABILITY_LIMIT = 1e-7  # scores come closer to 0 and 1 than logarithms should
 RANKING_PENALTY = 8e-5  # smoothness and sparsity of DeepMIL, which ``magnitude: false`` takes over
@@ -46,106 +45,121 @@ MAGNITUDE_WEIGHT = {"released": 1e-4, "hinge": 1e-2}  # the second is ours: the 
 Terms = dict[str, tuple[float, Tensor]]  # each loss by name, with its weight
 
 
-class TemporalAttention(nn.Module):
-    """Every position takes from all others what products of their projections say; no softmax (TSA).
+def _ranking_terms(score: Tensor, bags: Bags) -> Terms:
+    """DeepMIL's losses, divided by the number of anomalous bags."""
+    best, anomalous = top_mean(score, 1), score[bags.normal :]
+    return {
+        "ranking": (1 / bags.anomalous, ranking_loss(best[: bags.normal], best[bags.normal :])),
+        "smoothness": (RANKING_PENALTY / bags.anomalous, smoothness(anomalous).sum()),
+        "sparsity": (RANKING_PENALTY / bags.anomalous, anomalous.sum()),
+    }
 
-    Starts as its reduction alone: the batch norm after the attention has scale 0.
+
+def magnitudes(embedded: Tensor) -> Tensor:
+    """Length of every snippet's feature vector, the mean over crops: shape (B, C, T, D) to (B, T).
+
+    Its gradient at a vector of zeros is zero.
+    """
+    length: Tensor = torch.linalg.vector_norm(embedded, dim=-1)
+    return length.mean(1)
+
+
+@torch.no_grad()
+def select_snippets(magnitude: Tensor, k: int, *, drop: float, generator: Generator) -> Tensor:
+    """Positions of the ``k`` largest magnitudes of every bag, after each was set to zero with probability ``drop``.
+
+    Where fewer than ``k`` are left, any others fill up. No gradient passes.
 
     Args:
-        feature_dim: D.
-        channels: d.
-        width: w.
-        scaled: Divide by the number of positions; without, attention grows with the length of a video.
+        magnitude: Shape (B, L), 0 or more.
+        k: 1 to L.
+        drop: In [0, 1); 0 gives plain top-k.
+        generator: Source of the draws, on the device of ``magnitude``.
+
+    Returns:
+        Shape (B, k), long.
     """
-
-    def __init__(self, *, feature_dim: int, channels: int, width: int, scaled: bool) -> None:
-        super().__init__()
-        self.scaled = scaled
-        self.reduce = nn.Conv1d(feature_dim, channels, 1, bias=False)
-        self.query = nn.Conv1d(channels, width, 1)
-        self.key = nn.Conv1d(channels, width, 1)
-        self.value = nn.Conv1d(channels, width, 1)
-        self.expand = nn.Conv1d(width, channels, 1)
-        self.norm = nn.BatchNorm1d(channels)
-        nn.init.zeros_(self.norm.weight)
-
-    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Shape (S, D, T) to (S, d, T); ``padding``, bool (S, 1, T), says what no position may take from."""
-        reduced = self.reduce(x).relu()  # S d T
-        value = blank(self.value(reduced), padding)  # S w T
-        if self.scaled:
-            value = value / (x.shape[2] if padding is None else (~padding).sum(2, keepdim=True))
-        # value (query^T key)^T, but summed over the video first: w x w numbers instead of T x T.
-        attended = value @ self.key(reduced).transpose(1, 2) @ self.query(reduced)
-        return self.norm(self.expand(attended)) + reduced  # type: ignore[no-any-return]
+    kept = torch.empty_like(magnitude).bernoulli_(1 - drop, generator=generator)
+    index: Tensor = (magnitude * kept).topk(k, dim=1).indices
+    return index
 
 
-class TemporalNetwork(nn.Module):
-    """Dilated convolutions beside attention, joined and added to the features (MTN).
+def selected_mean(embedded: Tensor, index: Tensor) -> Tensor:
+    """Mean feature of the selected snippets, the same ones in every crop: shapes (B, C, L, D) and (B, k) to (B, C, D)."""
+    where = index[:, None, :, None].expand(-1, embedded.shape[1], -1, embedded.shape[3])
+    return embedded.gather(2, where).mean(2)
+
+
+def bag_loss(selected_score: Tensor, label: Tensor, *, kind: Literal["mean", "each"]) -> Tensor:
+    """Binary cross-entropy of the selected scores with the label of their bag, averaged over bags.
 
     Args:
-        feature_dim: D; each part has a quarter of it.
-        pdc: Three convolutions of 3 snippets, dilated by 1, 2 and 4.
-        tsa: :class:`TemporalAttention`. With neither of both the network is one convolution of kernel 1, without a
-            shortcut: the ablation's baseline.
-        fuse: A convolution of 3 snippets over the joined parts; without, they are added to the features as they are.
-        attention_width: ``full`` is d, ``half`` half of it.
-        attention_scaling: Divide attention by the number of snippets.
+        selected_score: Shape (B, k), in [0, 1].
+        label: Shape (B,), 0 or 1.
+        kind: ``mean`` averages the scores first; ``each`` sums the cross-entropies of all.
 
-    Raises:
-        ConfigError: without fusion, parts that do not add up to D.
+    Returns:
+        Scalar, 0 or more.
+
+    Example:
+        >>> bag_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), kind="mean")
+        tensor(0.6931)
     """
-
-    def __init__(
-        self,
-        *,
-        feature_dim: int,
-        pdc: bool = True,
-        tsa: bool = True,
-        fuse: bool = True,
-        attention_width: Literal["half", "full"] = "half",
-        attention_scaling: bool = True,
-    ) -> None:
-        super().__init__()
-        channels = max(1, feature_dim // 4)
-        width = channels if attention_width == "full" else max(1, channels // 2)
-        joined = channels * (len(DILATIONS) * pdc + tsa)
-        if joined and joined != feature_dim and not fuse:
-            raise ConfigError(
-                f"fuse: false adds joined parts to the features, which then need {feature_dim} channels; got {joined}. "
-                "Use pdc and tsa together and a feature_dim divisible by 4, or fuse: true."
-            )
-        self.pointwise = None if joined else nn.Conv1d(feature_dim, feature_dim, 1)
-        self.branches = nn.ModuleList(
-            _activated(nn.Conv1d(feature_dim, channels, 3, padding=dilation, dilation=dilation))
-            for dilation in (DILATIONS if pdc else ())
-        )
-        attention = {"feature_dim": feature_dim, "channels": channels, "width": width}
-        self.attention = TemporalAttention(**attention, scaled=attention_scaling) if tsa else None
-        last = nn.Conv1d(joined, feature_dim, 3, padding=1, bias=False) if joined and fuse else None
-        self.fuse = None if last is None else _activated(last)
-
-    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
-        """Shape (S, D, T) to the same; ``padding``, bool (S, 1, T), is seen as zeros and may come out as anything."""
-        features = blank(features, padding)
-        if self.pointwise is not None:
-            return self.pointwise(features)  # type: ignore[no-any-return]
-        parts = [branch(features) for branch in self.branches]  # S d T each
-        if self.attention is not None:
-            parts.append(self.attention(features, padding))
-        joined = torch.cat(parts, 1)  # S D T
-        if self.fuse is not None:
-            joined = self.fuse(blank(joined, padding))
-        return joined + features
+    probability = selected_score.mean(1, keepdim=True) if kind == "mean" else selected_score
+    of_label = torch.where(label.unsqueeze(1) == 1, probability, 1 - probability)
+    return -of_label.clamp(PROBABILITY_LIMIT, 1 - PROBABILITY_LIMIT).log().sum(1).mean()
 
 
-def _activated(convolution: nn.Conv1d) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm1d(convolution.out_channels))
+def magnitude_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
+    """Anomalous magnitudes are pulled to the margin, from above too, and normal ones to zero, both at once.
+
+    Args:
+        normal: Lengths of the mean selected feature of normal bags, shape (P, C).
+        anomalous: Those of anomalous bags, shape (P, C).
+        margin: m.
+
+    Returns:
+        Mean of ``(abs(m - anomalous) + normal) ** 2``.
+
+    Source:
+        The release. Up to the margin it is the square of the hinge's argument.
+
+    Example:
+        >>> magnitude_loss(torch.tensor([[0.0]]), torch.tensor([[120.0]]), margin=100.0)
+        tensor(400.)
+    """
+    return ((margin - anomalous).abs() + normal).square().mean()
 
 
-def blank(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Zeros where ``padding``, bool (S, 1, T), is True; as it is without padding."""
-    return x if padding is None else x.masked_fill(padding, 0)
+def hinge_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
+    """Anomalous magnitudes are to exceed normal ones by the margin.
+
+    Args:
+        normal: Mean selected magnitudes of normal bags, shape (P,).
+        anomalous: Those of anomalous bags, shape (P,).
+        margin: m.
+
+    Returns:
+        Mean of ``max(0, m - (anomalous - normal))``.
+
+    Source:
+        Equation 8.7 of the thesis.
+    """
+    return (margin - (anomalous - normal)).relu().mean()
+
+
+def sparsity_loss(anomalous: Tensor, *, kind: Literal["released", "l1"]) -> Tensor:
+    """Size of the scores of anomalous bags.
+
+    Args:
+        anomalous: Shape (M, L).
+        kind: ``released``, the root of the sum of all squares, or ``l1``, each bag's sum averaged over bags.
+
+    Returns:
+        Scalar, 0 or more.
+    """
+    # The gradient of this norm at zero is zero.
+    return torch.linalg.vector_norm(anomalous) if kind == "released" else anomalous.sum(1).mean()
 
 
 class RTFM(BagModule):
@@ -164,9 +178,9 @@ class RTFM(BagModule):
         magnitude: Learn from magnitudes. Without, the loss is DeepMIL's with means: every normal bag's highest score
             against every anomalous one's, plus 8e-5 of smoothness and sparsity; ``top_k`` and the options of the losses
             below then do nothing.
-        fuse: See :class:`TemporalNetwork`; thesis: no.
-        attention_width: See :class:`TemporalNetwork`; released: half, thesis: full.
-        attention_scaling: See :class:`TemporalNetwork`; thesis: no.
+        fuse: See :class:`~anomaly_suite.nn.multiscale_temporal.TemporalNetwork`; thesis: no.
+        attention_width: Of its attention; released: half, thesis: full.
+        attention_scaling: Divide its attention by the number of snippets; thesis: no.
         hidden: Widths of the classifier's hidden layers.
         dropout: Of temporal features, and of the classifier's hidden layers. Magnitudes are those after dropout.
         mag_loss: ``released``, see :func:`magnitude_loss`, or ``hinge``, see :func:`hinge_loss`.
@@ -247,7 +261,15 @@ class RTFM(BagModule):
                     nn.init.zeros_(layer.bias)
 
     def embed(self, snippet_features: Tensor, length: Tensor | None = None) -> Tensor:
-        """Temporal features, after dropout in training: (B, C, T, D) to the same, anything in padding."""
+        """Temporal features, after dropout in training.
+
+        Args:
+            snippet_features: Shape (B, C, T, D).
+            length: Snippets of each video, shape (B,); T for all if None.
+
+        Returns:
+            Shape (B, C, T, D), anything in padding.
+        """
         batch, crops, snippets, _ = snippet_features.shape
         padding = None
         if length is not None:
@@ -257,7 +279,7 @@ class RTFM(BagModule):
         return embedded.transpose(1, 2).view(batch, crops, snippets, -1)
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
-        """Scores of all snippets, the mean over crops: (B, C, T, D) to (B, T)."""
+        """Scores of all snippets, the mean over crops: shape (B, C, T, D) to (B, T)."""
         score: Tensor = self.classifier(self.embed(snippet_features, length))
         return score.mean(1)
 
@@ -305,112 +327,3 @@ class RTFM(BagModule):
             "smoothness": (self.hparams["smoothness_weight"], smoothness(suspect).sum()),
             "sparsity": (self.hparams["sparsity_weight"], sparsity_loss(suspect, kind=options["sparsity"])),
         }
-
-
-def _ranking_terms(score: Tensor, bags: Bags) -> Terms:
-    """DeepMIL's losses, divided by the number of anomalous bags."""
-    best, anomalous = top_mean(score, 1), score[bags.normal :]
-    return {
-        "ranking": (1 / bags.anomalous, ranking_loss(best[: bags.normal], best[bags.normal :])),
-        "smoothness": (RANKING_PENALTY / bags.anomalous, smoothness(anomalous).sum()),
-        "sparsity": (RANKING_PENALTY / bags.anomalous, anomalous.sum()),
-    }
-
-
-def magnitudes(embedded: Tensor) -> Tensor:
-    """Length of every snippet's feature vector, the mean over crops: (B, C, T, D) to (B, T).
-
-    Its gradient at a vector of zeros is zero.
-    """
-    length: Tensor = torch.linalg.vector_norm(embedded, dim=-1)
-    return length.mean(1)
-
-
-@torch.no_grad()
-def select_snippets(magnitude: Tensor, k: int, *, drop: float, generator: Generator) -> Tensor:
-    """Positions of the ``k`` largest magnitudes of every bag, after each was set to zero with probability ``drop``.
-
-    Where fewer than ``k`` are left, any others fill up. No gradient passes.
-
-    Args:
-        magnitude: Shape (B, L), 0 or more.
-        k: 1 to L.
-        drop: In [0, 1); 0 gives plain top-k.
-        generator: Source of the draws, on the device of ``magnitude``.
-
-    Returns:
-        Shape (B, k), long.
-    """
-    kept = torch.empty_like(magnitude).bernoulli_(1 - drop, generator=generator)
-    index: Tensor = (magnitude * kept).topk(k, dim=1).indices
-    return index
-
-
-def selected_mean(embedded: Tensor, index: Tensor) -> Tensor:
-    """Mean feature of the selected snippets, the same ones in every crop: (B, C, L, D) and (B, k) to (B, C, D)."""
-    where = index[:, None, :, None].expand(-1, embedded.shape[1], -1, embedded.shape[3])
-    return embedded.gather(2, where).mean(2)
-
-
-def bag_loss(selected_score: Tensor, label: Tensor, *, kind: Literal["mean", "each"]) -> Tensor:
-    """Binary cross-entropy of the selected scores with the label of their bag, averaged over bags.
-
-    Args:
-        selected_score: Shape (B, k), in [0, 1].
-        label: Shape (B,), 0 or 1.
-        kind: ``mean`` averages the scores first; ``each`` sums the cross-entropies of all.
-
-    Returns:
-        Scalar, 0 or more.
-
-    Example:
-        >>> bag_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), kind="mean")
-        tensor(0.6931)
-    """
-    probability = selected_score.mean(1, keepdim=True) if kind == "mean" else selected_score
-    right = torch.where(label.unsqueeze(1) == 1, probability, 1 - probability)
-    return -right.clamp(PROBABILITY_LIMIT, 1 - PROBABILITY_LIMIT).log().sum(1).mean()
-
-
-def magnitude_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
-    """Anomalous magnitudes are pulled to the margin, from above too, and normal ones to zero, both at once.
-
-    Args:
-        normal: Lengths of the mean selected feature of normal bags, shape (P, C).
-        anomalous: Those of anomalous bags, shape (P, C).
-        margin: m.
-
-    Returns:
-        Mean of ``(abs(m - anomalous) + normal) ** 2``.
-
-    Source:
-        The release. Up to the margin it is the square of the hinge's argument.
-
-    Example:
-        >>> magnitude_loss(torch.tensor([[0.0]]), torch.tensor([[120.0]]), margin=100.0)
-        tensor(400.)
-    """
-    return ((margin - anomalous).abs() + normal).square().mean()
-
-
-def hinge_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
-    """Anomalous magnitudes are to exceed normal ones by the margin.
-
-    Args:
-        normal: Mean selected magnitudes of normal bags, shape (P,).
-        anomalous: Those of anomalous bags, shape (P,).
-        margin: m.
-
-    Returns:
-        Mean of ``max(0, m - (anomalous - normal))``.
-
-    Source:
-        Equation 8.7 of the thesis.
-    """
-    return (margin - (anomalous - normal)).relu().mean()
-
-
-def sparsity_loss(anomalous: Tensor, *, kind: Literal["released", "l1"]) -> Tensor:
-    """Size of the scores of anomalous bags (M, L): the root of all their squares, or each bag's sum averaged over bags."""
-    # The gradient of this norm at zero is zero.
-    return torch.linalg.vector_norm(anomalous) if kind == "released" else anomalous.sum(1).mean()

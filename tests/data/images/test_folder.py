@@ -13,7 +13,7 @@ import pytest
 
 from anomaly_suite.contract import Batch, Splits
 from anomaly_suite.data import Folder
-from anomaly_suite.data.file_sets import Item
+from anomaly_suite.data.images.image_files import Item
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 Write = Callable[..., Path]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_suite.data.scenes.anomaly_mix import OUTLIER, Cutout, anomaly_mix
+from anomaly_suite.contract import OUTLIER
+from anomaly_suite.data.scenes.anomaly_mix import Cutout, anomaly_mix
 
 RNG = np.random.default_rng(7)
 IMAGE = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)

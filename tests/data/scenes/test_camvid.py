@@ -12,10 +12,10 @@ import torch
 
 from anomaly_suite.contract import Batch, Splits
 from anomaly_suite.data import CamVid
-from anomaly_suite.data.files import read_image
 from anomaly_suite.data.scenes.camvid import CLASSES
-from anomaly_suite.data.scenes.scenes import read_label
+from anomaly_suite.data.scenes.labels import read_label
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.images import read_image
 
 Write = Callable[..., Path]
 SIZE = (12, 16)
@@ -35,10 +35,7 @@ def camvid(tmp_path: Path, write: Write) -> Path:
 
 
 def build(root: Path, **options: Any) -> Splits:
-    data = CamVid(root=str(root), **{"flip": 0.0, **options})
-    data.setup()
-    assert data.splits is not None
-    return data.splits
+    return CamVid(root=str(root), **{"flip": 0.0, **options}).require_splits()
 
 
 def everything(part: Any) -> Batch:

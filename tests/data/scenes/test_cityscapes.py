@@ -12,18 +12,15 @@ import torch
 
 from anomaly_suite.contract import Batch, Splits
 from anomaly_suite.data import Cityscapes
-from anomaly_suite.data.files import read_image
 from anomaly_suite.data.scenes.cityscapes import CLASSES, LABEL_IDS, TRAIN_IDS
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageReadError
+from anomaly_suite.io.images import read_image
 
 Write = Callable[..., Path]
 
 
 def build(root: Path, **options: Any) -> Splits:
-    data = Cityscapes(root=str(root), **{"crop_size": None, "scales": [1.0], "flip": 0.0, **options})
-    data.setup()
-    assert data.splits is not None
-    return data.splits
+    return Cityscapes(root=str(root), **{"crop_size": None, "scales": [1.0], "flip": 0.0, **options}).require_splits()
 
 
 def everything(part: Any) -> Batch:
@@ -113,7 +110,7 @@ def test_other_label_files_are_refused(cityscapes: Path) -> None:
     with pytest.raises(DatasetError, match=r"labelIds.png' holds numbers up to 26001"):
         everything(build(cityscapes).train)
     label.with_name("aachen_000000_000000_gtFine_color.png").replace(label)
-    with pytest.raises(DatasetError, match="must hold one number a pixel; its mode is RGB"):
+    with pytest.raises(DatasetError, match="must hold one number per pixel; its mode is RGB"):
         everything(build(cityscapes).train)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from anomaly_suite.contract import Batch
 from anomaly_suite.data import FishyscapesLostAndFound, FishyscapesStatic
-from anomaly_suite.data.files import read_image
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.images import read_image
 
 Write = Callable[..., Path]
 SIZE = (16, 24)

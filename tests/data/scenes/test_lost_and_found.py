@@ -83,7 +83,7 @@ def test_frames_without_labels_are_dropped_from_a_complete_copy(
         return len(data.splits.test)  # type: ignore[union-attr,arg-type] # a BatchedDataset
 
     assert count(protocol="B") == 20  # a part of the data set: positions say nothing
-    monkeypatch.setattr("anomaly_suite.data.scenes.lost_and_found.COUNTS", {"test": 20})
+    monkeypatch.setattr("anomaly_suite.data.scenes.lost_and_found.PUBLISHED", 20)
     assert count(protocol="B") == 19  # position 17 of 20
     assert count(protocol="A") == 20
 

@@ -60,7 +60,7 @@ def test_repackaged(tmp_path: Path, write: Write) -> None:
     with pytest.raises(DatasetError, match=r"a\.jpg' holds 2, which is no label"):
         batches(tmp_path / "ra")
     (tmp_path / "ra" / "labels" / "b.png").unlink()
-    with pytest.raises(DatasetError, match=r"there is no label '.*labels/b.png' \(1 missing\)"):
+    with pytest.raises(DatasetError, match=r"b\.jpg' has no label; looked for '.*labels/b.png' \(1 images without"):
         batches(tmp_path / "ra")
 
 

@@ -11,10 +11,7 @@ from anomaly_suite.errors import ConfigError
 
 
 def build(**options: Any) -> Splits:
-    data = SyntheticStreets(**{"train_size": 6, "val_size": 4, "test_size": 8, "flip": 0.0, **options})
-    data.setup()
-    assert data.splits is not None
-    return data.splits
+    return SyntheticStreets(**{"train_size": 6, "val_size": 4, "test_size": 8, "flip": 0.0, **options}).require_splits()
 
 
 def everything(part: Any) -> Batch:

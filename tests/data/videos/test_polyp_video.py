@@ -14,7 +14,7 @@ from video_parts import everything, parts
 
 from anomaly_suite.contract import Batch
 from anomaly_suite.data import PolypVideo
-from anomaly_suite.data.videos.features import WholeVideos
+from anomaly_suite.data.videos.datasets import WholeVideos
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 
 Save = Callable[..., Path]

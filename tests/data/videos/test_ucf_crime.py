@@ -13,7 +13,7 @@ from scipy.io import savemat
 from video_parts import everything, parts
 
 from anomaly_suite.data import UCFCrime
-from anomaly_suite.data.videos.features import WholeVideos
+from anomaly_suite.data.videos.datasets import WholeVideos
 from anomaly_suite.data.videos.ucf_crime import KINDS, PUBLISHED, read_annotations
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 

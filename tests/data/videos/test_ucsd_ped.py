@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from video_parts import everything, parts
 
 from anomaly_suite.data import UCSDPedWeak
-from anomaly_suite.data.videos.features import WholeVideos
+from anomaly_suite.data.videos.datasets import WholeVideos
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 Save = Callable[..., Path]

@@ -12,7 +12,7 @@ import pytest
 from video_parts import everything, parts
 
 from anomaly_suite.data import XDViolence
-from anomaly_suite.data.videos.features import WholeVideos
+from anomaly_suite.data.videos.datasets import WholeVideos
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 
 Save = Callable[..., Path]

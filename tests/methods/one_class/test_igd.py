@@ -16,7 +16,7 @@ from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import PixelComparison
 from anomaly_suite.methods import IGD
-from anomaly_suite.methods.one_class.igd import interpolate, normality
+from anomaly_suite.methods.one_class.igd import critic_loss, gaussian_from_sums, interpolate, normality
 from anomaly_suite.nn.encoders import standardize
 
 TINY: dict[str, Any] = {
@@ -39,9 +39,7 @@ class TestShapes:
         latent, reconstruction = part.autoencoder(torch.rand(2, 1, 32, 32))
         assert latent.shape == (2, 128)
         assert reconstruction.shape == (2, 3, 32, 32)
-        assert part.judge(reconstruction, train_critic=True).shape == (
-            2,
-        )  # not (2, 1): a difference to alpha is (2,) too
+        assert part.critic(reconstruction).shape == (2,)  # not (2, 1): a difference to alpha is (2,) too
 
     @pytest.mark.parametrize("scope", ["global", "local", "both"])
     def test_scopes(self, scope: Any) -> None:
@@ -61,11 +59,11 @@ class TestShapes:
             part.center = torch.full((6,), 0.2)
         error, distance, error_map = model.descriptors["global"].components(image)
         whole = 0.1 * error + 0.9 * distance
-        error, distance, maps = model.descriptors["local"].components(model.patches.cut(image))
+        error, distance, maps = model.descriptors["local"].components(model.descriptors.patches.cut(image))
         local = (0.9 * error + 0.1 * distance).view(2, 9).amax(1)
         score, anomaly_map = model(image)
         assert torch.allclose(score, 0.3 * whole + 0.7 * local)
-        joined = model.patches.join(maps, height=16, width=16)
+        joined = model.descriptors.patches.join(maps, height=16, width=16)
         assert torch.allclose(anomaly_map, (error_map + joined) / 2, atol=1e-6)
 
 
@@ -91,6 +89,21 @@ class TestGaussian:
         ring = torch.nn.functional.normalize(latent - center) * 3
         loss = (1 - normality(ring, torch.zeros(8), torch.tensor(9.0))).mean()
         assert loss.item() == pytest.approx(1 - math.exp(-1), rel=1e-5)
+
+    @pytest.mark.parametrize("clamp", [False, True])
+    def test_the_e_step_follows_from_sums(self, clamp: bool) -> None:
+        codes = torch.tensor([[3.0, 0.04], [1.0, 0.04], [2.0, 0.01]], dtype=torch.float64)
+        sums = torch.cat([codes.sum(0), (codes**2).sum().view(1), torch.tensor([3.0])])
+        center, variance = gaussian_from_sums(sums, clamp_center=clamp, variance_floor=0.0)
+        assert center.tolist() == pytest.approx([2.0, 0.1 if clamp else 0.03])
+        assert variance.item() == pytest.approx(((codes - center) ** 2).sum(1).mean().item())
+        assert center.dtype == variance.dtype == torch.float32
+        assert gaussian_from_sums(sums, clamp_center=clamp, variance_floor=5.0)[1].item() == 5
+
+
+def test_critic_loss_by_hand() -> None:
+    loss = critic_loss(torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.5]), torch.tensor([1.0, 2.0]))
+    assert loss.item() == pytest.approx((0.25**2 + 0.5**2) / 2 + (1 + 4) / 2)
 
 
 class TestInterpolation:
@@ -165,7 +178,7 @@ def test_without_interpolation_there_is_no_critic(trainer_in: Callable[..., Trai
 def test_critic_gets_no_gradient_from_the_generator_step() -> None:
     part = IGD(**TINY).descriptors["global"]
     image = torch.rand(2, 3, 16, 16, requires_grad=True)
-    part.judge(image, train_critic=False).sum().backward()
+    part.critic.with_fixed_weights(image).sum().backward()
     assert image.grad is not None
     assert image.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in part.critic.parameters())

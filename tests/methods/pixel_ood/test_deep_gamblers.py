@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_abstention import NO_OUTLIER, TARGETS, TINY, WITH_VOID, reference
+from scene_cases import NO_OUTLIER, TARGETS, TINY, WITH_VOID, reference
 
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods import DeepGamblers

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from test_abstention import TARGETS, TINY, WITH_VOID, scenes
+from scene_cases import TARGETS, TINY, WITH_VOID, scenes
 from torch.utils.data import DataLoader
 
 from anomaly_suite.errors import ConfigError

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from scene_cases import EVERY_IMAGE_MIXED, MIXED, NO_OUTLIER, TARGETS, TINY, WITH_VOID, pixel, reference, scenes
 from scipy.ndimage import gaussian_filter
-from test_abstention import EVERY_IMAGE_MIXED, MIXED, NO_OUTLIER, TARGETS, TINY, WITH_VOID, pixel, reference, scenes
 from torch import Tensor
 from torch.utils.data import DataLoader
 

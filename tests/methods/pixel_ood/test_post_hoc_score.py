@@ -7,17 +7,12 @@ import math
 
 import pytest
 import torch
+from scene_cases import blobs
 from torch.utils.data import DataLoader
 
 from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError, NotFittedError, ShapeError, WeightsError
 from anomaly_suite.methods import PostHocScore
-from anomaly_suite.methods.pixel_ood.post_hoc_score import (
-    boundaries,
-    boundary_schedule,
-    dilate,
-    smooth_dilated,
-    suppress_boundaries,
-)
+from anomaly_suite.methods.pixel_ood.mahalanobis import class_sums, fit_gaussians, nearest_class_distance
 from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES
 from anomaly_suite.nn.encoders import standardize
 
@@ -58,92 +53,9 @@ def fit(model: PostHocScore, image: torch.Tensor, target: torch.Tensor | None = 
 # SML -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("width", "steps", "radii"), [(4, 4, [3, 2, 1, 0]), (4, 2, [3, 0]), (4, 1, [0]), (0, 4, [])])
-def test_boundary_schedule(width, steps, radii):
-    assert boundary_schedule(width, steps) == radii
-
-
 def test_boundary_steps_must_divide_the_width():
     with pytest.raises(ConfigError, match="must divide"):
         tiny(score="sml", boundary_width=4, boundary_steps=3)
-
-
-def test_one_class_has_no_border_and_two_halves_have_two_columns():
-    label = torch.zeros(1, 1, 6, 8)
-    assert not boundaries(label).any()
-    label[..., 4:] = 1
-    border = boundaries(label)
-    assert border[..., 3:5].all()
-    assert int(border.sum()) == 2 * 6
-
-
-def test_a_border_is_grown_by_a_plus_and_shrunk_by_a_square():
-    label = torch.zeros(1, 1, 6, 6)
-    label[..., 3:, 3:] = 1
-    expected = torch.zeros(6, 6, dtype=torch.bool)
-    expected[3:, 3] = expected[3, 3:] = True  # inside, against any of the nine neighbours
-    expected[3:, 2] = expected[2, 3:] = True  # outside, against the four: the corner (2, 2) is no border
-    assert torch.equal(boundaries(label)[0, 0], expected)
-
-
-def test_dilation_is_the_ball_of_the_sum_of_absolute_distances():
-    mask = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
-    mask[0, 0, 4, 4] = True
-    y, x = torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij")
-    for radius in (0, 1, 3):
-        assert torch.equal(dilate(mask, radius)[0, 0], (y - 4).abs() + (x - 4).abs() <= radius)
-
-
-def test_a_border_takes_the_mean_of_its_outer_neighbours():
-    value, label = torch.full((1, 1, 8, 16), 5.0), torch.zeros(1, 1, 8, 16)
-    value[..., 7:9] = -3
-    label[..., 8:] = 1
-    assert torch.allclose(suppress_boundaries(value, label, width=4, steps=4), torch.full_like(value, 5.0))
-
-
-def test_without_a_border_nothing_changes():
-    value = torch.randn(2, 1, 7, 9)
-    assert torch.equal(suppress_boundaries(value, torch.ones(2, 1, 7, 9), width=4, steps=4), value)
-
-
-def slow_suppression(value, label, radii):
-    border = boundaries(label)[0, 0]
-    value = value[0, 0].clone()
-    height, width = value.shape
-    for radius in radii:
-        masked = dilate(border[None, None], radius)[0, 0]
-        new = value.clone()
-        for i in range(height):
-            for j in range(width):
-                around = [
-                    (min(max(i + a, 0), height - 1), min(max(j + b, 0), width - 1))
-                    for a in (-1, 0, 1)
-                    for b in (-1, 0, 1)
-                ]
-                free = [float(value[place]) for place in around if not masked[place]]
-                if masked[i, j] and free:
-                    new[i, j] = sum(free) / len(free)
-        value = new
-    return value
-
-
-def test_suppression_equals_a_loop_over_pixels():
-    value, label = torch.randn(1, 1, 12, 13), (torch.rand(1, 1, 3, 3) * 3).floor()
-    label = torch.nn.functional.interpolate(label, size=(12, 13), mode="nearest")
-    fast = suppress_boundaries(value, label, width=4, steps=2)
-    assert torch.allclose(fast[0, 0], slow_suppression(value, label, [3, 0]), atol=1e-5)
-
-
-def test_dilated_smoothing_keeps_constants_and_spreads_an_impulse_in_steps_of_six():
-    assert torch.allclose(smooth_dilated(torch.full((1, 1, 9, 11), 2.5)), torch.full((1, 1, 9, 11), 2.5))
-    impulse = torch.zeros(1, 1, 41, 41)
-    impulse[0, 0, 20, 20] = 1
-    spread = smooth_dilated(impulse)[0, 0]
-    assert float(spread.sum()) == pytest.approx(1)
-    weights = [0.004433, 0.054006, 0.242036, 0.399050]
-    row = [float(spread[20, 20 - 6 * step]) / weights[3] for step in (3, 2, 1, 0)]
-    assert row == pytest.approx(weights, abs=1e-5)
-    assert set(spread.nonzero()[:, 1].tolist()) == {2, 8, 14, 20, 26, 32, 38}
 
 
 def test_sml_statistics_equal_a_loop_and_rare_classes_get_those_of_all(caplog):
@@ -171,53 +83,18 @@ def test_sml_of_standard_statistics_is_the_largest_logit():
 # Mahalanobis -----------------------------------------------------------------------------------------------------
 
 
-def blobs(count: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three correlated clouds in three dimensions, as one image of features, and their classes."""
-    mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.8, 0.3], [0.0, 0.0, 0.4]])
-    target = torch.arange(3 * count) % 3
-    centers = torch.tensor([[0.0, 0, 0], [8, 0, 0], [0, 8, 4]])
-    features = centers[target] + torch.randn(3 * count, 3) @ mixing
-    return features.T.reshape(1, 3, 30, -1), target.view(1, 30, -1)
-
-
-def slow_distance(features, target, query, *, per_class: bool) -> torch.Tensor:
-    flat, label = features[0].flatten(1).T.double(), target.flatten()
-    means = [flat[label == number].mean(0) for number in range(3)]
-    spreads = [
-        (flat[label == number] - means[number]).T @ (flat[label == number] - means[number]) for number in range(3)
-    ]
-    distances = []
-    for number in range(3):
-        own = spreads[number] / (label == number).sum() if per_class else sum(spreads) / len(flat)
-        own = own + 1e-4 * own.diagonal().mean() * torch.eye(3, dtype=torch.float64)
-        gap = query.double() - means[number]
-        distances.append((gap @ own.inverse() * gap).sum(1))
-    return torch.stack(distances).amin(0)
-
-
 @pytest.mark.parametrize("per_class", [False, True])
-def test_mahalanobis_equals_the_formula(per_class):
+def test_mahalanobis_is_fitted_to_the_features_of_the_training_scenes(per_class):
     features, target = blobs()
     model = fit(tiny(score="mahalanobis", sample=1.0, per_class=per_class), features, target)
-    query = torch.randn(50, 3) * 4
-    fast = model.distance(query.T.view(1, 3, 5, 10)).flatten()
-    assert torch.allclose(fast.double(), slow_distance(features, target, query, per_class=per_class), rtol=1e-3)
-
-
-def test_members_are_as_far_as_they_have_dimensions():
-    features, target = blobs(3000)
-    model = fit(tiny(score="mahalanobis", sample=1.0), features, target)
-    assert float(model.distance(features).mean()) == pytest.approx(3, abs=0.2)
-
-
-def test_standard_normal_features_are_256_away_and_identity_is_the_euclidean_distance():
-    generator = torch.Generator().manual_seed(1)
-    feature = torch.randn(1, 256, 50, 60, generator=generator)
-    model = tiny(score="mahalanobis")
-    model.count, model.mean, model.whitening = torch.ones(1), torch.zeros(1, 256), torch.eye(256)[None]
-    found = model.distance(feature)
-    assert torch.allclose(found, feature.square().sum(1, keepdim=True), rtol=1e-4)
-    assert float(found.mean()) == pytest.approx(256, rel=0.01)
+    flat, label = features[0].flatten(1).T.double(), target.flatten()
+    count, *sums = class_sums(flat, label, num_classes=CLASSES, per_class=per_class)
+    mean, whitening = fit_gaussians(count, *sums, per_class=per_class)
+    torch.testing.assert_close(model.mean, mean)
+    torch.testing.assert_close(model.whitening, whitening)
+    assert torch.equal(
+        model.distance(features), nearest_class_distance(features, model.mean, model.whitening, count > 0)
+    )
 
 
 def test_a_class_without_pixels_and_void_pixels_do_not_count():
@@ -425,6 +302,17 @@ def test_what_a_network_must_return_is_told():
         own(feature_layer="head")
     with pytest.raises(ConfigError, match="Set feature_layer"):
         own(score="mahalanobis")
+
+
+def test_the_former_name_of_the_option_is_an_alias_and_neither_is_a_hyper_parameter():
+    network = Segmenter()
+    old, new = own(network), PostHocScore(segmenter_adapter=network, num_classes=CLASSES)
+    image = torch.rand(1, 3, 32, 48)
+    assert all(torch.equal(first, second) for first, second in zip(old(image), new(image), strict=True))
+    assert old.hparams == new.hparams
+    assert not {"segmenter_adapter", "own_segmenter"} & old.hparams.keys()
+    with pytest.raises(ConfigError, match="two names of one option"):
+        PostHocScore(segmenter_adapter=network, own_segmenter=network)
 
 
 @pytest.mark.parametrize(

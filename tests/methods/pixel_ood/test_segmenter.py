@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.methods import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pixel_ood import segmenter
+from anomaly_suite.methods.pixel_ood.abstention import FineTunedSegmenter
 from anomaly_suite.methods.pixel_ood.scores import energy
-from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule, sliding_windows, window_starts
+from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
+from anomaly_suite.nn.deeplab import DeepLabNetwork, DilatedFeatures
+from anomaly_suite.options import UnknownOptionError
 
 TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8, "backbone_weights": None}
 
@@ -20,8 +25,8 @@ TINY = {"backbone": "resnet10t", "num_classes": 5, "width": 8, "backbone_weights
 class Energy(SegmenterModule):
     """The least that a method writes."""
 
-    def score_map(self, evidence: Tensor) -> Tensor:
-        return energy(evidence)
+    def score_map(self, logits: Tensor) -> Tensor:
+        return energy(logits)
 
 
 def make(**options: Any) -> Energy:
@@ -30,61 +35,6 @@ def make(**options: Any) -> Energy:
 
 
 # Windows -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("side", "window", "stride", "expected"),
-    [
-        (1024, 800, 534, [0, 224]),
-        (2048, 800, 534, [0, 534, 1068, 1248]),
-        (1600, 800, 800, [0, 800]),
-        (800, 800, 534, [0]),
-        (500, 800, 534, [0]),
-        (801, 800, 534, [0, 1]),
-    ],
-)
-def test_windows_of_the_published_evaluator(side: int, window: int, stride: int, expected: list[int]) -> None:
-    assert window_starts(side, window, stride) == expected
-
-
-@pytest.mark.parametrize("blend", ["uniform", "tapered"])
-@pytest.mark.parametrize(
-    ("window", "stride"), [((5, 7), (5, 7)), ((6, 4), (2, 3)), ((5, 50), (3, 1)), ((13, 17), (4, 4))]
-)
-def test_weights_sum_to_one_everywhere(blend: Any, window: tuple[int, int], stride: tuple[int, int]) -> None:
-    ones = sliding_windows(torch.ones_like, torch.zeros(2, 3, 13, 17), window=window, stride=stride, blend=blend)
-    torch.testing.assert_close(ones, torch.ones(2, 3, 13, 17))
-    image = torch.rand(2, 3, 13, 17)
-    same = sliding_windows(lambda x: x, image, window=window, stride=stride, blend=blend)
-    torch.testing.assert_close(same, image)
-
-
-@pytest.mark.parametrize("blend", ["uniform", "tapered"])
-def test_overlaps_are_the_weighted_mean_of_a_slow_loop(blend: Any) -> None:
-    image, window, stride = torch.rand(1, 1, 9, 11), (4, 6), (3, 2)
-    ramp = torch.arange(24.0).view(1, 1, 4, 6)  # what a window says of a pixel depends on the window
-    total, weights = np.zeros((9, 11)), np.zeros((9, 11))
-    for top in window_starts(9, 4, 3):
-        for left in window_starts(11, 6, 2):
-            for row in range(4):
-                for column in range(6):
-                    taper = (min(row, 3 - row) + 1) * (min(column, 5 - column) + 1) if blend == "tapered" else 1
-                    place = (top + row, left + column)
-                    total[place] += taper * (image[0, 0][place].item() + 6 * row + column)
-                    weights[place] += taper
-    found = sliding_windows(lambda x: x + ramp, image, window=window, stride=stride, blend=blend)
-    np.testing.assert_allclose(found[0, 0].numpy(), total / weights, rtol=1e-5)
-
-
-def test_windows_come_one_after_another_in_their_size() -> None:
-    shapes: list[tuple[int, ...]] = []
-
-    def note(x: Tensor) -> Tensor:
-        shapes.append(tuple(x.shape))
-        return x[:, :1]
-
-    sliding_windows(note, torch.rand(2, 3, 10, 20), window=(6, 8), stride=(4, 6))
-    assert shapes == [(2, 3, 6, 8)] * 6
 
 
 @pytest.mark.parametrize("window", [(48, 64), (64, 64), 4096])
@@ -183,13 +133,13 @@ def test_smoothing_is_a_gaussian_of_seven_pixels() -> None:
 
 
 @torch.no_grad()
-def test_evidence_that_a_method_appends_is_blended_too() -> None:
+def test_maps_that_a_method_appends_are_blended_too() -> None:
     class Brightness(Energy):
-        def evidence(self, image: Tensor) -> Tensor:
-            return torch.cat([super().evidence(image), image.mean(1, keepdim=True)], 1)
+        def network_output(self, image: Tensor) -> Tensor:
+            return torch.cat([super().network_output(image), image.mean(1, keepdim=True)], 1)
 
-        def score_map(self, evidence: Tensor) -> Tensor:
-            return evidence[:, self.num_classes :]
+        def score_map(self, logits: Tensor) -> Tensor:
+            return logits[:, self.num_classes :]
 
     model = Brightness(**TINY, window=32, stride=20).eval()
     image = torch.rand(1, 3, 40, 64)
@@ -250,3 +200,40 @@ def test_weights_of_the_segmenter_go_before_those_of_the_backbone(tmp_path: Path
         assert same(model) == answer
     with pytest.raises(WeightsError, match=r"num_classes=7 needs 7 channels of logits; the network in .* has 5"):
         make(num_classes=7, segmenter_weights=str(whole)).load_pretrained()
+
+
+# Options -------------------------------------------------------------------------------------------------------------
+
+METHODS = [PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_repeat_the_options_of_the_segmenter_with_their_defaults(method: type[SegmenterModule]) -> None:
+    own, shared = inspect.signature(method).parameters, inspect.signature(SegmenterModule).parameters
+    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own.values())
+    changed = {"smoothing"} if method is PEBAL else set()
+    for name in shared.keys() - {"network", "auxiliary"} - changed:
+        assert (own[name].default, own[name].annotation) == (shared[name].default, shared[name].annotation), name
+    fine_tuned = inspect.signature(FineTunedSegmenter).parameters
+    for name in ("trunk_mode", "lr") if issubclass(method, FineTunedSegmenter) else ():
+        assert own[name].default == fine_tuned[name].default
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_reach_the_segmenter_and_a_wrong_one_is_named(method: type[SegmenterModule]) -> None:
+    options: dict[str, Any] = {
+        **TINY, "output_stride": 16, "released_dilation": True, "segmenter_weights": "a.ckpt", "smoothing": True,
+        "window": (40, 60), "stride": (20, 30), "blend": "tapered",
+    }  # fmt: skip
+    model = method(**options)
+    assert (model.window, model.stride, model.blend, model.smoothing) == ((40, 60), (20, 30), "tapered", True)
+    assert (model.backbone_weights, model.segmenter_weights, model.num_classes) == (None, "a.ckpt", 5)
+    network = model.network
+    assert isinstance(network, DeepLabNetwork)
+    assert isinstance(network.trunk, DilatedFeatures)
+    assert (network.backbone, network.trunk.output_stride, network.bot_aspp[0].out_channels) == ("resnet10t", 16, 8)
+    assert network.trunk.net.layer3[0].conv2.dilation == (1, 1)
+    assert network.trunk.net.layer4[0].conv2.dilation == (2, 2)  # the stage before's without released_dilation: 1
+    assert {name: model.hparams[name] for name in options} == options
+    with pytest.raises(UnknownOptionError, match=r"has no option 'backbne'\. Did you mean 'backbone'"):
+        method(backbne="resnet18")  # type: ignore[call-arg]

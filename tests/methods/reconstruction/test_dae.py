@@ -267,7 +267,7 @@ class TestVAE:
         bernoulli.load_state_dict(gaussian.state_dict())
         torch.testing.assert_close(gaussian.decoder(latent), bernoulli.decoder(latent).tanh())
 
-    def test_bernoulli_learns_to_rebuild(self, trainer_in: Make) -> None:
+    def test_bernoulli_learns_to_reconstruct(self, trainer_in: Make) -> None:
         seed_everything(0, verbose=False)
         image = stripes(16)
         model = fit(trainer_in(max_epochs=120), VAE(**TINY, likelihood="bernoulli"), image)

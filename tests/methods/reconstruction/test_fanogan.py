@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.reconstruction import fanogan
-from anomaly_suite.methods.reconstruction.fanogan import EncodedGAN, FAnoGAN, gradient_norm, mean_square
+from anomaly_suite.methods.reconstruction.fanogan import EncodedGAN, FAnoGAN, critic_loss, gradient_norm, mean_square
 
 Make = Callable[..., Trainer]
 TINY: dict[str, Any] = {
@@ -79,6 +79,10 @@ class TestFormulas:
         )
         assert mean_square(first, second).tolist() == [1.0, (1 + 0 + 1 + 4) / 4]
 
+    def test_critic_loss_by_hand(self) -> None:
+        real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [0.5]])
+        assert critic_loss(real, fake, torch.tensor([1.0, 3.0])).item() == 10 * (0 + 4) / 2 - (2 - 0.5)
+
     def test_gradient_norm_of_a_linear_critic_is_that_of_its_weights(self) -> None:
         weight = torch.randn(2, 3, 5)
         norm = gradient_norm(Linear(weight), torch.randn(4, 2, 3, 5))
@@ -135,7 +139,7 @@ class TestNetworks:
         code = part.encode(torch.rand(5, 1, 8, 8))
         assert 0.99 < code.abs().max() <= 1
 
-    def test_the_critic_judges_each_image_alone(self) -> None:
+    def test_the_critic_takes_each_image_alone(self) -> None:
         critic = only(make()).critic.train()
         assert not [module for module in critic.modules() if isinstance(module, nn.BatchNorm2d)]
         assert [module for module in critic.modules() if isinstance(module, nn.LayerNorm)]
@@ -177,15 +181,15 @@ class TestScore:
         score, anomaly_map = model(image)
         for row in range(2):
             x = 2 * image[row] - 1
-            rebuilt = part.generator(part.encode(x[None]))[0]
+            reconstruction = part.generator(part.encode(x[None]))[0]
             before, after = (
                 part.critic.features(i[None])[0] if feature == "critic" else part.encode(i[None])[0]
-                for i in (x, rebuilt)
+                for i in (x, reconstruction)
             )
-            pixels = sum((a - b) ** 2 for a, b in zip(x.flatten(), rebuilt.flatten(), strict=True)) / (3 * 64)
+            pixels = sum((a - b) ** 2 for a, b in zip(x.flatten(), reconstruction.flatten(), strict=True)) / (3 * 64)
             features = sum((a - b) ** 2 for a, b in zip(before, after, strict=True)) / len(before)
             torch.testing.assert_close(score[row], pixels + 0.7 * features)
-            channels = [(x[c] - rebuilt[c]).abs() for c in range(3)]
+            channels = [(x[c] - reconstruction[c]).abs() for c in range(3)]
             torch.testing.assert_close(anomaly_map[row, 0], (channels[0] + channels[1] + channels[2]) / 3)
 
     def test_only_izif_has_a_feature_term_and_without_kappa_none_has(self) -> None:
@@ -210,9 +214,9 @@ class TestScore:
             for top in range(0, height - 8 + 4, 4):
                 for left in range(0, width - 8 + 4, 4):
                     patch = padded[:, :, top : top + 8, left : left + 8]
-                    rebuilt, terms = model.residuals(only(model, "local"), patch)
+                    reconstruction, terms = model.residuals(only(model, "local"), patch)
                     best = max(best, (terms["image_residual"] + terms["feature_residual"]).item())
-                    total[top : top + 8, left : left + 8] += (patch - rebuilt).abs()[0, 0]
+                    total[top : top + 8, left : left + 8] += (patch - reconstruction).abs()[0, 0]
                     count[top : top + 8, left : left + 8] += 1
             assert score[row].item() == pytest.approx(best, rel=1e-5)
             torch.testing.assert_close(anomaly_map[row, 0], (total / count)[:height, :width])
@@ -441,7 +445,7 @@ def watching(function: Callable[..., Tensor], seen: list[torch.Size]) -> Callabl
 
 
 class Progress(Callback):
-    """What the critic says in each step of the first phase."""
+    """Distance and gradient norm of the critic in each step of the first phase."""
 
     def __init__(self) -> None:
         self.values: list[tuple[float, float]] = []
@@ -561,11 +565,11 @@ class TestPanel:
         firsts = [next(image for _, path, image in test if path.startswith(f"{digit}/")) for digit in "012456789"]
         assert torch.equal(groups["anomalous"], torch.stack(firsts))
         assert torch.equal(groups["normal"], torch.stack([image for label, _, image in test if label == 0][:9]))
-        rebuilt, difference, score = panel.rebuild(loaded, groups["normal"])
+        reconstruction, difference, score = panel.rebuild(loaded, groups["normal"])
         expected_score, expected_map = model.eval()(groups["normal"])
         torch.testing.assert_close(score, expected_score)
         torch.testing.assert_close(2 * difference.unsqueeze(1), expected_map)  # shown on the scale of [0, 1]
-        assert 0 <= rebuilt.min() <= rebuilt.max() <= 1
+        assert 0 <= reconstruction.min() <= reconstruction.max() <= 1
         picture = cv2.imread(str(tmp_path / "sub" / "panel.png"))
         assert picture.shape == (595, 901, 3)
         assert (picture < 250).mean() > 0.3  # not an empty page

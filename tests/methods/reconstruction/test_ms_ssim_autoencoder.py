@@ -47,10 +47,10 @@ def test_scopes_are_mixed_by_nu() -> None:
     model = MSSSIMAutoencoder(**TINY, scope="both", patch_size=8, patch_stride=4, nu=0.2).eval()
     image = torch.rand(2, 1, 16, 16)
     whole, whole_map = model.scopes["global"](image)
-    local, local_maps = model.scopes["local"](model.patches.cut(image))
+    local, local_maps = model.scopes["local"](model.scopes.patches.cut(image))
     score, anomaly_map = model(image)
     assert torch.allclose(score, 0.2 * whole + 0.8 * local.view(2, 9).amax(1))
-    joined = model.patches.join(local_maps, height=16, width=16)
+    joined = model.scopes.patches.join(local_maps, height=16, width=16)
     assert torch.allclose(anomaly_map, (whole_map + joined) / 2, atol=1e-6)
 
 
@@ -66,8 +66,9 @@ def test_patches_of_a_step_are_bounded(trainer_in: Callable[..., Trainer]) -> No
 
 def test_eight_images_can_be_overfitted(trainer_in: Callable[..., Trainer]) -> None:
     seed_everything(0, verbose=False)
-    # Short averages of the gradient, as published, with a rate for eight images instead of thousands.
-    model = MSSSIMAutoencoder(**TINY, lr=1e-2, rho=0.15, warmup_epochs=5)
+    # Short averages of the gradient, as published, with a rate for eight images instead of thousands. At half of 0.01 three seeds
+    # end between 0.960 and 0.970; at 0.01 they end between 0.949 and 0.974, so that another processor could miss the limit.
+    model = MSSSIMAutoencoder(**TINY, lr=5e-3, rho=0.15, warmup_epochs=5)
     image = torch.rand(8, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     loader = torch.utils.data.DataLoader(list(zip(image, [0] * 8, strict=True)), batch_size=8)
     trainer_in(max_epochs=150).fit(model, loader)

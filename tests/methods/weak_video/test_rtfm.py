@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
-from anomaly_suite.contract import as_batch
+from anomaly_suite.contract import SNIPPET_FRAMES, as_batch, frame_scores
 from anomaly_suite.data import SyntheticVideos
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods import RTFM
 from anomaly_suite.methods.weak_video import rtfm
 from anomaly_suite.methods.weak_video.bags import Bags
 from anomaly_suite.metrics import auroc
-from anomaly_suite.snippets import SNIPPET_FRAMES, frame_scores
 
 D, L = 16, 8
 SMALL: dict[str, Any] = {"feature_dim": D, "hidden": (6,), "segments": L, "top_k": 3}
@@ -59,12 +57,6 @@ class TestChecks:
             model = RTFM()
         assert sum(p.numel() for p in model.parameters()) == 24_718_849
 
-    def test_1_attention_starts_as_its_reduction(self) -> None:
-        attention: Any = RTFM(**SMALL).temporal.attention
-        x = torch.rand(5, D, L)
-        for layer in (attention.train(), attention.eval()):
-            assert torch.allclose(layer(x, None), layer.reduce(x).relu())
-
     def test_2_shapes(self) -> None:
         model = RTFM(feature_dim=D)
         features = torch.rand(8, 10, 32, D)
@@ -92,13 +84,6 @@ class TestChecks:
         before = terms(RTFM(**QUIET), embedded, score)
         after = terms(RTFM(**QUIET), embedded[swapped], score[swapped])
         assert [name for name in before if not torch.isclose(before[name], after[name], rtol=1e-6)] == ["magnitude"]
-
-    def test_3_attention_alone_does_not_know_the_order_of_time(self) -> None:
-        network: Any = settled().temporal
-        x, order = torch.rand(2, D, L), torch.randperm(L)
-        assert torch.allclose(network.attention(x[..., order], None), network.attention(x, None)[..., order], atol=1e-5)
-        for part in (*network.branches, network.fuse):
-            assert not torch.allclose(part(x[..., order]), part(x)[..., order], atol=1e-2)
 
     @pytest.mark.parametrize("mag_loss", ["released", "hinge"])
     def test_4_gradients_reach_selected_snippets_alone(self, mag_loss: str) -> None:
@@ -195,30 +180,6 @@ def selected(magnitude: Tensor, k: int) -> Tensor:
 
 
 class TestAgainstSlowLoops:
-    @torch.no_grad()
-    @pytest.mark.parametrize(("variant", "fuse"), [("released", True), ("thesis", False)])
-    def test_temporal_network(self, variant: str, fuse: bool) -> None:
-        network: Any = settled(variant=variant).temporal
-        x = torch.rand(D, 7)
-        parts = []
-        for (conv, _, norm), dilation in zip(network.branches, (1, 2, 4), strict=True):
-            parts.append(slow_norm(slow_conv(x, conv, dilation).relu(), norm))
-        attention = network.attention
-        width = D // 8 if variant == "released" else D // 4
-        assert attention.query.weight.shape == (width, D // 4, 1)
-        reduced = slow_conv(x, attention.reduce).relu()
-        query, key, value = (slow_conv(reduced, conv) for conv in (attention.query, attention.key, attention.value))
-        attended = torch.zeros(width, 7)
-        for t, u in product(range(7), range(7)):
-            weight = float(query[:, t] @ key[:, u]) / (7 if variant == "released" else 1)
-            attended[:, t] += weight * value[:, u]
-        parts.append(slow_norm(slow_conv(attended, attention.expand), attention.norm) + reduced)
-        joined = torch.cat(parts)
-        if fuse:
-            conv, _, norm = network.fuse
-            joined = slow_norm(slow_conv(joined, conv).relu(), norm)
-        assert torch.allclose(network(x.unsqueeze(0), None)[0], joined + x, atol=1e-4)
-
     def test_released_losses(self) -> None:
         model = RTFM(**QUIET, margin=5.0)
         batch = bags()
@@ -270,21 +231,6 @@ class TestAgainstSlowLoops:
         sparse = float(score[3:].sum()) / 5
         loss = model.training_step(batch, 0)
         assert loss.item() == pytest.approx(ranking + 8e-5 * (smooth + sparse), rel=1e-5)
-
-
-def slow_conv(x: Tensor, conv: Any, dilation: int = 1) -> Tensor:
-    kernel = conv.weight.shape[2]
-    out = torch.zeros(conv.weight.shape[0], x.shape[1])
-    for t, tap in product(range(x.shape[1]), range(kernel)):
-        source = t + (tap - kernel // 2) * dilation
-        if 0 <= source < x.shape[1]:
-            out[:, t] += conv.weight[:, :, tap] @ x[:, source]
-    return out if conv.bias is None else out + conv.bias.unsqueeze(1)
-
-
-def slow_norm(x: Tensor, norm: Any) -> Tensor:
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return (x - norm.running_mean.unsqueeze(1)) * scale.unsqueeze(1) + norm.bias.unsqueeze(1)
 
 
 @pytest.mark.parametrize(
@@ -460,12 +406,6 @@ class TestOptions:
                 fan = (layer.weight.shape[0] + layer.weight.shape[1]) * layer.weight[0, 0].numel()
                 assert layer.weight.abs().max().item() == pytest.approx(math.sqrt(6 / fan), rel=0.1)
                 assert layer.bias is None or not layer.bias.any()
-
-    def test_zeros_and_ends_of_a_video_are_the_same_to_a_convolution(self) -> None:
-        # Why padding is made zero before each convolution: that is what a convolution sees beyond the ends.
-        network: Any = settled().temporal
-        conv, x = network.branches[2][0], torch.rand(1, D, 5)
-        assert torch.allclose(conv(F.pad(x, (0, 6)))[..., :5], conv(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""The one result file of a test: ``metrics.json``, which several callbacks write, each its section.
+
+Top level: what ``AnomalyMetrics`` found (``metrics``, ``undefined``, ``error_bound``, ``definitions``, ``data``) and where it comes from
+(``method``, ``dataset``, ``validation``, ``calibration``, ``seed``, ``checkpoint``, ``command``, ``versions``). Then a section per callback:
+``segmentation`` of ``SegmentationMetrics``, ``components`` of ``ComponentMetrics``.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from anomaly_suite.callbacks.base import of_data, output_folder
+from anomaly_suite.io.atomic import save_json
+
+FILENAME = "metrics.json"
+
+_sections: WeakKeyDictionary[Trainer, dict[str, dict[str | None, Any]]] = (
+    WeakKeyDictionary()
+)  # of the test under way, by file
+
+
+def begin_result(trainer: Trainer) -> None:
+    """Forget the sections of an earlier test; every callback that writes one says so when its test begins."""
+    _sections[trainer] = {}
+
+
+def write_section(
+    trainer: Trainer, pl_module: LightningModule, filename: str, section: str | None, content: dict[str, Any]
+) -> None:
+    """Write what one callback found, beside what others wrote in this test; to be called in every process.
+
+    The file is replaced as a whole, so an older test's sections never stay.
+
+    Args:
+        trainer: In its test.
+        pl_module: The module tested.
+        filename: Name in the run folder; callbacks that name the same file share it.
+        section: Key of the content; None for the top level.
+        content: Plain values.
+    """
+    folder = output_folder(trainer, None)  # every process takes part
+    if not trainer.is_global_zero:
+        return
+    parts = _sections.setdefault(trainer, {}).setdefault(filename, {})
+    parts[section] = content
+    named = {name: part for name, part in parts.items() if name is not None}
+    save_json(folder / filename, {**parts.get(None, {}), **_context(trainer, pl_module), **named})
+
+
+def log_values(pl_module: LightningModule, values: dict[str, float]) -> None:
+    """Log metrics of an epoch that have the same value in every process."""
+    for name, value in values.items():
+        # The largest of equal values is that value, and Lightning need not warn.
+        pl_module.log(name, value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
+
+
+def _context(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """Where the figures come from."""
+    data: Any = getattr(trainer, "datamodule", None)
+    return {
+        "method": type(pl_module).__name__,
+        "dataset": type(data).__name__ if data is not None else "unknown",
+        "validation": of_data(trainer, "validation", "unknown"),
+        "calibration": getattr(getattr(pl_module, "calibration", None), "record", {}),
+        "seed": torch.initial_seed(),
+        "checkpoint": trainer.ckpt_path,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("anomaly-suite", "torch", "lightning", "torchmetrics", "timm", "albumentations", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

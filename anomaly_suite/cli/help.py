@@ -1,0 +1,35 @@
+"""What ``anomaly-suite --help`` prints."""
+
+HELP = """usage: anomaly-suite VERB [options]
+
+Visual anomaly detection on PyTorch Lightning.
+
+verbs that need a configuration (anomaly-suite VERB --help lists every option):
+  fit         train a method, validate and calibrate it
+  validate    run the validation set through a checkpoint
+  test        metrics, heatmaps, plots and score table on the test set
+  predict     scores and heatmaps without labels
+  calibrate   refit thresholds of a checkpoint by another rule, without training
+
+verb that needs videos:
+  extract-features INPUT OUTPUT          snippet features of video files or folders of frames (--help lists the options)
+
+verbs that answer at once:
+  list methods|data|metrics|callbacks    what the package offers
+  list configs [METHOD]                  sample configurations: data, device and published figure
+  report RUN                             metrics of a run folder as a table, beside the published ones
+
+common options:
+  --config FILE             YAML file with model, data and trainer, yours or a sample configuration such as
+                            one_class/padim_mvtec.yaml; repeatable, later files win
+  --model NAME --data NAME  short class name (see list), or the dotted name of your own class in the current folder
+  --print_config            print the complete configuration and stop
+  --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
+  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, heatmaps, plots,
+                            curves, table
+  --version                 print the version
+
+example:
+  anomaly-suite fit --config quickstart.yaml
+  anomaly-suite test --run runs/quickstart
+"""

@@ -1,0 +1,182 @@
+"""LightningCLI with the package's classes, its default callback layer and a saved configuration that says what was in effect."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import anomaly_suite.data
+import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of both by their short names
+from anomaly_suite.callbacks import (
+    AnomalyMetrics,
+    Calibrate,
+    ComponentMetrics,
+    HeatmapExport,
+    ScoreCurves,
+    ScorePlots,
+    ScoreTable,
+    SegmentationMetrics,
+)
+from anomaly_suite.cli.parser_errors import SuiteParser, own_error
+from anomaly_suite.cli.samples import origin_line
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
+from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
+
+LAYER = {
+    "calibrate": Calibrate,
+    "metrics": AnomalyMetrics,
+    "segmentation": SegmentationMetrics,
+    "components": ComponentMetrics,
+    "heatmaps": HeatmapExport,
+    "plots": ScorePlots,
+    "curves": ScoreCurves,
+    "table": ScoreTable,
+}
+
+
+def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
+    """Parse the words, build model, data and trainer, and run one of Lightning's subcommands.
+
+    Args:
+        subcommand: fit, validate, test or predict.
+        words: The rest of the command line.
+
+    Raises:
+        ConfigError: wrong options, classes or devices, in one sentence.
+        CheckpointError: there is no such checkpoint.
+    """
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
+    sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
+    try:
+        return SuiteCLI(
+            model_class=AnomalyModule,
+            datamodule_class=AnomalyDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig if subcommand == "fit" else None,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={"default_root_dir": "runs"},
+            parser_class=SuiteParser,
+            args=[subcommand, *words],
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        raise own_error(error) or error from None
+    except FileNotFoundError as error:
+        if not str(error).startswith("Checkpoint file not found"):
+            raise
+        raise CheckpointError(f"{error}. Give a file that exists with --ckpt_path.") from error
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI with the default callback layer, its switches and effective values in the saved configuration."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words given; LightningCLI would warn that they are also in ``sys.argv``."""
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callback layer and the checkpoint that ``--run`` finds again."""
+        for name, callback in LAYER.items():
+            parser.add_lightning_class_args(callback, name)
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.filename": "model", "checkpoint.enable_version_counter": False})
+        parser.add_argument(
+            "--disable", type=list[str], default=[], help=f"Callbacks to leave out: {', '.join(LAYER)}."
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Apply ``disable``, keep the end of every run, and make ``max_epochs`` say what will happen.
+
+        Raises:
+            ConfigError: ``disable`` names what is no default callback.
+            RuntimeError: the command line has no subcommand, which ``main`` rules out.
+        """
+        if self.subcommand is None:
+            raise RuntimeError("SuiteCLI needs a subcommand of Lightning; got none. Start it with run_lightning.")
+        config, parser = self.config[self.subcommand], self._parser(self.subcommand)
+        for name in config.disable:
+            if name not in LAYER:
+                raise ConfigError(f"disable knows {', '.join(LAYER)}; got {name!r}.{did_you_mean(name, LAYER)}")
+        parser.callback_keys = [key for key in parser.callback_keys if key not in config.disable]
+        if config.checkpoint.monitor is None and config.checkpoint.save_on_train_epoch_end is None:
+            # By default Lightning saves after a validation where there is not one in every epoch; a run that ends between two
+            # would lose its last epochs.
+            config.checkpoint.save_on_train_epoch_end = True
+        if self.subcommand != "fit" and config.ckpt_path is None:
+            print(f"{self.subcommand} without --run or --ckpt_path: the model is untrained.", file=sys.stderr)
+        if self.subcommand == "fit" and is_single_pass(config.model.class_path) and config.trainer.max_epochs != 1:
+            if config.trainer.max_epochs is not None:
+                print(
+                    f"{config.model.class_path} is fitted in one pass: max_epochs is 1, not {config.trainer.max_epochs}."
+                )
+            config.trainer.max_epochs = 1
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer.
+
+        Raises:
+            ConfigError: devices that are not there, in one sentence.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            advice = "Change the option that it names, trainer.accelerator or trainer.devices."
+            raise own_error(error) or ConfigError(f"trainer: {' '.join(str(error).split())} {advice}") from error
+
+    def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        SuiteParser.known |= {action.dest for action in parser._actions}
+        parser.set_defaults({"weights_only": True})  # never unpickle a stranger's checkpoint
+        if subcommand == "predict":  # results go to files; keeping every map would fill the memory
+            parser.set_defaults({"return_predictions": False})
+        return parser
+
+
+def is_single_pass(class_path: str) -> bool:
+    """Whether a class is a method that is fitted in one pass over the training set.
+
+    Args:
+        class_path: Dotted name of the class, which can be imported.
+    """
+    module, _, name = class_path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    return isinstance(found, type) and issubclass(found, AnomalyModule) and found.single_pass
+
+
+class RunConfig(SaveConfigCallback):
+    """Save ``config.yaml`` with the values in effect: devices, precision and epochs as resolved by the trainer.
+
+    Its first line, ``# from: one_class/padim_mvtec.yaml``, names the configurations that the run was fitted with; ``report`` finds
+    the published figures by it.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Replace what was left to the trainer by what it chose, then save."""
+        self.config = self.config.clone()
+        settings = self.config.trainer
+        settings.accelerator = trainer.accelerator.name()
+        settings.devices = trainer.num_devices
+        settings.max_epochs = trainer.max_epochs
+        settings.precision = trainer.precision
+        self._folder = trainer.log_dir  # every process takes part
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the names of the configurations in front of the file, which has just been written; in the first process only."""
+        if self._folder is None:
+            return
+        file = Path(self._folder) / self.config_filename
+        files = [Path(str(path)) for path in self.config.get("config") or []]
+        file.write_text(origin_line(files) + file.read_text(encoding="utf-8"), encoding="utf-8")

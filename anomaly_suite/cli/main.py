@@ -1,0 +1,80 @@
+"""``anomaly-suite fit|validate|test|predict|calibrate|extract-features|list|report``: reads the verb and hands the rest on.
+
+Neither torch nor Lightning is imported here: help, ``list``, ``report`` and ``--version`` answer at once, and a misspelt class
+or configuration is reported before anything slow is loaded. Each verb imports its file when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from anomaly_suite import __version__
+from anomaly_suite.cli.catalog import check_class_names
+from anomaly_suite.cli.help import HELP
+from anomaly_suite.cli.samples import find_configs
+from anomaly_suite.errors import AnomalySuiteError, ConfigError, did_you_mean
+
+RUN_VERBS = ("fit", "validate", "test", "predict", "calibrate")
+VERBS = (*RUN_VERBS, "extract-features", "list", "report")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: Command-line words after the program's name; those of the process if None.
+
+    Raises:
+        SystemExit: status 2 for a wrong command line, 1 for an error of this package, told in one sentence. Set the
+            environment variable ``ANOMALY_SUITE_TRACEBACK`` to see where it came from.
+    """
+    words = sys.argv[1:] if args is None else args
+    verb, rest = (words[0], words[1:]) if words else ("--help", [])
+    try:
+        if verb in ("-h", "--help"):
+            print(HELP, end="")
+        elif verb == "--version":
+            print(f"anomaly-suite {__version__}")
+        else:
+            _dispatch(verb, rest)
+    except ConfigError as error:
+        _stop(error, 2)
+    except AnomalySuiteError as error:
+        _stop(error, 1)
+
+
+def _dispatch(verb: str, words: list[str]) -> None:
+    if verb == "list":
+        from anomaly_suite.cli.verbs.list import list_names
+
+        list_names(words)
+    elif verb == "report":
+        from anomaly_suite.cli.verbs.report import report
+
+        report(words)
+    elif verb == "extract-features":
+        from anomaly_suite.cli.verbs.extract_features import extract_features
+
+        extract_features(words)
+    elif verb in RUN_VERBS:
+        check_class_names(words)
+        words = find_configs(words)
+        if verb == "calibrate":
+            from anomaly_suite.cli.verbs.calibrate import calibrate
+
+            calibrate(words)
+        else:
+            from anomaly_suite.cli.verbs.run import run
+
+            run(verb, words)
+    else:
+        raise ConfigError(f"unknown verb {verb!r}; known are {', '.join(VERBS)}.{did_you_mean(verb, VERBS)}")
+
+
+def _stop(error: Exception, status: int) -> NoReturn:
+    if os.environ.get("ANOMALY_SUITE_TRACEBACK"):
+        raise error
+    print(f"anomaly-suite: {type(error).__name__}: {error}", file=sys.stderr)
+    raise SystemExit(status)

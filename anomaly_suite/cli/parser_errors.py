@@ -1,0 +1,83 @@
+"""The parser of every verb, whose errors are one sentence with the nearest name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, ClassVar, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from anomaly_suite.cli.catalog import check_class_name
+from anomaly_suite.errors import AnomalySuiteError, ConfigError, did_you_mean
+from anomaly_suite.options import UnknownOptionError, unknown_option
+
+
+class SuiteParser(LightningArgumentParser):
+    """The parser of LightningCLI, with errors that name the nearest option or class."""
+
+    known: ClassVar[set[str]] = set()  # options of all verbs' parsers, for the nearest name
+    described: type | None = None  # the class whose options this parser holds, where it is one class's
+
+    def add_class_arguments(self, class_type: type, nested_key: str | None = None, *args: Any, **options: Any) -> Any:
+        """Add the options of a class, and remember it if they are all that this parser holds."""
+        if nested_key is None:
+            self.described = class_type
+        return super().add_class_arguments(class_type, nested_key, *args, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise one sentence instead of printing the usage of several hundred options.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise (own_error(ex) if ex else None) or ConfigError(explain(message, self)) from ex
+
+
+def option_names(owner: type, parser: SuiteParser) -> list[str]:
+    """Options of a class: its signature, or what the parser found where the signature leaves them open.
+
+    Args:
+        owner: The class.
+        parser: The parser that holds its options.
+    """
+    parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]  # type: ignore[misc]
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return [action.dest for action in parser._actions if action.dest != "help"]
+    return [parameter.name for parameter in parameters]
+
+
+def explain(message: str, parser: SuiteParser) -> str:
+    """Shorten a parser's message to what is wrong, and add the nearest name where a class or an option is unknown.
+
+    Args:
+        message: What jsonargparse says, several lines long for a wrong model or data option.
+        parser: The parser that says it; its options are the known ones.
+
+    Raises:
+        ConfigError: at once, for an unknown class and for an option that a class does not have.
+    """
+    text = " ".join(message.split())
+    inner = re.search(
+        r'key "([\w.]+)": .*? Errors: - (.*?) - Expected a <class \'NoneType\'>.*? Given value: (.*)', text
+    )
+    part, reason, given = inner.groups() if inner else ("", text, "")
+    wrong_class = re.search(r"Expected a dot import path string: (\w+)", reason)
+    if wrong_class and part in ("model", "data"):
+        check_class_name(wrong_class[1], "methods" if part == "model" else "data")
+    if wrong := re.search(r"(?:Option|option|arguments:) '?-*([\w.]+)", reason):
+        if parser.described is not None:
+            names = option_names(parser.described, parser)
+            raise UnknownOptionError(unknown_option(parser.described.__name__, wrong[1], names))
+        known = {option for option in parser.known if option.count(".") == wrong[1].count(".")}
+        return f"no option {wrong[1]!r}.{did_you_mean(wrong[1], known | {option.split('.')[0] for option in known})}"
+    got = f"; got {given}" if given and given not in reason and part not in ("model", "data") else ""
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}{got}" if part else reason)
+
+
+def own_error(error: BaseException) -> AnomalySuiteError | None:
+    """The error of this package behind a parser's error, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, AnomalySuiteError):
+        cause = cause.__cause__
+    return cause

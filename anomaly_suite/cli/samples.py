@@ -1,0 +1,183 @@
+"""Sample configurations: where they lie, which files belong together, and the figures published for them.
+
+A configuration ``<family>/<method>_<dataset>[_<variant>].yaml`` is complete, or a few lines that are stacked on others; the first line
+of the latter is the command: ``# anomaly-suite fit --config A.yaml --config B.yaml``. It is meant for a CPU where its name ends
+in ``_cpu`` or a line of its head is ``# device: cpu``, else for a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from typing_extensions import NotRequired, TypedDict
+
+from anomaly_suite.errors import ConfigError, did_you_mean
+
+PACKAGE = Path(__file__).parents[1]
+FOLDER = "sample_configs"
+_STACK = re.compile(r"# anomaly-suite fit((?: --config \S+)+)\s*$", re.MULTILINE)
+_FROM = "# from: "
+
+
+class Figure(TypedDict):
+    """A published figure: of which metric, where it stands, and of which data, options and method if not those of the file."""
+
+    metric: str
+    value: float
+    source: str
+    data: NotRequired[str]
+    options: NotRequired[str]
+    of: NotRequired[str]
+
+
+class Sample(NamedTuple):
+    """A sample configuration: name in the folder, the files of its stack, short class names, device and published figures."""
+
+    name: str
+    stack: tuple[str, ...]
+    method: str
+    data: str
+    device: str
+    published: tuple[Figure, ...]
+
+
+def samples_folder() -> Path:
+    """The folder of sample configurations: inside the installed package, or beside it in a source checkout."""
+    inside = PACKAGE / FOLDER
+    return inside if inside.is_dir() else PACKAGE.parent / FOLDER
+
+
+def sample_names() -> list[str]:
+    """Names of all sample configurations, such as ``one_class/padim_mvtec.yaml``, in alphabetical order."""
+    folder = samples_folder()
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml"))
+
+
+def stack_of(file: Path) -> tuple[str, ...]:
+    """The configurations named by the first line of a file that is stacked on others, in order; none for a complete file.
+
+    Args:
+        file: A configuration. The last one that its first line names is itself.
+    """
+    with file.open(encoding="utf-8") as opened:
+        stack = _STACK.match(opened.readline())
+    return tuple(stack[1].replace("--config", "").split()) if stack else ()
+
+
+def read_stack(file: Path) -> dict[str, Any]:
+    """A configuration with those that it is stacked on, as one mapping.
+
+    Args:
+        file: A configuration, complete or not.
+
+    Raises:
+        ConfigError: it is stacked on a configuration that is not there.
+    """
+    below = [Path(find_config(name)) for name in stack_of(file)[:-1]]
+    content: dict[str, Any] = {}
+    for part in (*below, file):
+        content = _merge(content, yaml.safe_load(part.read_text(encoding="utf-8")))
+    return content
+
+
+def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+@lru_cache
+def published() -> dict[str, tuple[Figure, ...]]:
+    """Published figures by sample configuration, from ``published.yaml``."""
+    table = yaml.safe_load((PACKAGE / "published.yaml").read_text(encoding="utf-8"))
+    return {name: tuple(figures) for name, figures in table.items()}
+
+
+def sample(name: str) -> Sample:
+    """What is known of a sample configuration without loading its classes."""
+    file = samples_folder() / name
+    content = read_stack(file)
+    method, data = (content[part]["class_path"].rpartition(".")[2] for part in ("model", "data"))
+    on_cpu = name.endswith("_cpu.yaml") or "# device: cpu" in file.read_text(encoding="utf-8").splitlines()
+    return Sample(name, stack_of(file) or (name,), method, data, "cpu" if on_cpu else "gpu", published().get(name, ()))
+
+
+def condition(figure: Figure) -> str:
+    """What a published figure holds for beyond its file, such as ``on LostAndFound``; ``""`` if nothing.
+
+    Example:
+        >>> condition({"metric": "mIoU", "value": 0.8, "source": "a table", "data": "CamVid", "options": "--model.window 800"})
+        'on CamVid with --model.window 800'
+    """
+    words = {"of": figure.get("of"), "on": figure.get("data"), "with": figure.get("options")}
+    return " ".join(f"{word} {value}" for word, value in words.items() if value)
+
+
+def find_configs(words: list[str]) -> list[str]:
+    """Replace each ``--config NAME`` that is no file by the sample configuration of that name.
+
+    Args:
+        words: Command-line words.
+
+    Raises:
+        ConfigError: neither a file nor a sample configuration has the name.
+    """
+    found = list(words)
+    for position, word in enumerate(words):
+        if word == "--config" and position + 1 < len(words):
+            found[position + 1] = find_config(words[position + 1])
+        elif word.startswith("--config="):
+            found[position] = f"--config={find_config(word.partition('=')[2])}"
+    return found
+
+
+def find_config(path: str) -> str:
+    """The file meant by ``--config``: the path itself, or the sample configuration of that name.
+
+    Args:
+        path: A path, or the name of a sample configuration with or without ``sample_configs/`` in front. Anything that does not
+            end in ``.yaml`` or ``.yml`` is left to the parser.
+
+    Raises:
+        ConfigError: neither a file nor a sample configuration has the name; the message has the nearest.
+    """
+    if Path(path).exists() or not path.endswith((".yaml", ".yml")):
+        return path
+    name = path.removeprefix("./").removeprefix(f"{FOLDER}/")
+    names = sample_names()
+    if name in names:
+        return str(samples_folder() / name)
+    raise ConfigError(
+        f"no configuration {path!r}: there is neither such a file nor such a sample configuration. "
+        f"anomaly-suite list configs names them.{did_you_mean(name, names)}"
+    )
+
+
+def origin_line(files: Iterable[Path]) -> str:
+    """The comment that a run's ``config.yaml`` begins with: the configurations that it was fitted with, ``""`` for none.
+
+    Args:
+        files: Configurations in their order. Sample configurations are named as in the folder; the ``config.yaml`` of a run stands
+            for those that it names itself.
+    """
+    names: list[str] = []
+    for file in files:
+        path = file.resolve()
+        folder = samples_folder().resolve()
+        earlier = origins(path) if path.is_file() else []
+        names += earlier or [path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(file)]
+    return f"{_FROM}{' '.join(names)}\n" if names else ""
+
+
+def origins(config: Path) -> list[str]:
+    """The configurations named in the first line of a run's ``config.yaml``."""
+    with config.open(encoding="utf-8") as file:
+        first = file.readline().rstrip("\n")
+    return first.removeprefix(_FROM).split(" ") if first.startswith(_FROM) else []

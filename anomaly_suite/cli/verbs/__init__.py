@@ -1,0 +1,1 @@
+"""One file a verb: it reads the words after the verb and does what they say."""

@@ -1,0 +1,60 @@
+"""``list``: what the package offers, and its sample configurations."""
+
+from __future__ import annotations
+
+from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
+from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
+from anomaly_suite.errors import ConfigError
+
+
+def list_names(words: list[str]) -> None:
+    """Run the verb ``list``.
+
+    Args:
+        words: A kind of class, or ``configs`` and, if wanted, a method.
+
+    Raises:
+        ConfigError: anything else, or an unknown method.
+    """
+    if words[:1] == ["configs"] and len(words) <= 2:
+        _list_configs(*words[1:])
+    elif len(words) == 1 and words[0] in KINDS:
+        _list_classes(words[0])
+    else:
+        raise ConfigError(f"list needs one of {', '.join((*KINDS, 'configs'))}; got {' '.join(words) or 'nothing'}.")
+
+
+def _list_classes(kind: Kind) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    family = "family" if kind == "methods" else "file"
+    table = Table(Column("name", no_wrap=True), family, "what it is", box=None, padding=(0, 2, 0, 0))
+    for entry in catalog(kind):
+        table.add_row(entry.name, entry.family, entry.summary)
+    Console().print(table)
+
+
+def _list_configs(method: str | None = None) -> None:
+    if method is not None:
+        check_class_name(method, "methods")
+    shown = [entry for entry in map(sample, sample_names()) if method in (None, entry.method)]
+    rows = [("configuration", "data", "device", "published")]
+    rows += [(entry.name, entry.data, entry.device, _figures(entry)) for entry in shown]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:  # whole lines at any width, so that names can be copied
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[3]]).rstrip())
+    print(f"{len(shown)} files in {samples_folder()}")
+    if stacked := next((entry for entry in shown if len(entry.stack) > 1), None):
+        command = " ".join(f"--config {file}" for file in stacked.stack)
+        print(f"The first line of a short file says how it is stacked: anomaly-suite fit {command}")
+
+
+def _figures(entry: Sample) -> str:
+    """The published figures that hold for the same as the first, as one cell."""
+    if not entry.published:
+        return ""
+    holds = condition(entry.published[0])
+    values = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in entry.published if condition(row) == holds)
+    return f"{values} {holds}".rstrip()

@@ -1,0 +1,128 @@
+"""``report``: the metrics of a run folder as tables, beside the published figures of its configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
+from anomaly_suite.errors import ConfigError, DatasetNotFoundError
+from anomaly_suite.io.runs import find_run
+
+RESULTS = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
+FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
+
+
+def report(words: list[str]) -> None:
+    """Run the verb ``report``.
+
+    Args:
+        words: One run folder.
+
+    Raises:
+        ConfigError: not one word.
+        DatasetNotFoundError: the folder is no run, or has not been tested.
+    """
+    if len(words) != 1:
+        raise ConfigError(f"report needs one run folder; got {' '.join(words) or 'nothing'}.")
+    folder = find_run(words[0])
+    file = folder / "metrics.json"
+    if not file.is_file():
+        raise DatasetNotFoundError(f"no metrics.json in {folder}. Run: anomaly-suite test --run {folder}")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    print_report(with_former_files(result, folder), folder, figures_of(folder, result.get("dataset", "unknown")))
+
+
+def with_former_files(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The result with the sections that older runs have in files of their own.
+
+    Args:
+        result: Content of ``metrics.json``.
+        folder: The run folder.
+    """
+    if any(name in result for name in FORMER_FILES):
+        return result
+    files = {name: folder / f"{name}.json" for name in FORMER_FILES}
+    found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    return {**result, **found}
+
+
+def figures_of(folder: Path, dataset: str) -> list[Figure]:
+    """Published figures of the sample configuration that a run was fitted with.
+
+    Args:
+        folder: The run folder; the first line of its ``config.yaml`` names the configurations.
+        dataset: Class of the data module that was tested. Figures of other data sets are left out.
+    """
+    names = [name for name in origins(folder / "config.yaml") if name in sample_names()]
+    if not names:
+        return []
+    trained_on = sample(names[-1]).data
+    return [figure for figure in published().get(names[-1], ()) if figure.get("data", trained_on) == dataset]
+
+
+def sections_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What one test found, by section: ``""`` for the top level, then each value that has ``metrics`` of its own.
+
+    Args:
+        result: Content of ``metrics.json``.
+    """
+    named = {
+        name: part for name, part in result.items() if isinstance(part, dict) and isinstance(part.get("metrics"), dict)
+    }
+    return {"": result, **named}
+
+
+def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | None = None) -> None:
+    """Print the metrics of one test as tables, then where its files lie.
+
+    Args:
+        result: Content of ``metrics.json``.
+        folder: The run folder.
+        figures: Published figures of the data set that was tested.
+    """
+    from rich.console import Console
+
+    console = Console(markup=False)  # a command may say --disable [plots]
+    figures = figures or []
+    data = ", ".join(f"{count} {kind}" for kind, count in result.get("data", {}).items() if isinstance(count, int))
+    title = f"{result['method']} on {result['dataset']}: {data + ', ' if data else ''}seed {result['seed']}"
+    console.print(title, style="bold")
+    for name, section in sections_of(result).items():
+        if name:
+            how = [f"{key} {_text(section[key])}" for key in ("threshold", "chosen") if key in section]
+            console.print(f"{name}{': ' if how else ''}{', '.join(how)}", style="bold")
+        _print_metrics(console, section, figures)
+    for figure in figures:
+        line = " ".join(["published", figure["metric"], f"{figure['value']:.4f}", condition(figure)]).rstrip()
+        console.print(f"{line}: {figure['source']}", soft_wrap=True)
+    if result["validation"] == "test":
+        console.print("Validation was the test set: thresholds and the chosen epoch have seen it.", style="bold red")
+    console.print(f"command: {result['command']}", soft_wrap=True)
+    console.print(f"files:   {folder}", soft_wrap=True)
+    for item in sorted(folder.iterdir()):
+        former = item.stem in FORMER_FILES and item.suffix == ".json"
+        if item.name in RESULTS or former or item.suffix in (".csv", ".parquet"):
+            console.print(f"         {item.name}{'/' if item.is_dir() else ''}")
+
+
+def _print_metrics(console: Any, section: dict[str, Any], figures: list[Figure]) -> None:
+    """One table: name, value and, where there is one, the figure published for this method and these options."""
+    from rich.table import Table
+
+    theirs = {figure["metric"]: figure["value"] for figure in figures if not {"options", "of"} & figure.keys()}
+    values, undefined = section.get("metrics", {}), section.get("undefined", {})
+    beside = any(name in theirs for name in (*values, *undefined))
+    table = Table("metric", "value", *(["published"] if beside else []), box=None, padding=(0, 2, 0, 0))
+    for name, text in [
+        *((name, f"{value:.4f}") for name, value in values.items()),
+        *((name, f"undefined: {reason}") for name, reason in undefined.items()),
+    ]:
+        table.add_row(name, text, f"{theirs[name]:.4f}" if name in theirs else "")
+    if table.row_count:
+        console.print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

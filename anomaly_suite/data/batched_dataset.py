@@ -1,0 +1,35 @@
+"""The data set class of this package: it hands out finished batches."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import Dataset
+
+from anomaly_suite.contract import Batch
+
+
+class BatchedDataset(Dataset[Batch]):
+    """A data set that hands out finished batches; a subclass writes ``__len__`` and ``batch``.
+
+    A negative index ``-1 - i`` asks for item ``i`` as padding: the batch then has ``padding``, True in that row.
+    """
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__.")
+
+    def batch(self, indices: list[int]) -> Batch:
+        """The items at these non-negative indices.
+
+        Raises:
+            NotImplementedError: the subclass does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define batch(indices).")
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        batch = self.batch([index if index >= 0 else -1 - index for index in indices])
+        if min(indices) < 0:
+            batch["padding"] = torch.tensor([index < 0 for index in indices])
+        return batch
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])

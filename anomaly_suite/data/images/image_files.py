@@ -1,0 +1,227 @@
+"""Data sets of image files: reading in batches, splitting and checking. A data module on files writes ``read``.
+
+Axes: B batch, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from anomaly_suite.contract import AnomalyDataModule, Batch, Splits, Validation
+from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
+from anomaly_suite.data.transforms import Pipeline, Pixels, Size
+from anomaly_suite.errors import DatasetError, ShapeError
+from anomaly_suite.io.folders import check_leaks
+from anomaly_suite.io.images import check_mask_size, image_size, read_image, read_mask
+
+
+class Item(NamedTuple):
+    """One image file; ``category`` is given where a data set has several, ``defect`` for anomalous images."""
+
+    path: Path
+    label: int = 0
+    mask: Path | None = None
+    category: str = ""
+    defect: str = ""
+
+
+class Found(NamedTuple):
+    """What a data set consists of: training normals, images that it sets apart for validation, test images."""
+
+    train: list[Item]
+    val: list[Item]
+    test: list[Item]
+
+
+class ImageFiles(BatchedDataset):
+    """Images read from files, decoded and transformed one by one, converted to float as a batch.
+
+    Args:
+        items: The files.
+        pipeline: What happens to every image.
+        channels: 3 for RGB, 1 for grey.
+        seed: Random steps of an item depend on this, the epoch and the item's index alone; of evaluation images not on
+            the epoch.
+        training: Whether draws change with the epoch.
+        masks: Give masks; an item without one is normal everywhere.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        pipeline: Pipeline,
+        channels: Literal[1, 3],
+        seed: int,
+        training: bool = False,
+        masks: bool = False,
+    ) -> None:
+        self.items = items
+        self.pipeline = pipeline
+        self.channels = channels
+        self.seed = seed
+        self.masks = masks
+        if training:
+            self.epoch = 0  # the sampler sets it where it exists
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batch(self, indices: list[int]) -> Batch:
+        """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask and category if the set has them.
+
+        Raises:
+            ShapeError: images of different sizes.
+            ImageReadError: an image or mask cannot be read.
+        """
+        items = [self.items[index] for index in indices]
+        images, masks = zip(*(self._read(index) for index in indices), strict=True)
+        for item, image in zip(items, images, strict=True):
+            if image.shape != images[0].shape:
+                raise ShapeError(
+                    f"'{items[0].path}' is {images[0].shape[:2]} and '{item.path}' is {image.shape[:2]} (H, W). "
+                    "Set image_size, so that images can share a batch."
+                )
+        batch: Batch = {
+            "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255),
+            "label": torch.tensor([item.label for item in items]),
+            "image_path": [str(item.path) for item in items],
+        }
+        if items[0].category:
+            batch["category"] = [item.category for item in items]
+        if self.masks:
+            blank = np.zeros(images[0].shape[:2], np.uint8)
+            stacked = np.stack([blank if mask is None else mask for mask in masks])
+            batch["mask"] = torch.from_numpy(stacked).unsqueeze(1).bool()
+        return batch
+
+    def _read(self, index: int) -> tuple[Pixels, Pixels | None]:
+        item = self.items[index]
+        image = read_image(item.path, channels=self.channels)
+        mask = read_mask(item.mask, anomalous=bool(item.label)) if self.masks and item.mask else None
+        return self.pipeline(image, mask, seed_parts=(self.seed, getattr(self, "epoch", 0), index))
+
+
+class ImageFileModule(AnomalyDataModule):
+    """Data module on image files: a data set writes ``read``, which says what belongs where.
+
+    Masks are given if every anomalous test image has one; otherwise pixel truth would be wrong for the others.
+
+    Args:
+        image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
+        center_crop: Height and width cut out after resizing.
+        channels: 3 for RGB, 1 for grey.
+        transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
+        train_transform: Further steps for training images alone.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every split and the order of training images.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+        val_size: Training normals held out for validation: a fraction, or a count if an integer.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int] | None = 256,
+        center_crop: int | tuple[int, int] | None = None,
+        channels: Literal[1, 3] = 3,
+        transform: list[dict[str, Any]] | None = None,
+        train_transform: list[dict[str, Any]] | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
+        self.image_size: Size | None = image_size
+        self.center_crop: Size | None = center_crop
+        self.channels = channels
+        self.transform = transform or []
+        self.train_transform = train_transform or []
+
+    def read(self) -> Found:
+        """Find all images, masks and labels.
+
+        Raises:
+            NotImplementedError: the data set does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read().")
+
+    def build(self) -> Splits:
+        """Check the files and split them.
+
+        Raises:
+            DatasetError: a training image is anomalous, a mask has another size than its image, or an image is in two splits.
+            ImageReadError: a file is empty, truncated or no image.
+            ConfigError: nothing is left for training.
+        """
+        found = self.read()
+        self._check(found)
+        evaluation, training = (
+            Pipeline(image_size=self.image_size, center_crop=self.center_crop, steps=steps)
+            for steps in (self.transform, self.transform + self.train_transform)
+        )
+        if evaluation.changes(*image_size(found.train[0].path)):
+            evaluation.prepare()
+            training.prepare()
+
+        def files(items: list[Item], *, masks: bool) -> ImageFiles:
+            """An evaluation set."""
+            return ImageFiles(items, pipeline=evaluation, channels=self.channels, seed=self.seed, masks=masks)
+
+        train, val = self._hold_out(found)
+        masks = any(item.mask for item in found.test) and _all_masked(found.test)
+        held: BatchedDataset | None = files(val, masks=masks and _all_masked(val)) if val else None
+        if held is not None and self.validation == "augmented":
+            held = WithPseudoAnomalies(held, seed=self.seed)
+        return Splits(
+            ImageFiles(train, pipeline=training, channels=self.channels, seed=self.seed, training=True),
+            held,
+            files(found.test, masks=masks),
+        )
+
+    def _hold_out(self, found: Found) -> tuple[list[Item], list[Item]]:
+        """Training and validation items; normals that a data set keeps for validation make holding out needless."""
+        normals = [item for item in found.val if not item.label]
+        anomalies = [item for item in found.val if item.label]
+        train = found.train
+        if self.validation in ("test", "none"):
+            return train, []
+        if not normals:
+            kept, held = self.hold_out(len(train))
+            train, normals = [train[index] for index in kept], [train[index] for index in held]
+        return train, normals + anomalies if self.validation == "holdout" else normals
+
+    def _check(self, found: Found) -> None:
+        for item in found.train:
+            if item.label:
+                raise DatasetError(
+                    f"'{item.path}' is anomalous, but one-class training takes normal images only. Move it to the test part."
+                )
+        parts = zip(("training", "validation", "test"), found, strict=True)
+        check_leaks({split: [item.path for item in items] for split, items in parts})
+        for item in found.val + found.test:
+            if item.mask is not None:
+                check_mask_size(item.path, item.mask)
+
+
+def _all_masked(items: list[Item]) -> bool:
+    return all(item.mask is not None for item in items if item.label)

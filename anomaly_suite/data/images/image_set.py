@@ -1,0 +1,77 @@
+"""Images held in memory as uint8, converted to float and transformed by the batch.
+
+Axes: N images, B batch, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from anomaly_suite.contract import Batch
+from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
+from anomaly_suite.io.seeds import derive_seed
+
+BatchTransform = Callable[[Tensor, Generator], Tensor]
+"""Random transform of a whole batch: float (B, C, H, W) in [0, 1] and a generator in, the same shape out."""
+
+
+class ImageSet(BatchedDataset):
+    """Images in memory; a batch is indexed, converted to float once and transformed as a whole.
+
+    Args:
+        image: uint8, shape (N, C, H, W).
+        label: 0 or 1, shape (N,).
+        names: What ``image_path`` says of each image.
+        mask: bool, shape (N, 1, H, W).
+        transform: Applied to every batch. Its generator depends on seed, epoch and indices alone, so a resumed run
+            repeats what an uninterrupted one would have drawn, with any number of workers.
+        seed: See ``transform``.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: Tensor,
+        label: Tensor,
+        names: Sequence[str],
+        mask: Tensor | None = None,
+        transform: BatchTransform | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.image = image
+        self.label = label
+        self.names = names
+        self.mask = mask
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def batch(self, indices: list[int]) -> Batch:
+        """Image float32 in [0, 1], label, image_path, and mask if the set has masks."""
+        rows = torch.tensor(indices)
+        image = self.image[rows].float().div_(255)
+        if self.transform is not None:
+            seed = derive_seed(self.seed, self.epoch, *indices)
+            image = self.transform(image, Generator().manual_seed(seed))
+        batch: Batch = {
+            "image": image,
+            "label": self.label[rows],
+            "image_path": [self.names[index] for index in indices],
+        }
+        if self.mask is not None:
+            batch["mask"] = self.mask[rows]
+        return batch
+
+    def with_pseudo_anomalies(self, seed: int) -> ImageSet:
+        """These normal images and one pseudo-anomaly of each, made once."""
+        both = WithPseudoAnomalies(self, seed=seed)
+        batch = both.batch(list(range(len(both))))
+        image = batch["image"].mul(255).round().byte()
+        return ImageSet(image=image, label=batch["label"], names=batch["image_path"])

@@ -1,0 +1,242 @@
+"""The protocols in which one class of a classification data set is normal and the others are anomalous.
+
+Axes: N images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
+from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
+from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+
+Protocol = Literal["official", "pooled_2to1"]
+POOLED_ANOMALIES = 10_000  # test anomalies of the pooled protocol
+
+
+class Pool(NamedTuple):
+    """All images of a classification data set.
+
+    ``image`` uint8 (N, C, H, W); ``target`` class index (N,); ``is_train`` bool (N,), False in the published test part.
+    """
+
+    image: Tensor
+    target: npt.NDArray[np.int64]
+    is_train: npt.NDArray[np.bool_]
+
+
+class OneVsRestSplit(NamedTuple):
+    """Sorted positions in a pool; ``spare`` are anomalies in neither part."""
+
+    train: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+    spare: npt.NDArray[np.int64]
+
+
+def one_vs_rest(
+    target: npt.NDArray[np.int64],
+    is_train: npt.NDArray[np.bool_],
+    normal: int,
+    *,
+    protocol: Protocol,
+    seed: int,
+) -> OneVsRestSplit:
+    """Split a classification data set into training normals and a test part.
+
+    Args:
+        target: Class index of every image, shape (N,).
+        is_train: Whether the image is in the published training part, shape (N,).
+        normal: The class that is normal; all others are anomalous.
+        protocol: ``official`` trains on the normal class of the training part and tests on the whole test part (Ruff et
+            al., ICML 2018). ``pooled_2to1`` shuffles all normal images, trains on 2/3, tests on the rest and on 10,000
+            others, from the test part as far as it has them (Tian thesis 2.4, which leaves that last choice open).
+        seed: Decides the shuffles of ``pooled_2to1``.
+
+    Returns:
+        Positions in ``target``, each of shape (N,) with its own N.
+    """
+    is_normal = target == normal
+    if protocol == "official":
+        masks = (is_normal & is_train, ~is_train, ~is_normal & is_train)
+        return OneVsRestSplit(*(np.flatnonzero(mask) for mask in masks))
+    rng = np.random.default_rng(seed)
+    normals = rng.permutation(np.flatnonzero(is_normal))
+    others = np.concatenate(
+        [rng.permutation(np.flatnonzero(~is_normal & (is_train == part))) for part in (False, True)]
+    )
+    count = round(len(normals) * 2 / 3)
+    test = np.concatenate([normals[count:], others[:POOLED_ANOMALIES]])
+    return OneVsRestSplit(*(np.sort(part) for part in (normals[:count], test, others[POOLED_ANOMALIES:])))
+
+
+class OneVsRest(AnomalyDataModule):
+    """One class of a classification data set is normal, the others are anomalous; a data set writes ``load``.
+
+    ``image_path`` says ``<class index>/<position>``, the position counted over training part, then test part. In
+    ``holdout`` the validation set holds normals only: other classes are unknown to a one-class method.
+
+    Args:
+        normal_class: Index or name of the normal class.
+        protocol: ``official``: the class's training part against the whole test part; ``pooled_2to1``: 2/3 of all its
+            images against the rest and 10,000 others.
+        train_fraction: Seeded share of the training normals that is used, in (0, 1]; smaller shares lie inside larger
+            ones. Validation images are held out of it.
+        contamination: Share of the training set, in [0, 1), that is anomalous images labelled normal. They come from
+            outside the test set; if all others are in it, they leave it. The held-out normals stay clean.
+        image_size: Side of the images in pixels; None keeps the original.
+        pad: Reach ``image_size`` by a black margin instead of bilinear interpolation.
+        train_transform: Random transform of training batches, ``(image, generator) -> image``.
+        train_batch_size: Images per training step and process.
+        eval_batch_size: Images per validation, test or predict step and process.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Decides every split and the order of training images.
+        validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+        val_size: Training normals held out for validation: a fraction, or a count if an integer.
+
+    Raises:
+        ConfigError: an option is out of range or the class is not known.
+    """
+
+    classes: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        normal_class: int | str = 0,
+        protocol: Protocol = "official",
+        train_fraction: float = 1.0,
+        contamination: float = 0.0,
+        image_size: int | None = None,
+        pad: bool = False,
+        train_transform: BatchTransform | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation: Validation = "holdout",
+        val_size: int | float = 0.1,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            validation=validation,
+            val_size=val_size,
+        )
+        if not 0 < train_fraction <= 1:
+            raise ConfigError(f"train_fraction must be in (0, 1]; got {train_fraction}. Use 1 for all images.")
+        if not 0 <= contamination < 1:
+            raise ConfigError(
+                f"contamination must be in [0, 1); got {contamination}. Use 0.1 for a tenth of the training set."
+            )
+        if protocol not in get_args(Protocol):
+            raise ConfigError(
+                f"protocol must be one of {', '.join(get_args(Protocol))}; got {protocol!r}.{did_you_mean(protocol, get_args(Protocol))}"
+            )
+        self.normal_class = self._class_index(normal_class)
+        self.protocol = protocol
+        self.train_fraction = train_fraction
+        self.contamination = contamination
+        self.image_size = image_size
+        self.pad = pad
+        self.train_transform = train_transform
+
+    def load(self) -> Pool:
+        """Read all images.
+
+        Raises:
+            NotImplementedError: the data set does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define load().")
+
+    def build(self) -> Splits:
+        """Apply protocol, fraction, contamination and validation mode.
+
+        Raises:
+            ConfigError: the fraction, the contamination or the size does not fit the images.
+            DatasetError: the normal class has no training image.
+        """
+        pool = self.load()
+        split = one_vs_rest(pool.target, pool.is_train, self.normal_class, protocol=self.protocol, seed=self.seed)
+        if len(split.train) == 0:
+            raise DatasetError(
+                f"{type(self).__name__} has no training image of class {self.classes[self.normal_class]!r}. "
+                "Choose another normal_class or complete the files."
+            )
+        rng = np.random.default_rng((self.seed, 1))
+        count = max(1, round(self.train_fraction * len(split.train)))
+        normals = np.sort(rng.permutation(split.train)[:count])
+        kept, held = self.hold_out(len(normals))
+        foreign = self._contaminants(pool, split, len(kept), rng)
+
+        def subset(rows: npt.NDArray[np.int64], label: npt.NDArray[np.bool_], **options: Any) -> ImageSet:
+            """Images at these positions of the pool, shape (N,), with labels of the same shape."""
+            return ImageSet(
+                image=self._resized(pool.image[torch.from_numpy(rows)]),
+                label=torch.from_numpy(label.astype(np.int64)),
+                names=[f"{pool.target[row]}/{row:05d}" for row in rows],
+                seed=self.seed,
+                **options,
+            )
+
+        train_rows = np.concatenate([normals[kept], foreign])
+        train = subset(train_rows, np.zeros(len(train_rows), bool), transform=self.train_transform)
+        test_rows = np.setdiff1d(split.test, foreign)
+        test = subset(test_rows, pool.target[test_rows] != self.normal_class)
+        val = subset(normals[held], np.zeros(len(held), bool)) if held else None
+        if val is not None and self.validation == "augmented":
+            val = val.with_pseudo_anomalies(self.seed)
+        return Splits(train, val, test)
+
+    def _contaminants(
+        self, pool: Pool, split: OneVsRestSplit, normals: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.int64]:
+        """Anomalies that join ``normals`` training images to make up the wanted share."""
+        count = round(self.contamination / (1 - self.contamination) * normals)
+        source, available = split.spare, len(split.spare)
+        if available == 0:
+            source = split.test[pool.target[split.test] != self.normal_class]
+            available = max(0, len(source) - 1)  # the test set keeps at least one
+        if count > available:
+            raise ConfigError(
+                f"contamination={self.contamination} needs {count} anomalous images beside {normals} normal ones; "
+                f"{type(self).__name__} can give {available}. Lower contamination or train_fraction."
+            )
+        return np.sort(rng.permutation(source)[:count])
+
+    def _class_index(self, wanted: int | str) -> int:
+        if wanted in self.classes:
+            return self.classes.index(str(wanted))
+        if isinstance(wanted, int) and 0 <= wanted < len(self.classes):
+            return wanted
+        raise ConfigError(
+            f"normal_class of {type(self).__name__} must be 0 to {len(self.classes) - 1} or one of "
+            f"{', '.join(self.classes)}; got {wanted!r}.{did_you_mean(str(wanted), self.classes)}"
+        )
+
+    def _resized(self, image: Tensor) -> Tensor:
+        size, side = self.image_size, image.shape[-1]
+        if size is None or size == side:
+            return image
+        if self.pad:
+            if size < side:
+                raise ConfigError(f"pad cannot shrink images of {side} px to image_size={size}. Use pad: false.")
+            before, after = (size - side) // 2, (size - side + 1) // 2
+            return F.pad(image, (before, after, before, after))
+        parts = [
+            F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
+            .round_()
+            .clamp_(0, 255)
+            .byte()
+            for part in torch.split(image, 4096)  # bounds the float copy
+        ]
+        return torch.cat(parts)

@@ -1,0 +1,81 @@
+"""Which videos are extracted, and what their features are called."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomaly_suite.errors import ConfigError, DatasetNotFoundError
+from anomaly_suite.io.naming import natural_key
+from anomaly_suite.io.videos import VIDEO_SUFFIXES, walk_videos
+
+
+def find_videos(
+    root: Path, *, include: Sequence[str] = ("*",), exclude: Sequence[str] = (), flat: bool = False
+) -> dict[str, Path]:
+    """Video files and folders of frames in a folder and below.
+
+    Args:
+        root: The folder, or one video.
+        include: Shell patterns, one of which must match: a video's path below ``root`` without suffix, its last part, or
+            the name of its file.
+        exclude: The same, none of which may match.
+        flat: Name a video by the last part alone.
+
+    Returns:
+        File or folder by name, in numeric order of the names.
+
+    Raises:
+        DatasetNotFoundError: there is none.
+        ConfigError: two videos would have the same name.
+    """
+    found = [(_name(path, root), path) for path in walk_videos(root)]
+    videos: dict[str, Path] = {}
+    for path_name, path in sorted(found, key=lambda item: natural_key(item[0])):
+        last = path_name.rpartition("/")[2]
+        included, excluded = (
+            any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path_name, last, path.name))
+            for patterns in (include, exclude)
+        )
+        if excluded or not included:
+            continue
+        name = last if flat else path_name
+        if name in videos:
+            raise ConfigError(
+                f"'{videos[name]}' and '{path}' would both be written to {name}.npy. "
+                f"{'Set flat to false' if flat else 'Rename one'}, or leave one out with exclude."
+            )
+        videos[name] = path
+    if not videos:
+        state = "does not exist" if not root.exists() else "holds none"
+        if found:
+            state = f"holds {len(found)}, all of which include={list(include)} and exclude={list(exclude)} leave out"
+        raise DatasetNotFoundError(
+            f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) or folders of frames in '{root}', which {state}. "
+            "Correct the path or the patterns."
+        )
+    return videos
+
+
+def read_shard(shard: str) -> tuple[int, int]:
+    """Number and count of a shard such as ``2/4``.
+
+    Raises:
+        ConfigError: it is no such pair, or the number is not among the count.
+
+    Example:
+        >>> read_shard("2/4")
+        (2, 4)
+    """
+    number, _, shards = shard.partition("/")
+    if not (number.isdecimal() and shards.isdecimal() and 1 <= int(number) <= int(shards)):
+        raise ConfigError(f"shard must be a number and a count such as 1/4, 2/4, 3/4 or 4/4; got {shard!r}.")
+    return int(number), int(shards)
+
+
+def _name(path: Path, root: Path) -> str:
+    if path == root:
+        return root.stem if root.is_file() else root.resolve().name
+    below = path.relative_to(root)
+    return (below if path.is_dir() else below.with_suffix("")).as_posix()

@@ -1,0 +1,189 @@
+"""Folders of a data set: find the root, list the images, pair them with masks, look for leaks between splits.
+
+Every complaint names the folder or file and the way out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.io.images import IMAGE_SUFFIXES, check_file
+
+ARCHIVE_SUFFIXES = frozenset({".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2"})
+JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+def data_root(root: str | Path | None, name: str) -> Path:
+    """``root``, or by default the folder ``name`` in ``$ANOMALY_SUITE_DATA`` (``data`` if the variable is not set)."""
+    return Path(root).expanduser() if root is not None else Path(os.environ.get("ANOMALY_SUITE_DATA", "data")) / name
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is a leftover of an operating system or editor."""
+    return name.startswith(".") or name.endswith("~") or name.lower() in JUNK
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Sorted folders inside a folder; none if it does not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_junk(path.name))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All images in a folder and below, sorted by relative path; none if it does not exist."""
+    found: list[Path] = []
+    for where, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not is_junk(name)]
+        found += [
+            Path(where, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_junk(name)
+        ]
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def require_images(folder: Path, *, dataset: str) -> list[Path]:
+    """The same, for a folder that must hold images.
+
+    Raises:
+        DatasetNotFoundError: it is missing or empty.
+    """
+    found = image_files(folder)
+    if not found:
+        state = "holds no image" if folder.is_dir() else "does not exist"
+        near = "" if folder.is_dir() else f" Beside it: {_some(path.name for path in subfolders(folder.parent))}."
+        raise DatasetNotFoundError(
+            f"{dataset} expects images ({', '.join(sorted(IMAGE_SUFFIXES))}) in '{folder}', which {state}.{near} "
+            "Correct the folder's name or complete the data set."
+        )
+    return found
+
+
+def find_root(root: Path, *, dataset: str, is_root: Callable[[Path], bool], layout: str, obtain: str) -> None:
+    """Check that a folder is the root of a data set.
+
+    Args:
+        root: What the user gave.
+        dataset: Name for messages.
+        is_root: Whether a folder is the right one.
+        layout: What the right folder holds, for messages.
+        obtain: How to get the data, for messages.
+
+    Raises:
+        DatasetNotFoundError: it is missing, a file, some levels too high or too low, still packed, or another folder.
+    """
+    if is_root(root):
+        return
+    if not root.is_dir():
+        state = "is a file" if root.exists() else "does not exist"
+        raise DatasetNotFoundError(
+            f"{dataset} expects a folder with {layout} at root='{root}', which {state}. {obtain}"
+        )
+    below = subfolders(root)
+    deeper = itertools.chain.from_iterable(map(subfolders, below[:1000]))
+    for candidate in (*root.resolve().parents[:2], *below, *deeper):
+        if is_root(candidate):
+            raise DatasetNotFoundError(f"{dataset}: root should be '{candidate}', which holds {layout}; got '{root}'.")
+    inside = itertools.islice(root.rglob("*"), 10_000)
+    archive = next((path for path in inside if path.suffix.lower() in ARCHIVE_SUFFIXES), None)
+    if archive is not None:
+        raise DatasetNotFoundError(
+            f"{dataset} expects {layout} in root='{root}', which holds the archive '{archive.name}'. "
+            f"Unpack it in '{archive.parent}'."
+        )
+    names = _some(path.name for path in root.iterdir())
+    raise DatasetNotFoundError(f"{dataset} expects {layout} in root='{root}'; found {names}. {obtain}")
+
+
+def require_files(paths: Iterable[Path], *, source: str) -> None:
+    """Check that listed files exist.
+
+    Raises:
+        DatasetNotFoundError: some do not; names the first five and the count.
+    """
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise DatasetNotFoundError(
+            f"{len(missing)} files listed in {source} do not exist: {_some(missing)}. "
+            "Give paths relative to root or to the list, or take the rows out."
+        )
+
+
+def pair_masks(mask_dir: Path, names: Mapping[Path, Sequence[str]]) -> dict[Path, Path]:
+    """Match masks to images by name, never by position.
+
+    Args:
+        mask_dir: Folder with all masks.
+        names: For every image the names its mask may have, without suffix and relative to ``mask_dir``, best first.
+
+    Returns:
+        The mask of every image that has one.
+
+    Raises:
+        DatasetError: a mask fits two images, or none.
+    """
+    masks = {path.relative_to(mask_dir).with_suffix("").as_posix(): path for path in image_files(mask_dir)}
+    pairs: dict[Path, Path] = {}
+    owner: dict[str, Path] = {}
+    for image, candidates in names.items():
+        name = next((name for name in candidates if name in masks), None)
+        if name is None:
+            continue
+        if name in owner:
+            raise DatasetError(
+                f"mask '{masks[name]}' fits both '{owner[name]}' and '{image}'. Put masks into one folder for each defect folder."
+            )
+        owner[name] = image
+        pairs[image] = masks[name]
+    orphans = sorted(masks.keys() - owner.keys())
+    if orphans:
+        name = orphans[0]
+        raise DatasetError(
+            f"mask '{masks[name]}' has no image; expected one named '{name.removesuffix('_mask')}' "
+            f"({len(orphans)} such masks). Restore the image or delete the mask."
+        )
+    return pairs
+
+
+def check_leaks(splits: Mapping[str, Sequence[Path]]) -> None:
+    """Check that all files are whole and no content is in two splits.
+
+    Only files of equal size are compared, by sha256, so that few are read.
+
+    Args:
+        splits: The files of each split.
+
+    Raises:
+        DatasetError: the same content in two splits.
+        ImageReadError: a file is empty, truncated or a Git LFS pointer.
+    """
+    sized: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for split, paths in splits.items():
+        for path in paths:
+            sized[check_file(path)].append((split, path))
+    repeated: list[tuple[str, Path, str, Path]] = []
+    for group in sized.values():
+        if len({split for split, _ in group}) > 1:
+            first: dict[str, tuple[str, Path]] = {}
+            for split, path in group:
+                other, twin = first.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), (split, path))
+                if other != split:
+                    repeated.append((other, twin, split, path))
+    if repeated:
+        other, twin, split, path = repeated[0]
+        raise DatasetError(
+            f"the {split} image '{path}' has the same content as the {other} image '{twin}' "
+            f"({len(repeated)} such pairs). Take one of the two out of the data set."
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(itertools.islice(sorted(names), 6))
+    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "") or "nothing"

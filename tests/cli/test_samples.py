@@ -1,0 +1,267 @@
+"""Sample configurations: names, stacks, where they are found, published figures, and that every one parses."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+import anomaly_suite.metrics
+from anomaly_suite.cli import lightning, main, samples
+from anomaly_suite.cli.catalog import catalog
+from anomaly_suite.cli.samples import (
+    condition,
+    find_config,
+    find_configs,
+    origin_line,
+    origins,
+    published,
+    read_stack,
+    sample,
+    sample_names,
+    samples_folder,
+    stack_of,
+)
+from anomaly_suite.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+NAMES = sample_names()
+DATA = {  # data set in a file's name, and its data module
+    "camvid": "CamVid",
+    "cifar10": "CIFAR10",
+    "cityscapes": "Cityscapes",
+    "digits": "Digits",
+    "fashion_mnist": "FashionMNIST",
+    "folder": "Folder",
+    "magnetic_tile": "MVTecAD",
+    "mnist": "MNIST",
+    "mvtec": "MVTecAD",
+    "polyp_video": "PolypVideo",
+    "shanghaitech": "ShanghaiTech",
+    "synthetic_streets": "SyntheticStreets",
+    "synthetic_textures": "SyntheticTextures",
+    "synthetic_videos": "SyntheticVideos",
+    "ucf_crime": "UCFCrime",
+    "ucsd_ped2": "UCSDPedWeak",
+    "xd_violence": "XDViolence",
+}
+METHODS = {entry.name: entry for entry in catalog("methods")}
+
+
+class BuiltError(Exception):
+    """Carries the parser out of the command line before anything is run."""
+
+
+@pytest.fixture(scope="module")
+def parser() -> LightningArgumentParser:
+    """The parser of the command line; building it takes longer than parsing a file."""
+
+    def stop(cli, parser, args):
+        raise BuiltError(parser)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lightning.SuiteCLI, "parse_arguments", stop)
+        patch.syspath_prepend(ROOT)  # put back after this block, with what run_lightning adds
+        with pytest.raises(BuiltError) as built:
+            lightning.run_lightning("fit", [])
+    return built.value.args[0]
+
+
+def parts_of(name):
+    """Words for the parser: a sample configuration and what it is stacked on."""
+    stack = stack_of(samples_folder() / name) or (name,)
+    return [word for part in stack for word in ("--config", str(samples_folder() / part))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_config_parses(name, parser):
+    config = parser.parse_args(["fit", *parts_of(name)]).fit
+    check_image_size(config)
+    assert config.trainer.default_root_dir == f"runs/{Path(name).stem}"
+    single_pass = lightning.is_single_pass(config.model.class_path)
+    assert config.trainer.max_epochs or config.trainer.max_steps > 0 or single_pass
+    assert type(config.seed_everything) is int
+
+
+NATIVE_SIZE = {"MNIST": 28, "FashionMNIST": 28, "CIFAR10": 32}
+
+
+def check_image_size(config):
+    """Network and data agree on it."""
+    wanted = getattr(config.model.init_args, "image_size", None)
+    given = getattr(config.data.init_args, "image_size", None)
+    if wanted is None or getattr(config.model.init_args, "backbone", "lenet") != "lenet":
+        return  # takes any size
+    assert wanted == (given or NATIVE_SIZE[config.data.class_path.rpartition(".")[2]])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "quickstart.yaml"])
+def test_a_name_says_family_method_and_data(name):
+    entry = sample(name)
+    family, _, file = name.partition("/")
+    method = METHODS[entry.method]
+    module = method.path.split(".")[-2]
+    assert family == method.family
+    prefix = next(word for word in (module, entry.method.lower()) if file.startswith(f"{word}_"))
+    rest = file.removesuffix(".yaml").removeprefix(f"{prefix}_")
+    data = max((word for word in DATA if f"{rest}_".startswith(f"{word}_")), key=len)
+    assert DATA[data] == entry.data
+    assert entry.device == ("cpu" if name.endswith("_cpu.yaml") or data == "magnetic_tile" else "gpu")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if stack_of(samples_folder() / name)])
+def test_a_stacked_file_is_short_and_names_its_base(name):
+    *below, last = stack_of(samples_folder() / name)
+    assert last == name
+    assert below
+    assert all(not stack_of(samples_folder() / part) for part in below)
+    assert len((samples_folder() / name).read_text(encoding="utf-8").splitlines()) <= 10
+
+
+def test_a_complete_file_says_what_it_is():
+    for name in NAMES:
+        content = yaml.safe_load((samples_folder() / name).read_text(encoding="utf-8"))
+        assert ("class_path" in content.get("model", {})) == (not stack_of(samples_folder() / name)), name
+
+
+def test_weights_come_from_the_runs_of_other_sample_configs():
+    configs = [read_stack(samples_folder() / name) for name in NAMES]
+    folders = [config["trainer"]["default_root_dir"] for config in configs]
+    assert len(set(folders)) == len(folders) > 0
+    options = [item for config in configs for item in config["model"].get("init_args", {}).items()]
+    weights = {value for option, value in options if option.endswith("weights") and str(value).startswith("runs/")}
+    assert "runs/deeplab_v3_plus_synthetic_streets_cpu" in weights
+    assert weights <= set(folders)
+
+
+# Published figures ---------------------------------------------------------------------------------------------------
+
+
+def logged_metrics() -> set[str]:
+    levels = {"image", "pixel", "video", "frame"}
+    names = {name for name in anomaly_suite.metrics.__all__ if isinstance(getattr(anomaly_suite.metrics, name), type)}
+    return {f"{level}_{name}" for level in levels for name in names} | {"mIoU"}
+
+
+def test_published_figures_belong_to_files_and_logged_metrics():
+    assert published().keys() <= set(NAMES)
+    known = logged_metrics()
+    for name, figures in published().items():
+        for figure in figures:
+            assert figure.keys() <= {"metric", "value", "source", "data", "options", "of"}
+            assert figure["metric"] in known
+            assert 0 < figure["value"] < 1
+            assert figure["source"]
+        keys = [(figure["metric"], condition(figure)) for figure in figures]
+        assert len(set(keys)) == len(keys), name
+
+
+def test_figures_stand_in_the_table_and_not_in_prose():
+    for name in NAMES:
+        comments = [line for line in (samples_folder() / name).read_text().splitlines() if line.startswith("#")]
+        assert not re.search(r"(AUROC|AP|FPR95|mIoU|AUPRO) (of )?\.?\d", " ".join(comments)), name
+
+
+def test_a_figure_says_what_it_holds_for():
+    assert condition({"metric": "mIoU", "value": 0.5, "source": "a"}) == ""
+    other = {"metric": "mIoU", "value": 0.5, "source": "a", "of": "AnoGAN", "data": "CamVid"}
+    assert condition(other) == "of AnoGAN on CamVid"
+
+
+# Where a configuration is found --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package folder as a wheel leaves it, and an empty current folder."""
+    file = tmp_path / "site" / "anomaly_suite" / "sample_configs" / "one_class" / "padim_mvtec.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("seed_everything: 1\n")
+    monkeypatch.setattr(samples, "PACKAGE", tmp_path / "site" / "anomaly_suite")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return file
+
+
+def test_the_package_has_what_the_current_folder_lacks(installed):
+    for path in ("one_class/padim_mvtec.yaml", "sample_configs/one_class/padim_mvtec.yaml"):
+        assert find_config(path) == str(installed)
+        assert find_configs(["--config", path, f"--config={path}", "--config"]) == [
+            *("--config", str(installed), f"--config={installed}", "--config")
+        ]
+    with pytest.raises(
+        ConfigError, match=r"no configuration 'one_class/padim_mvtek.yaml'.*'one_class/padim_mvtec.yaml'\?"
+    ):
+        find_config("one_class/padim_mvtek.yaml")
+
+
+def test_a_file_in_the_current_folder_comes_first(installed):
+    own = Path("one_class/padim_mvtec.yaml")
+    own.parent.mkdir()
+    own.write_text("seed_everything: 2\n")
+    assert find_config(str(own)) == str(own)
+    assert find_config("{trainer: {}}") == "{trainer: {}}"  # text in place of a file is the parser's
+
+
+def test_a_checkout_has_the_folder_beside_the_package():
+    assert samples_folder() == ROOT / "sample_configs"
+
+
+def test_the_wheel_takes_the_folder_along():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[tool.hatch.build.targets.wheel.force-include]\n")[2].partition("\n\n")[0]
+    assert section.strip() == '"sample_configs" = "anomaly_suite/sample_configs"'
+
+
+# What a run remembers ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_names_its_configurations_through_repeats(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("trainer: {}\n")
+    below, above = (
+        samples_folder() / name for name in ("one_class/adacl_mnist.yaml", "one_class/adacl_mnist_ema.yaml")
+    )
+    line = origin_line([below, above, Path("mine.yaml")])
+    assert line == "# from: one_class/adacl_mnist.yaml one_class/adacl_mnist_ema.yaml mine.yaml\n"
+    Path("config.yaml").write_text(f"{line}seed_everything: 0\n")
+    assert origin_line([Path("config.yaml")]) == line
+    assert origins(Path("config.yaml"))[-1] == "mine.yaml"
+    assert (origin_line([]), origins(Path("mine.yaml"))) == ("", [])
+
+
+def test_stacked_files_are_one_mapping():
+    merged = read_stack(samples_folder() / "weak_video/rtfm_shanghaitech_ablation_fm.yaml")
+    assert merged["model"] == {"class_path": "RTFM", "init_args": {"pdc": False, "tsa": False, "magnitude": True}}
+    assert merged["data"]["init_args"]["length_rule"] == "extend"
+    assert merged["trainer"]["default_root_dir"] == "runs/rtfm_shanghaitech_ablation_fm"
+
+
+# The quickstart ------------------------------------------------------------------------------------------------------
+
+
+def test_print_config_shows_what_the_parser_reads(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "quickstart.yaml", "--print_config"])
+    assert stopped.value.code == 0
+    assert "default_root_dir: runs/quickstart" in capsys.readouterr().out
+
+
+def test_the_quickstart_takes_one_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.logger", "false"]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    main(["fit", "--config", "sample_configs/quickstart.yaml", *short, *quiet])
+    assert origins(Path("runs/quickstart/config.yaml")) == ["quickstart.yaml"]
+    checkpoint = torch.load("runs/quickstart/checkpoints/model.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1
+    weights = [value for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor)]
+    assert weights
+    assert all(value.isfinite().all() for value in weights)
+    assert checkpoint["state_dict"]["calibration._extra_state"]["image"]["split"] == "augmented"

@@ -1,0 +1,53 @@
+"""The second checkpoint that calibrate writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_parts import succeed, thresholds, weights
+
+from anomaly_suite import data, methods
+
+pytestmark = pytest.mark.xdist_group("flow")
+
+
+def test_calibrate_writes_a_second_checkpoint(flow):
+    old, new = (flow.folder / "checkpoints" / name for name in ("model.ckpt", "model-calibrated.ckpt"))
+    assert old.read_bytes() == flow.model_before_calibrate
+    assert str(new.relative_to(flow.root)) in flow.said["calibrate"].out
+    before, after = weights(old), weights(new)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    record = thresholds(new)["image"]
+    assert (record["rule"], record["quantile"], record["split"]) == ("quantile", 0.75, "augmented")
+    assert record["threshold"] != thresholds(old)["image"]["threshold"]
+    digits = data.Digits(normal_class=3, image_size=16, validation="augmented", eval_batch_size=512)
+    (batch,) = digits.val_dataloader()
+    model = methods.ADACL.load_from_checkpoint(old, weights_only=True).eval()
+    with torch.no_grad():
+        normal = model(batch["image"][batch["label"] == 0])[0]
+    assert record["normal"] == len(normal) == 12
+    assert int((normal >= record["threshold"] - 1e-6).sum()) == 3  # a quarter of twelve
+    assert not list(new.parent.glob("*.tmp"))
+
+
+def test_the_calibrated_checkpoint_can_be_tested(flow, monkeypatch):
+    monkeypatch.chdir(flow.root)
+    new = flow.folder / "checkpoints" / "model-calibrated.ckpt"
+    options = [
+        "--ckpt_path",
+        str(new),
+        "--trainer.default_root_dir",
+        "runs/again",
+        "--disable",
+        "[plots, heatmaps, table]",
+    ]
+    succeed("test", "--run", "runs/tiny", *options)
+    assert [file.name for file in Path("runs/again").rglob("*") if file.is_file()] == ["metrics.json"]
+    first, again = (json.loads((folder / "metrics.json").read_text()) for folder in (flow.folder, Path("runs/again")))
+    assert again["calibration"] == thresholds(new)
+    assert again["metrics"]["image_AUROC"] == first["metrics"]["image_AUROC"]
+    assert again["metrics"]["image_Accuracy"] != first["metrics"]["image_Accuracy"]

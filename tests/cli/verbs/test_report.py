@@ -1,0 +1,122 @@
+"""Reports of results as they are, with sections and published figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cli_parts import FAST, succeed
+
+from anomaly_suite.cli.verbs.report import print_report
+
+pytestmark = pytest.mark.xdist_group("flow")
+
+
+def test_report_prints_the_metrics(flow):
+    result = json.loads((flow.folder / "metrics.json").read_text(encoding="utf-8"))
+    said = flow.said["report"].out
+    assert said.startswith("ADACL on Digits: 61 normal, 1614 anomalous, seed 0\n")
+    for name, value in result["metrics"].items():
+        assert re.search(rf"^{name} +{value:.4f}", said, re.MULTILINE), name
+    assert "command: anomaly-suite test --run runs/tiny\n" in said
+    assert str(flow.folder.relative_to(flow.root)) in said
+    assert "test_scores.csv" in said
+    assert "Validation was the test set" not in said
+
+
+def report_of(**changes):
+    return {
+        "metrics": {"image_AUROC": 0.98765},
+        "undefined": {"pixel_AUROC": "AUROC needs normal and anomalous samples; got 4 normal and 0 anomalous."},
+        "method": "ADACL",
+        "dataset": "Digits",
+        "data": {"normal": 4, "anomalous": 0},
+        "validation": "holdout",
+        "seed": 7,
+        "command": "anomaly-suite test --disable [plots] --data.root /d/[x]/[/red]",
+        **changes,
+    }
+
+
+def test_report_shows_reasons_and_brackets_as_they_are(tmp_path, capsys):
+    print_report(report_of(), tmp_path)
+    said = capsys.readouterr().out
+    assert "0.9877" in said
+    assert "undefined: AUROC needs normal" in said
+    assert "command: anomaly-suite test --disable [plots] --data.root /d/[x]/[/red]\n" in said
+
+
+def test_validation_on_the_test_set_is_told(cwd):
+    succeed("fit", *FAST, "--data.validation", "test")
+    succeed("test", "--run", "runs/fast", "--disable", "[plots, heatmaps, table]")
+    result = json.loads(Path("runs/fast/metrics.json").read_text(encoding="utf-8"))
+    assert result["validation"] == result["calibration"]["image"]["split"] == "test"
+    said = succeed("report", "runs/fast").out
+    assert "Validation was the test set: thresholds and the chosen epoch have seen it." in said
+
+
+SCENES = {
+    "metrics": {"pixel_AUROC": 0.91, "pixel_AP": 0.5},
+    "dataset": "LostAndFound",
+    "segmentation": {"metrics": {"mIoU": 0.8123}, "confusion_matrix": [[1]]},
+    "components": {
+        "threshold": 0.25,
+        "chosen": "best",
+        "metrics": {"SIoU": 0.4567},
+        "undefined": {"PPV": "PPV needs a predicted component."},
+    },
+}
+
+
+def run_folder(folder, result, origin="", **files):
+    (folder / "config.yaml").write_text(f"{origin}seed_everything: 0\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(result), encoding="utf-8")
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return succeed("report", str(folder)).out
+
+
+def test_report_prints_every_section(tmp_path):
+    said = run_folder(tmp_path, report_of(**SCENES))
+    assert re.search(r"^pixel_AUROC +0.9100", said, re.MULTILINE)
+    assert re.search(r"^segmentation\nmetric +value *\nmIoU +0.8123", said, re.MULTILINE)
+    assert re.search(r"^components: threshold 0.2500, chosen best\nmetric +value *\nSIoU +0.4567", said, re.MULTILINE)
+    assert "undefined: PPV needs a predicted component." in said
+    assert "published" not in said
+
+
+def test_report_finds_the_sections_of_older_runs_in_their_files(tmp_path):
+    result = report_of(**SCENES)
+    files = {name: result.pop(name) for name in ("segmentation", "components")}
+    assert run_folder(tmp_path, report_of(**SCENES)) in run_folder(tmp_path, result, **files).replace(
+        "         components.json\n", ""
+    ).replace("         segmentation.json\n", "")
+
+
+def test_report_of_sections_alone(tmp_path):
+    result = report_of(**SCENES)
+    for name in ("metrics", "undefined", "data"):
+        del result[name]
+    said = run_folder(tmp_path, result)
+    assert said.startswith("ADACL on LostAndFound: seed 7\nsegmentation\n")
+
+
+def test_report_prints_the_published_figures_beside_ours(tmp_path):
+    names = ["pixel_ood/pebal_cityscapes.yaml", "pixel_ood/pebal_cityscapes_ablation_ebm.yaml"]
+    said = run_folder(tmp_path, report_of(**SCENES), f"# from: {' '.join(names)} mine.yaml\n")
+    assert re.search(r"^metric +value +published *\npixel_AUROC +0.9100 +0.9788 *\n", said, re.MULTILINE)
+    assert "published pixel_FPR95 0.0892 on LostAndFound: Tian 2022, table 11.5\n" in said
+    other = run_folder(tmp_path, report_of(**{**SCENES, "dataset": "CamVid"}), f"# from: {' '.join(names)}\n")
+    assert "published" not in other
+
+
+def test_figures_for_other_options_stand_below_the_table(tmp_path):
+    result = report_of(metrics={"image_AUROC": 0.9}, dataset="CIFAR10")
+    said = run_folder(tmp_path, result, "# from: one_class/deep_svdd_cifar10_rec.yaml\n")
+    assert re.search(r"^image_AUROC +0.9000 +0.7950 *$", said, re.MULTILINE)
+    assert "published image_AUROC 0.7612 with --model.reconstruction_weight 0: Tian 2022" in said
+    said = run_folder(tmp_path, {**result, "dataset": "MNIST"}, "# from: reconstruction/fanogan_mnist.yaml\n")
+    assert re.search(r"^image_AUROC +0.9000 *$", said, re.MULTILINE)
+    assert "published image_AUROC 0.9127 of AnoGAN: " in said

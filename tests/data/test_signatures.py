@@ -1,0 +1,84 @@
+"""Constructors of the image data modules say every option, with the defaults of the class that reads it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from anomaly_suite import data
+from anomaly_suite.contract import AnomalyDataModule
+from anomaly_suite.errors import ConfigError
+
+BASE = {name: each.default for name, each in list(inspect.signature(AnomalyDataModule.__init__).parameters.items())[1:]}
+NAMES = ("CIFAR10", "MNIST", "FashionMNIST", "Digits", "Folder", "MVTecAD", "SyntheticTextures", "SyntheticVideos")
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {"SyntheticVideos": {"eval_batch_size": 1}}
+GIVEN = {
+    "train_batch_size": 3,
+    "eval_batch_size": 5,
+    "num_workers": 2,
+    "seed": 7,
+    "validation": "test",
+    "val_size": 11,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_is_a_keyword_with_type_and_default(name: str) -> None:
+    parameters = inspect.signature(getattr(data, name)).parameters
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values())
+    assert all(each.annotation is not each.empty for each in parameters.values())
+    defaults = {key: each.default for key, each in parameters.items() if key in BASE}
+    assert defaults == {**BASE, **OWN_DEFAULTS.get(name, {})}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_arrives(name: str) -> None:
+    kind = getattr(data, name)
+    own = {"root": "somewhere"} if "root" in inspect.signature(kind).parameters else {}
+    module = kind(**GIVEN, **own)
+    assert {key: getattr(module, key) for key in GIVEN} == GIVEN
+
+
+FILES = {"image_size": 8, "center_crop": 4, "channels": 1}
+CLASSES = {"normal_class": 2, "train_fraction": 0.5, "contamination": 0.25, "image_size": 40, "pad": True}
+STEPS = [{"class": "HorizontalFlip"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Folder", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
+        ("MVTecAD", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
+        ("CIFAR10", {**CLASSES, "protocol": "pooled_2to1", "train_transform": max}),
+        ("Digits", {**CLASSES, "train_transform": max}),
+        (
+            "SyntheticVideos",
+            {
+                "segments": 8,
+                "layout": "crops_first",
+                "length_rule": "extend",
+                "standardize": True,
+                "batches_per_epoch": 4,
+            },
+        ),
+    ],
+)
+def test_options_of_a_family_arrive(name: str, options: dict[str, Any]) -> None:
+    kind = getattr(data, name)
+    own = {"root": "somewhere"} if "root" in inspect.signature(kind).parameters else {}
+    module = kind(**options, **own)
+    assert {key: getattr(module, key) for key in options} == options
+
+
+def test_the_digits_have_one_protocol() -> None:
+    assert data.Digits().protocol == "pooled_2to1"
+    assert data.Digits().image_size == 32
+
+
+def test_a_wrong_option_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"MVTecAD has no option 'train_batchsize'. Did you mean 'train_batch_size'\?"
+    ):
+        data.MVTecAD(train_batchsize=8)

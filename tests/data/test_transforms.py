@@ -1,0 +1,99 @@
+"""Resizing, cropping and random steps."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly_suite.data.transforms import Pipeline, build_step
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.images import area_or_linear
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+MASK = (RNG.random((32, 32)) < 0.5).astype(np.uint8)
+
+
+def pipeline(*steps: dict[str, Any], **options: Any) -> Pipeline:
+    return Pipeline(**{"image_size": None, "center_crop": None, "steps": steps, **options})
+
+
+def test_shrinking_averages_and_masks_stay_binary() -> None:
+    image, mask = pipeline(image_size=16)(IMAGE, MASK, seed_parts=(0,))
+    wanted = IMAGE.reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(image - wanted).max() <= 1
+    assert mask is not None
+    assert mask.shape == (16, 16)
+    assert set(np.unique(mask)) == {0, 1}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 32), (20, 24), (48, 40), (32, 40)])
+def test_images_are_resized_by_the_rule_of_all_readers(size: tuple[int, int]) -> None:
+    image, _ = pipeline(image_size=size)(IMAGE, None, seed_parts=(0,))
+    wanted = cv2.resize(IMAGE, size[::-1], interpolation=area_or_linear((32, 32), size))
+    assert (image == wanted).all()
+
+
+def test_resize_then_crop_keeps_image_and_mask_in_step() -> None:
+    marked = np.repeat(MASK[..., None] * 255, 3, 2)
+    image, mask = pipeline(image_size=(64, 96), center_crop=(40, 32), steps=[{"class": "HorizontalFlip", "p": 1}])(
+        marked, MASK, seed_parts=(0,)
+    )
+    assert mask is not None
+    assert image.shape == (40, 32, 3)
+    assert ((image[..., 0] >= 128) == mask).mean() > 0.9  # bilinear against nearest
+
+
+def test_nothing_to_do_returns_the_very_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = pipeline(image_size=32, center_crop=32)
+    assert not same.changes(32, 32)
+    assert same.changes(32, 31)
+    assert same(IMAGE, None, seed_parts=(0,))[0] is IMAGE
+    assert same._compose is None  # albumentations is slow to import
+
+
+def test_draws_follow_the_seed_parts_alone() -> None:
+    random = pipeline({"class": "RandomBrightnessContrast", "p": 1}, {"class": "Rotate", "p": 0.5})
+    first = [random(IMAGE, None, seed_parts=(0, 0, index))[0] for index in range(8)]
+    again = [random(IMAGE, None, seed_parts=(0, 0, index))[0] for index in reversed(range(8))][::-1]
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert len({image.tobytes() for image in first}) == 8
+
+
+def test_steps_that_hold_steps() -> None:
+    step = build_step({"class": "OneOf", "p": 1, "transforms": [{"class": "HorizontalFlip", "p": 1}]})
+    assert (step(image=IMAGE)["image"] == IMAGE[:, ::-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"class": "HorizontalFlipp"}, "Did you mean 'HorizontalFlip'"),
+        ({"class": "os"}, "name of an albumentations transform; got {'class': 'os'}"),
+        ({"p": 1}, "needs 'class'"),
+        ({"class": "Rotate", "limits": 3}, "got 'limits'. Did you mean 'limit'"),
+        ({"class": "GaussNoise", "std_range": [5, 9]}, "GaussNoise cannot be built .*std_range"),
+    ],
+)
+def test_wrong_steps(step: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pipeline(step)
+
+
+def test_float_output_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"must leave 8-bit images; got float32.*Normalize"):
+        pipeline({"class": "Normalize"})(IMAGE, None, seed_parts=(0,))
+
+
+def test_sizes_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match="must be positive; got 0"):
+        pipeline(image_size=0)
+
+
+def test_albumentations_is_kept_from_asking_the_network() -> None:
+    pipeline({"class": "HorizontalFlip"})
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"]

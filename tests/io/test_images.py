@@ -1,0 +1,185 @@
+"""Reading and checking single images: one test for every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_suite.errors import DatasetError, ImageReadError
+from anomaly_suite.io import images
+
+RGB = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".tiff", ".ppm"])
+def test_reads_rgb_in_order(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a{suffix}", RGB)
+    assert (images.read_image(path) == RGB).all()
+    assert images.image_size(path) == (24, 20)
+
+
+def test_reads_by_content_not_by_suffix(tmp_path: Path) -> None:
+    path = save(tmp_path / "really_a_png.jpg", RGB, format="PNG")
+    assert (images.read_image(path) == RGB).all()
+
+
+def test_jpeg_equals_pillow(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", cv2.GaussianBlur(RGB, (0, 0), 3), quality=95)
+    assert np.abs(images.read_image(path).astype(int) - np.asarray(Image.open(path))).max() <= 3
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    rgba = np.dstack([RGB, np.full_like(GREY, 7)])
+    assert (images.read_image(save(tmp_path / "a.png", rgba)) == RGB).all()
+
+
+def test_palette_becomes_rgb(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", RGB, "P")
+    assert (images.read_image(path) == np.asarray(Image.open(path).convert("RGB"))).all()
+
+
+def test_grey_is_copied_to_three_channels_or_kept(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", GREY)
+    assert (images.read_image(path) == GREY[..., None]).all()
+    assert images.read_image(path).shape == (24, 20, 3)
+    assert (images.read_image(path, channels=1) == GREY[..., None]).all()
+
+
+def test_colour_becomes_grey(tmp_path: Path) -> None:
+    got = images.read_image(save(tmp_path / "a.png", RGB), channels=1)[..., 0]
+    assert np.abs(got - RGB @ [0.299, 0.587, 0.114]).max() <= 1
+
+
+@pytest.mark.parametrize(("top", "divisor"), [(255, 1), (4095, 16), (65535, 256)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_is_scaled_by_the_depth_in_use(tmp_path: Path, top: int, divisor: int, channels: int) -> None:
+    deep = np.linspace(0, top, 24 * 20).astype(np.uint16).reshape(24, 20)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    got = images.read_image(tmp_path / "a.png", channels=channels)  # type: ignore[arg-type] # parametrised
+    assert got.dtype == np.uint8
+    assert (got == (deep // divisor)[..., None]).all()
+    assert got.max() == 255
+
+
+def test_float_pixels_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.tiff"), RGB.astype(np.float32))
+    with pytest.raises(ImageReadError, match=r"a\.tiff' holds float32 pixels"):
+        images.read_image(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_truncated_files_are_named_when_read_and_before(tmp_path: Path, suffix: str, cut: float) -> None:
+    path = save(tmp_path / f"a{suffix}", np.tile(RGB, (4, 4, 1)))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * cut)])
+    for check in (images.read_image, images.check_file):
+        with pytest.raises(
+            ImageReadError, match=rf"a\{suffix}' \({int(len(data) * cut)} bytes\) is truncated or damaged"
+        ):
+            check(path)
+
+
+def test_truncated_jpeg_with_a_whole_thumbnail(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", np.tile(RGB, (8, 8, 1)))
+    thumbnail = save(tmp_path / "b.jpg", RGB).read_bytes()
+    marker = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + marker + data[2 : len(data) // 2])
+    with pytest.raises(ImageReadError, match="truncated"):
+        images.check_file(path)
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", RGB)
+    before = images.read_image(path)
+    path.write_bytes(path.read_bytes() + b"x" * 500)
+    assert images.check_file(path) == path.stat().st_size
+    assert (images.read_image(path) == before).all()
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    for check in (images.read_image, images.check_file):
+        with pytest.raises(ImageReadError, match=r"a\.png' is empty \(0 bytes\)"):
+            check(tmp_path / "a.png")
+
+
+def test_git_lfs_pointer(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for check in (images.read_image, images.check_file):
+        with pytest.raises(ImageReadError, match=r"a\.png' is a Git LFS pointer.*git lfs pull"):
+            check(tmp_path / "a.png")
+
+
+def test_not_an_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(ImageReadError, match=r"a\.png' \(5 bytes\) cannot be decoded"):
+        images.read_image(tmp_path / "a.png")
+    with pytest.raises(ImageReadError, match=r"a\.png' is not a readable image"):
+        images.image_size(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("values", "threshold"), [((0, 255), 128), ((0, 1), 1), ((0, 3), 1), ((3, 252), 128)])
+def test_mask_encodings(tmp_path: Path, values: tuple[int, int], threshold: int) -> None:
+    pixels = np.where(GREY > 100, values[1], values[0]).astype(np.uint8)
+    path = save(tmp_path / "m.png", pixels)
+    got = images.read_mask(path)
+    assert got.dtype == np.uint8
+    assert (got == (pixels >= threshold)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "1", "LA"])
+def test_masks_in_any_image_mode(tmp_path: Path, mode: str) -> None:
+    pixels = np.where(GREY > 100, 255, 0).astype(np.uint8)
+    assert (images.read_mask(save(tmp_path / "m.png", pixels, mode)) == pixels // 255).all()
+
+
+def test_grey_mask_warns_with_range_and_threshold(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", GREY)
+    with pytest.warns(
+        UserWarning, match=rf"m\.png' has grey pixels.*values {GREY.min()} to {GREY.max()}.*at least 128"
+    ):
+        got = images.read_mask(path)
+    assert (got == (GREY >= 128)).all()
+
+
+def test_empty_mask_warns_for_an_anomalous_image_only(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = save(tmp_path / "m.png", np.zeros((4, 4), np.uint8))
+    assert not images.read_mask(path, anomalous=False).any()
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"m\.png' of an anomalous image is empty"):
+        images.read_mask(path)
+
+
+def test_mask_size(tmp_path: Path) -> None:
+    image, mask = save(tmp_path / "a.png", RGB), save(tmp_path / "m.png", GREY[:12])
+    images.check_mask_size(image, image)
+    with pytest.raises(DatasetError, match=r"m\.png' is 12 x 20, but its image '.*a\.png' is 24 x 20"):
+        images.check_mask_size(image, mask)
+
+
+@pytest.mark.parametrize(
+    ("after", "wanted"),
+    [
+        ((10, 10), cv2.INTER_AREA),
+        ((24, 10), cv2.INTER_AREA),  # one side stays
+        ((25, 10), cv2.INTER_LINEAR),  # one side grows
+        ((12, 21), cv2.INTER_LINEAR),
+        ((24, 40), cv2.INTER_LINEAR),
+        ((48, 40), cv2.INTER_LINEAR),
+    ],
+)
+def test_areas_are_averaged_where_no_side_grows(after: tuple[int, int], wanted: int) -> None:
+    assert images.area_or_linear((24, 20), after) == wanted

@@ -1,0 +1,180 @@
+"""One tiny seeded run of every method, from ``tests/configs/<Name>.yaml``; the tests of a process share it.
+
+A configuration has ``model`` and ``data`` (options, with ``class`` of the data module), ``epochs``, and where needed ``pretrain``,
+the method whose checkpoint this one starts from, and ``resume_epochs``, enough of them to reach every phase.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor
+
+import anomaly_suite.data
+import anomaly_suite.methods
+from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, ComponentMetrics, SegmentationMetrics
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
+
+METHODS = [
+    name for name in anomaly_suite.methods.__all__ if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule)
+]
+SEED = 0
+FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
+SECTIONS = ("segmentation", "components")  # of metrics.json
+CHANGING = ("command", "checkpoint", "versions")  # parts of metrics.json that say where and when it was written
+
+
+class Run(NamedTuple):
+    """What one run leaves behind."""
+
+    model: AnomalyModule
+    checkpoint: dict[str, Any]
+    logged: dict[str, float]
+    """By name; those of the last epoch of the fit and those of the test."""
+    results: dict[str, Any]
+    """``metrics.json``, flat: ``metrics/image_AUROC``, ``segmentation/mIoU``."""
+    predictions: list[dict[str, Any]]
+
+
+def config(name: str) -> dict[str, Any]:
+    """The tiny configuration of a method."""
+    file = Path(__file__).parent / "configs" / f"{name}.yaml"
+    assert file.is_file(), f"a new method needs its tiny configuration: write {file.name} in tests/configs"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def group(name: str) -> str:
+    """Methods that share a fit belong into one test process."""
+    return config(name).get("pretrain", name)
+
+
+def make_model(name: str, **changes: Any) -> AnomalyModule:
+    """The model of a configuration, drawn from the seed."""
+    options = {**config(name)["model"], **changes}
+    if first := config(name).get("pretrain"):
+        options["segmenter_weights"] = str(checkpoint_file(first))
+    seed_everything(SEED, verbose=False)
+    return getattr(anomaly_suite.methods, name)(**options)
+
+
+def make_data(name: str, **changes: Any) -> AnomalyDataModule:
+    """The data module of a configuration."""
+    options = {**config(name)["data"], **changes}
+    return getattr(anomaly_suite.data, options.pop("class"))(**options)
+
+
+def make_trainer(**options: Any) -> Trainer:
+    """A trainer on one CPU process that prints and writes nothing by itself."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**{**defaults, **options})
+
+
+def run(name: str, changes: Mapping[str, Any] | None = None, **trainer_options: Any) -> Run:
+    """Fit, validate after the last epoch, test and predict, with the callbacks that compute figures.
+
+    Args:
+        name: A method.
+        changes: Options of the model other than those of the configuration.
+        trainer_options: Options of the trainer, such as fewer epochs.
+    """
+    changes = changes or {}
+    model = make_model(name, **changes)
+    data = make_data(name, **{key: changes[key] for key in ("image_size",) if key in changes})
+    epochs, folder = config(name)["epochs"], tempfile.mkdtemp(dir=FOLDER.name)
+    trainer = make_trainer(
+        default_root_dir=folder,
+        callbacks=[
+            *(Calibrate(), AnomalyMetrics(), SegmentationMetrics()),
+            ComponentMetrics(threshold="best", min_object=1, min_predicted=1),
+        ],
+        **{"max_epochs": epochs, "check_val_every_n_epoch": epochs, **trainer_options},
+    )
+    trainer.fit(model, datamodule=data)
+    checkpoint = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    trainer.test(model, datamodule=data, verbose=False)
+    logged.update({key: float(value) for key, value in trainer.callback_metrics.items()})
+    predictions = trainer.predict(model, datamodule=data)
+    model.trainer = None  # type: ignore[assignment] # of a run that is over
+    return Run(model.eval(), checkpoint, logged, _results(Path(folder)), predictions)  # type: ignore[arg-type]
+
+
+@lru_cache
+def fitted(name: str) -> Run:
+    """The run of a method, made once in a process."""
+    return run(name)
+
+
+@lru_cache
+def checkpoint_file(name: str) -> Path:
+    """The checkpoint of that run."""
+    file = Path(FOLDER.name) / f"{name}.ckpt"
+    torch.save(fitted(name).checkpoint, file)
+    return file
+
+
+@lru_cache
+def all_test_inputs(name: str) -> dict[str, Any]:
+    """All test images, or whole videos padded to one length, in one batch."""
+    data = make_data(name, eval_batch_size=10_000)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    kept = ("image", "mask", "label", "snippet_features", "length", "target", "ood_mask")
+    return {key: batch[key] for key in kept if key in batch}
+
+
+def flat(value: Any, name: str) -> dict[str, Any]:
+    """Leaves of nested mappings, their keys joined by strokes; an empty mapping has none."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: leaf for part, item in value.items() for key, leaf in flat(item, f"{name}/{part}").items()}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """The result file without what differs from one machine or moment to the next."""
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for section in SECTIONS:  # former versions wrote a file for each
+        if (file := folder / f"{section}.json").is_file():
+            content[section] = json.loads(file.read_text(encoding="utf-8"))
+        part = content.get(section, {})
+        content[section] = {**{key: item for key, item in part.items() if key != "metrics"}, **part.get("metrics", {})}
+    return {
+        key: leaf for part, item in content.items() if part not in CHANGING for key, leaf in flat(item, part).items()
+    }
+
+
+def state(model: AnomalyModule) -> dict[str, Any]:
+    """``state_dict``, flat: the calibration's extra state is a mapping."""
+    return {key: leaf for part, item in model.state_dict().items() for key, leaf in flat(item, part).items()}
+
+
+def hyper_parameters(model: AnomalyModule) -> dict[str, Any]:
+    """What ``save_hyperparameters`` recorded, paths of this process's folder made alike."""
+    return {name: _plain(value) for name, value in model.hparams.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, Tensor | bool | int | float | None):
+        return value
+    return str(value).replace(FOLDER.name, "FOLDER")
