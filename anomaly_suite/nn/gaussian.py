@@ -14,7 +14,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError
@@ -22,8 +21,8 @@ from anomaly_suite.errors import ConfigError
 POSITIONS_AT_ONCE = 64
 """Positions worked on at once: their matrices stay in cache, and few double-precision ones exist at a time."""
 
-STRIPS = 5
-"""Strips of rows that cover a triangle: 40 % less memory and work than the square, in dense products."""
+STRIPS = 10
+"""Strips of rows that cover a triangle: 45 % less memory and work than the square, in dense products; more are no faster."""
 
 LAPACK_SIZE = 64
 """Widest matrices left to LAPACK, which takes them one by one; a batch of wider ones is split into products."""
@@ -239,13 +238,12 @@ def packed_to_strips(packed: Tensor, channels: int) -> Tensor:
     Returns:
         Shape (P, S), float32.
     """
-    lower = triangle(channels, device=packed.device)
-    place = torch.full((channels, channels), len(lower), device=packed.device)  # T stands for a zero
-    place.view(-1)[lower] = torch.arange(len(lower), device=packed.device)
-    order = torch.cat([place[start:stop, :stop].flatten() for start, stop in strip_rows(channels)])
-    entries = torch.empty(len(packed), len(order), device=packed.device)
+    lower = torch.ones(channels, channels, dtype=torch.bool, device=packed.device).tril()
+    covered = torch.cat([lower[start:stop, :stop].flatten() for start, stop in strip_rows(channels)])
+    place = covered.nonzero().flatten()  # of the triangle's entries in the strips, both row by row
+    entries = torch.zeros(len(packed), len(covered), device=packed.device)
     for out, part in _blocks(POSITIONS_AT_ONCE, entries, packed):
-        out.copy_(F.pad(part, (0, 1)).index_select(1, order))
+        out.index_copy_(1, place, part.float())
     return entries
 
 

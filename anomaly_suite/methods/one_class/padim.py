@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction
@@ -180,6 +181,8 @@ class PaDiM(AnomalyModule):
             )
         vectors = [portion.flatten(1, 2) for portion in portions]  # B P D
         with torch.autocast(self.mean.device.type, enabled=False):
+            if not self.whitening.numel():
+                self._unpack()
             distance = mahalanobis(vectors, self.mean.flatten(0, 1), self.whitening, positions=positions)
             distance = distance.T.reshape(-1, 1, rows, columns)
             sigma = smoothing_sigma(height, width, sigma=self.sigma)
@@ -244,6 +247,18 @@ class PaDiM(AnomalyModule):
             self._moments = None  # before as much memory again is taken
         self._unpack()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room during a fit: a checkpoint is put together in memory. What products take is made again afterwards."""
+        super().on_save_checkpoint(checkpoint)
+        if self._trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING:
+            self.whitening = self.whitening.new_empty(0)
+
+    def on_fit_end(self) -> None:
+        """Be ready to score and to be exported."""
+        if self.is_fitted and not self.whitening.numel():
+            self._unpack()
+
+    @torch.inference_mode(False)
     def _unpack(self) -> None:
         self.whitening = packed_to_strips(self.factor, self.mean.shape[-1])
 

@@ -228,6 +228,27 @@ class TestFit:
         assert (tmp_path / "padim.ckpt").stat().st_size < 1.02 * others
         assert model.factor.numel() == entries
 
+    def test_saving_during_a_fit_makes_room_and_the_fit_ends_ready(self, trainer_in: Make, tmp_path: Path) -> None:
+        sizes: list[int] = []
+
+        class Saver(ModelCheckpoint):
+            def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+                trainer.save_checkpoint(tmp_path / "during.ckpt")
+                sizes.append(pl_module.whitening.numel())
+
+        trainer = trainer_in(enable_checkpointing=True, callbacks=[Saver(dirpath=tmp_path)])
+        image = textures(8, size=(32, 32))
+        model = PaDiM(weights=None, num_channels=20)
+        trainer.fit(model, loader(image), loader(image))
+        strips = model.whitening.clone()
+        assert sizes == [0]
+        assert strips.numel() > 0
+        trainer.save_checkpoint(tmp_path / "after.ckpt")
+        assert torch.equal(model.whitening, strips)
+        expected = model.eval()(image)[1]
+        model.whitening = torch.empty(0)  # as after a fit that was interrupted
+        assert torch.equal(model(image)[1], expected)
+
     def test_checkpoints_of_24_bit_numbers_still_load(self, fitted: PaDiM) -> None:
         """They hold the upper three bytes of each float32 number, rounded: an axis more, and an error of 2**-16."""
         state, image = fitted.state_dict(), textures(3, seed=1)
