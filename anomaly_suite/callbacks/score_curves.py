@@ -53,7 +53,7 @@ class ScoreCurves(StageCallback):
         first: Which come first: ``anomalous`` ones, or those of the ``dataset`` as they stand there.
         fps: Frames per second of the videos, for a second axis in seconds and for the overlays; None for no such axis and
             the speed of the originals.
-        save_scores: Also write the frame scores of every video, whatever ``limit``: ``npy`` as float32 (frames,); ``csv`` with
+        save_scores: Also write the frame scores of all videos, beyond ``limit`` too: ``npy`` as float32 (frames,); ``csv`` with
             frame, counted from 0, score, and label where it is known.
         videos: Folder with the original videos or folders of their frames, at any depth, named as the videos are. For each
             there is an ``.mp4`` with the curve below the frames and a red border where the score reaches the threshold. One

@@ -60,7 +60,7 @@ class AUPRO(RankMetric):
     Args:
         max_fpr: Where the integration ends, in (0, 1].
         exact, bins: See :class:`RankMetric`.
-        regions: Always on, whatever is given.
+        regions: Always on; taken so that all rank metrics have the same options.
         compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
 
     Raises:

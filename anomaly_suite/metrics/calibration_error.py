@@ -1,4 +1,4 @@
-"""Calibration errors ECE and MCE: how far confidence is from the share of right answers, on average and at worst.
+"""Calibration errors ECE and MCE: how far confidence is from the share of correct answers, on average and at worst.
 
 Both are of probabilities. Raw scores are refused and never squashed into [0, 1], because which function does that decides
 the value. torchmetrics has the same metrics, but keeps every probability (20 GB for the pixels of 1,203 driving scenes),
@@ -25,26 +25,26 @@ ROUNDING = 0.02  # class probabilities in bfloat16 add up to 1 within this
 class Reliability(NamedTuple):
     """Bins of equal width, ``((m - 1) / M, m / M]`` for the m-th of M; 0 is in the first.
 
-    ``answers`` int64 in each, ``right`` int64 of them right, ``confidence`` the float64 sum of confidences; shape ``(M,)``.
+    ``answers`` int64 in each, ``correct`` int64 of them correct, ``confidence`` the float64 sum of confidences; shape ``(M,)``.
     """
 
     answers: Tensor
-    right: Tensor
+    correct: Tensor
     confidence: Tensor
 
     @property
     def gap(self) -> Tensor:
-        """Absolute difference of mean confidence and share of right answers; 0 in an empty bin."""
-        return (self.confidence - self.right).abs() / self.answers.clamp(min=1)
+        """Absolute difference of mean confidence and share of correct answers; 0 in an empty bin."""
+        return (self.confidence - self.correct).abs() / self.answers.clamp(min=1)
 
 
 def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Reliability:
-    """Count answers and right answers by confidence.
+    """Count answers and correct answers by confidence.
 
     Args:
         probability: Either of anomaly, in the shape of ``target``: the confidence is the probability and an anomalous pixel
-            is a right answer. Or of K classes, shape ``(B, K, ...)`` for a target ``(B, ...)``, such as a softmax: the
-            confidence is the highest, and right where it is that of the target.
+            is a correct answer. Or of K classes, shape ``(B, K, ...)`` for a target ``(B, ...)``, such as a softmax: the
+            confidence is the highest, and correct where it is that of the target.
         target: 1 or True is anomalous; or the class, 0 to K - 1. 254 and 255 are left out. Any shape.
         bins: Number of bins.
 
@@ -91,13 +91,13 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
     index = torch.bucketize(confidence, edges)
     return Reliability(
         answers=index.bincount(minlength=bins),
-        right=index.masked_select(answer == target).bincount(minlength=bins),
+        correct=index.masked_select(answer == target).bincount(minlength=bins),
         confidence=confidence.new_zeros(bins).index_add_(0, index, confidence),
     )
 
 
 def expected_calibration_error(probability: Tensor, target: Tensor, *, bins: int = 15) -> Tensor:
-    """Mean over answers of the gap between confidence and share of right answers in their bin.
+    """Mean over answers of the gap between confidence and share of correct answers in their bin.
 
     Args:
         probability: Shape (N, ...) or (B, K, ...), as in :func:`reliability`, whose errors are these, too.
@@ -118,7 +118,7 @@ def expected_calibration_error(probability: Tensor, target: Tensor, *, bins: int
 
 
 def maximum_calibration_error(probability: Tensor, target: Tensor, *, bins: int = 15) -> Tensor:
-    """Largest gap between confidence and share of right answers of a bin. See :func:`expected_calibration_error`.
+    """Largest gap between confidence and share of correct answers of a bin. See :func:`expected_calibration_error`.
 
     Args:
         probability: Shape (N, ...) or (B, K, ...).
@@ -166,7 +166,7 @@ class CalibrationMetric(SuiteMetric):
     full_state_update = False
 
     answers: Tensor
-    right: Tensor
+    correct: Tensor
     confidence: Tensor
 
     def __init__(
@@ -191,7 +191,7 @@ class CalibrationMetric(SuiteMetric):
             compute_with_cache=compute_with_cache,
         )
         self.bins = _check_bins(bins)
-        for name, dtype in (("answers", torch.int64), ("right", torch.int64), ("confidence", torch.float64)):
+        for name, dtype in (("answers", torch.int64), ("correct", torch.int64), ("confidence", torch.float64)):
             self.add_state(name, torch.zeros(bins, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, probability: Tensor, target: Tensor) -> None:
@@ -202,7 +202,7 @@ class CalibrationMetric(SuiteMetric):
 
     def curve(self) -> Reliability:
         """Return the bins, for a reliability diagram; on several processes this one's alone."""
-        return Reliability(self.answers, self.right, self.confidence)
+        return Reliability(self.answers, self.correct, self.confidence)
 
     def compute(self) -> Tensor:
         """Return the value as a float64 scalar."""

@@ -83,21 +83,21 @@ def component_values(
             "decisions and ood_mask must be maps of shape (B, H, W); got "
             f"{tuple(decided.shape)} and {tuple(ood_mask.shape)}. Resize the anomaly map to the labels before the threshold."
         )
-    said = as_bool(decided, "a decision", "Apply the threshold first: score >= threshold.")
+    predicted = as_bool(decided, "a decision", "Apply the threshold first: score >= threshold.")
     scored = ood_mask != VOID
     truth = as_bool(ood_mask.where(scored, 0), "ood_mask", f"Only {VOID} besides, for pixels that are not scored.")
     none = torch.empty(0, dtype=torch.float64)
     values = [(none, none)]
-    for parts in zip((said & scored).cpu(), truth.cpu(), strict=True):
+    for parts in zip((predicted & scored).cpu(), truth.cpu(), strict=True):
         values.append(_one_image(*parts, min_object, min_predicted))
     return Components(*(torch.cat(column).to(decided.device) for column in zip(*values, strict=True)))
 
 
-def _one_image(said: Tensor, truth: Tensor, min_object: int, min_predicted: int) -> tuple[Tensor, Tensor]:
+def _one_image(predicted_mask: Tensor, truth: Tensor, min_object: int, min_predicted: int) -> tuple[Tensor, Tensor]:
     """The sIoU of objects and PPV of predicted components of one image, (H, W) bool each, in memory of the host."""
     objects, object_area = _label(truth)
-    predicted, predicted_area = _label(said)
-    either = truth | said
+    predicted, predicted_area = _label(predicted_mask)
+    either = truth | predicted_mask
     of_object, of_predicted = objects[either], predicted[either]  # numbers from 1; 0 is none
     of_predicted *= predicted_area[of_predicted] >= min_predicted
     large = (of_object == 0) | (object_area[of_object] >= min_object)

@@ -39,10 +39,10 @@ def confusion(decided: Tensor, target: Tensor) -> Tensor:
         tensor([1, 1, 1, 2])
     """
     check_shapes(decided, target)
-    said = as_bool(decided, "a decision", "Apply the threshold first: score >= threshold.")
+    predicted = as_bool(decided, "a decision", "Apply the threshold first: score >= threshold.")
     truth = as_bool(target, "target", "Leave void pixels out of both tensors.")
-    tp, said_sum, truth_sum = (part.sum() for part in (said & truth, said, truth))
-    return torch.stack([tp, said_sum - tp, truth_sum - tp, truth.numel() - said_sum - truth_sum + tp])
+    tp, predicted_sum, truth_sum = (part.sum() for part in (predicted & truth, predicted, truth))
+    return torch.stack([tp, predicted_sum - tp, truth_sum - tp, truth.numel() - predicted_sum - truth_sum + tp])
 
 
 class DecisionMetric(SuiteMetric):

@@ -39,14 +39,14 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
             "Predict at the size of the labels."
         )
     known = target < OUTLIER  # and void above it: no class, and not counted
-    truth, said = target[known].long(), pred_target[known].long()
-    for name, values in (("target", truth), ("pred_target", said)):
+    truth, predicted = target[known].long(), pred_target[known].long()
+    for name, values in (("target", truth), ("pred_target", predicted)):
         if len(values) and not 0 <= (odd := int(values.min())) <= (most := int(values.max())) < num_classes:
             raise ValueError(
                 f"{name} must hold classes 0 to {num_classes - 1}; got {odd if odd < 0 else most}. Map the labels, with "
                 f"{OUTLIER} or above for void, or set num_classes."
             )
-    return (truth * num_classes + said).bincount(minlength=num_classes**2).view(num_classes, num_classes)
+    return (truth * num_classes + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def intersection_over_union(matrix: Tensor) -> Tensor:

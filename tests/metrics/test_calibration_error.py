@@ -76,7 +76,7 @@ def test_edges_belong_to_the_bin_below() -> None:
     edges = torch.tensor([0.0, 0.25, 0.5, 0.5000001, 0.75, 1.0])
     bins = reliability(edges, torch.tensor([0, 1, 0, 1, 1, 1]), bins=4)
     assert bins.answers.tolist() == [2, 1, 2, 1]
-    assert bins.right.tolist() == [1, 0, 2, 1]
+    assert bins.correct.tolist() == [1, 0, 2, 1]
     assert bins.confidence.tolist() == pytest.approx([0.25, 0.5, 1.2500001, 1.0])
     assert bins.gap.tolist() == pytest.approx([0.375, 0.5, 0.375, 0], abs=1e-6)
 
@@ -91,7 +91,7 @@ def test_perfect_confidence_has_no_error_and_empty_bins_do_not_count() -> None:
 
 def test_counting_goes_on_where_float32_stops() -> None:
     metric = ECE(bins=2)
-    metric.answers[1] = metric.right[1] = 2**25
+    metric.answers[1] = metric.correct[1] = 2**25
     metric.confidence[1] = 2.0**25
     metric.update(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1, 0, 1]))
     assert metric.answers.tolist() == [1, 2**25 + 2]

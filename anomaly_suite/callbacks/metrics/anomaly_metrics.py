@@ -267,6 +267,12 @@ def _own_metrics(
     extra: Mapping[str, Mapping[str, Metric]] | None, levels: Mapping[LevelOption, Any]
 ) -> dict[str, dict[str, Metric]]:
     """Check a user's metrics."""
+    for level, metrics in (extra or {}).items():
+        if not isinstance(metrics, Mapping):
+            raise ConfigError(
+                f"extra: {level} must map names to metrics; got {type(metrics).__name__}. Write for example "
+                f'{{"{level}": {{"Brier": MyBrier()}}}}.'
+            )
     found = {level: dict(metrics) for level, metrics in (extra or {}).items()}
     for level, metrics in found.items():
         if level not in levels:

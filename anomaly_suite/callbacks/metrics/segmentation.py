@@ -30,7 +30,7 @@ class SegmentationMetrics(ChecksOptions, Callback):
     ``target`` in the batches or a ``pred_target`` in the predictions, nothing is logged.
 
     Where predictions have ``confidence``, ``val/ECE`` and ``val/MCE`` say how far the probability of the predicted class is from
-    the share of pixels that are right, on average and in the worst of 15 bins.
+    the share of pixels that are correct, on average and in the worst of 15 bins.
 
     A method that tunes a trained segmenter is also measured before its first step, as ``val/mIoU_before``: what tuning costs is the
     difference to ``val/mIoU``.

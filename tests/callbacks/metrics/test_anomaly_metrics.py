@@ -644,11 +644,11 @@ def test_two_processes_score_videos_as_one(tmp_path, trainer_in):
     assert written_by_two["data"] == written["data"] == {"normal": 3, "anomalous": 2, "unit": "videos"}
     assert [row.keys() for row in table_by_two] == [row.keys() for row in table]
     for row, row_by_two in zip(table, table_by_two, strict=True):
-        for name, value in row.items():  # numbers as close as below
-            close = pytest.approx(float(value), rel=1e-6) if "score" in name or ("AUROC" in name and value) else value
-            assert (
-                float(row_by_two[name]) if "score" in name or ("AUROC" in name and value) else row_by_two[name]
-            ) == close
+        for name, value in row.items():
+            if "score" in name or ("AUROC" in name and value):
+                assert float(row_by_two[name]) == pytest.approx(float(value), rel=1e-6)  # for the reason below
+            else:
+                assert row_by_two[name] == value
     assert files_by_two == files
     assert sum(name.startswith("curves/test/") for name in files) == 3
     assert len(scores) == 5
@@ -726,6 +726,7 @@ def test_a_fault_of_an_own_metric_loses_no_other(tmp_path, trainer_in):
     ("extra", "message"),
     [
         ({"images": {}}, "extra has no level 'images'; known are image, .* Did you mean 'image'?"),
+        ({"image": [Spread()]}, "extra: image must map names to metrics; got list. Write for example"),
         ({"image": {"Spread": 3}}, "extra: image: Spread must be a torchmetrics.Metric; got int. Give an instance"),
         ({"image": {"AUROC": Spread()}}, "extra: image has AUROC already. Give your metric another name"),
     ],
