@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.errors import CheckpointError, DatasetNotFoundError, WeightsError
-from anomaly_suite.io.runs import find_checkpoint, find_run
+from anomaly_suite.io.runs import checkpoint_file
 
 PREFIXES = ("module.", "backbone.", "model.", "encoder.", "net.")
 """What training programs put before the names of a network's tensors."""
@@ -69,7 +69,7 @@ def _file_of(path: str | Path) -> Path:
     file = Path(path)
     if file.is_dir():
         try:
-            return find_checkpoint(find_run(str(path)))
+            return checkpoint_file(path)
         except (CheckpointError, DatasetNotFoundError) as error:
             raise WeightsError(f"weights: {error}") from error
     if not file.is_file():
