@@ -281,9 +281,9 @@ class ThreeLoaders(MeanIsOdd):
 
 
 @pytest.mark.slow
-def test_two_processes_write_every_image_once(tmp_path, trainer_in):
+def test_two_processes_write_every_image_once(tmp_path, trainer_in, two_processes):
     callbacks = [ScoreTable(), ScorePlots(), HeatmapExport(raw="npy")]
-    trainer = trainer_in(callbacks=callbacks, devices=2, strategy="ddp_spawn", use_distributed_sampler=False)
+    trainer = trainer_in(callbacks=callbacks, **two_processes, use_distributed_sampler=False)
     trainer.test(ThreeLoaders(), verbose=False)
     rows = read(tmp_path / "test_scores.csv")[1:]
     assert [row[1] for row in rows] == [

@@ -4,6 +4,7 @@ import pickle
 import socket
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,11 +202,12 @@ def _two_processes(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path, two_processes: dict[str, Any]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_two_processes, args=(port, str(tmp_path)), nprocs=2)
+    how = "spawn" if two_processes["strategy"] == "ddp_spawn" else "fork"
+    torch.multiprocessing.start_processes(_two_processes, args=(port, str(tmp_path)), nprocs=2, start_method=how)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert found[0] == found[1]
     truth = alone(*maps(), exact=True) | {name: float(metric.compute()) for name, metric in sums(*maps()).items()}

@@ -595,9 +595,9 @@ def validate_and_test(trainer_in, folder, **options):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_values_of_one(tmp_path, trainer_in):
+def test_two_processes_give_the_values_of_one(tmp_path, trainer_in, two_processes):
     logged, written = validate_and_test(trainer_in, tmp_path / "one")
-    logged_by_two, written_by_two = validate_and_test(trainer_in, tmp_path / "two", devices=2, strategy="ddp_spawn")
+    logged_by_two, written_by_two = validate_and_test(trainer_in, tmp_path / "two", **two_processes)
     assert logged_by_two == pytest.approx(logged, rel=1e-6)
     assert {"val/image_AUROC", "val/pixel_AUPRO", "val/a/pixel_AP", "val/normal_score"} <= set(logged)
     assert all(math.isfinite(value) for value in logged.values())
@@ -633,10 +633,10 @@ def score_videos(trainer_in, folder, **options):
 
 
 @pytest.mark.slow
-def test_two_processes_score_videos_as_one(tmp_path, trainer_in):
+def test_two_processes_score_videos_as_one(tmp_path, trainer_in, two_processes):
     written, files, scores, table = score_videos(trainer_in, tmp_path / "one")
     written_by_two, files_by_two, scores_by_two, table_by_two = score_videos(
-        trainer_in, tmp_path / "two", devices=2, strategy="ddp_spawn"
+        trainer_in, tmp_path / "two", **two_processes
     )
     assert written_by_two["metrics"] == pytest.approx(written["metrics"], abs=1e-6)
     assert {"frame_AUROC_inside", "frame_AP_oracle", "frame_FAR", "video_Accuracy"} <= set(written["metrics"])

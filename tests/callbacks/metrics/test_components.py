@@ -171,11 +171,13 @@ def test_other_words_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_processes_count_together(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+def test_processes_count_together(
+    tmp_path: Path, trainer_in: Callable[..., Trainer], two_processes: dict[str, Any]
+) -> None:
     data = Objects()
     data.items.append(data.items[0])  # each process has three
     data.image, data.ood_mask = (torch.cat([whole, whole[:1]]) for whole in (data.image, data.ood_mask))
-    trainer = trainer_in(devices=2, strategy="ddp_spawn", callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
+    trainer = trainer_in(**two_processes, callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
     trainer.test(Brightness(), datamodule=data, verbose=False)
     written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)

@@ -154,9 +154,11 @@ def test_an_unknown_number_of_classes_is_asked_for(trainer_in: Callable[..., Tra
 
 
 @pytest.mark.slow
-def test_processes_count_together(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+def test_processes_count_together(
+    tmp_path: Path, trainer_in: Callable[..., Trainer], two_processes: dict[str, Any]
+) -> None:
     data = Streets()
-    trainer = trainer_in(devices=2, strategy="ddp_spawn", callbacks=[SegmentationMetrics()])
+    trainer = trainer_in(**two_processes, callbacks=[SegmentationMetrics()])
     trainer.test(Rounding(), datamodule=data, verbose=False)
     written = json.loads((tmp_path / "metrics.json").read_text())["segmentation"]
     metric = MeanIoU(num_classes=3)

@@ -356,12 +356,12 @@ class TestReconstruction:
         torch.testing.assert_close(scores[0]["anomaly_score"], model(blobs(4, seed=1))[0], rtol=0.1, atol=0.05)
 
     @pytest.mark.slow
-    def test_two_processes(self, tmp_path: Path) -> None:
+    def test_two_processes(self, tmp_path: Path, two_processes: dict[str, Any]) -> None:
         seed_everything(0, verbose=False)
         model = DeepSVDD(**TINY, **REC, ae_epochs=1)
         before = copy.deepcopy(dict(model.named_parameters()))
         trainer = Trainer(
-            accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, default_root_dir=tmp_path, logger=False,
+            **two_processes, max_epochs=2, default_root_dir=tmp_path, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(model, loader(blobs(16)))

@@ -235,10 +235,12 @@ class TestEStep:
         assert seen == [0, 2, 4, 4]  # before the first epoch, every second one, and after the last
 
     @pytest.mark.slow
-    def test_two_processes_give_the_same_gaussian(self, trainer_in: Callable[..., Trainer]) -> None:
+    def test_two_processes_give_the_same_gaussian(
+        self, trainer_in: Callable[..., Trainer], two_processes: dict[str, Any]
+    ) -> None:
         options = {"freeze_encoder": True, "lr": 0.0}  # what two processes train differs; what they estimate must not
         alone = self.fit(trainer_in(), **options).descriptors["global"]
-        both = self.fit(trainer_in(devices=2, strategy="ddp_spawn"), **options).descriptors["global"]
+        both = self.fit(trainer_in(**two_processes), **options).descriptors["global"]
         assert torch.allclose(alone.center, both.center, atol=1e-6)
         assert alone.variance.item() == pytest.approx(both.variance.item(), rel=1e-5)
 

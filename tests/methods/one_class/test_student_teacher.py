@@ -248,18 +248,18 @@ class TestStatistics:
             fit(trainer_in(), torch.full((4, 3, 24, 24), 0.5))
 
     @pytest.mark.slow
-    def test_two_processes_measure_what_one_does(self, trainer_in: Make) -> None:
+    def test_two_processes_measure_what_one_does(self, trainer_in: Make, two_processes: dict[str, Any]) -> None:
         image = stripes(8)
         alone, together = fit(trainer_in(), image, lr=0.0), make(lr=0.0)
-        trainer_in(devices=2, strategy="ddp_fork").fit(together, loader(image))
+        trainer_in(**two_processes).fit(together, loader(image))
         torch.testing.assert_close(together.target_statistics, alone.target_statistics)
         torch.testing.assert_close(together.score_statistics, alone.score_statistics)
 
     @pytest.mark.slow
-    def test_two_processes_in_both_phases(self, trainer_in: Make) -> None:
+    def test_two_processes_in_both_phases(self, trainer_in: Make, two_processes: dict[str, Any]) -> None:
         model = make(teacher_epochs=1, triplet_weight=1.0)
         before = tensors(model)
-        trainer_in(devices=2, strategy="ddp_fork", max_epochs=2).fit(model, loader(stripes(8)))
+        trainer_in(**two_processes, max_epochs=2).fit(model, loader(stripes(8)))
         assert model.has_targets
         for name, weight in model.named_parameters():
             assert torch.equal(weight, before[name]) == name.startswith("pretrained."), name

@@ -495,10 +495,10 @@ class SameEverywhere(Callback):
 
 
 @pytest.mark.slow
-def test_both_phases_in_two_processes(trainer_in: Make) -> None:
+def test_both_phases_in_two_processes(trainer_in: Make, two_processes: dict[str, Any]) -> None:
     model = make(scope="both")
     before = {key: value.clone() for key, value in model.named_parameters()}
-    trainer = trainer_in(devices=2, strategy="ddp_spawn", max_epochs=2, callbacks=[SameEverywhere()])
+    trainer = trainer_in(**two_processes, max_epochs=2, callbacks=[SameEverywhere()])
     trainer.fit(model, loader(torch.cat([blobs(20), 1 - blobs(20)])))  # five steps an epoch and process
     for key, value in model.named_parameters():
         assert value.isfinite().all()
