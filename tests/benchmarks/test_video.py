@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -31,10 +34,17 @@ def test_every_case_reports_time_and_memory(bench: ModuleType, case: str) -> Non
     assert outcome["peak_mb"] > 100
 
 
-@pytest.mark.slow
-def test_a_case_runs_in_its_process_and_is_saved(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_case_runs_by_its_own_command_and_is_saved(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def here(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        """Run a worker in this process: another one only spends seconds on its imports (``test_core.py`` starts one)."""
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            status = bench.main(command[2:])
+        return subprocess.CompletedProcess(command, status, printed.getvalue(), "")
+
+    monkeypatch.setattr(bench.core.subprocess, "run", here)
+    monkeypatch.setattr(bench.core.logging, "disable", lambda level: None)
     small = ["--batch", "2", "--crops", "2", "--width", "32", "--snippets", "20", "--loop-videos", "1", "--rounds", "1"]
     assert bench.main([*small, "--only", "infer", "--json", str(tmp_path / "video.json")]) == 0
     report = json.loads(capsys.readouterr().out)
