@@ -13,7 +13,6 @@ from typing import NoReturn
 from anomaly_suite import __version__
 from anomaly_suite.cli.catalog import check_class_names
 from anomaly_suite.cli.help import HELP
-from anomaly_suite.cli.samples import find_configs
 from anomaly_suite.errors import AnomalySuiteError, ConfigError, did_you_mean
 
 RUN_VERBS = ("fit", "validate", "test", "predict", "calibrate")
@@ -59,6 +58,8 @@ def _dispatch(verb: str, words: list[str]) -> None:
 
         extract_features(words)
     elif verb in RUN_VERBS:
+        from anomaly_suite.cli.samples import find_configs
+
         check_class_names(words)
         words = find_configs(words)
         if verb == "calibrate":
