@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -75,8 +74,8 @@ def boundary_radius(distance: Tensor, *, nu: float) -> Tensor:
 class DeepSVDD(AnomalyModule):
     """A network that maps normal images close to a fixed centre; the squared distance is the score.
 
-    Epochs before ``ae_epochs`` pre-train the encoder as an autoencoder; until they are over, the score is its squared
-    error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
+    Epochs before ``ae_epochs`` pre-train the encoder as an autoencoder; until they are over, the module is unfitted, and the
+    score in validation is the squared error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
     the trainer ``max_epochs`` of both phases together (300 for the paper's MNIST, 500 for its CIFAR10).
 
     With a ``reconstruction_weight`` it is DSVDD+REC: a second decoder, IGD's, reconstructs what the encoder sees from the
@@ -217,8 +216,18 @@ class DeepSVDD(AnomalyModule):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a centre, or, in the first phase, an autoencoder to score with."""
-        return self.center.numel() > 0 or (self.decoder is not None and self.input_range.numel() > 0)
+        """Whether there is a centre."""
+        return self.center.numel() > 0
+
+    @property
+    def unfinished(self) -> str | None:
+        """The phase of the autoencoder."""
+        if self.is_fitted or not self.ae_epochs:
+            return None
+        return (
+            f"it has not left its first phase, which trains an autoencoder for ae_epochs={self.ae_epochs} epochs; the centre is "
+            "set after it. Run fit first, for more epochs than that, or lower ae_epochs."
+        )
 
     def load_pretrained(self) -> None:
         """Load the weights of the backbone."""
@@ -279,11 +288,7 @@ class DeepSVDD(AnomalyModule):
         Raises:
             ConfigError: training images of one colour.
         """
-        if self.ae_epochs >= (self.trainer.max_epochs or math.inf) > 0:
-            rank_zero_warn(
-                f"DeepSVDD only pre-trains its autoencoder: max_epochs={self.trainer.max_epochs} does not exceed "
-                f"ae_epochs={self.ae_epochs}. Raise max_epochs or lower ae_epochs."
-            )
+        self.warn_of_first_phase("pre-trains its autoencoder", "ae_epochs", self.ae_epochs)
         if isinstance(self.encoder, ImageEncoder) or self.input_range.numel():
             return
         extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
