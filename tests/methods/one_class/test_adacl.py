@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
 
+from anomaly_suite.cli.samples import read_stack, sample_names, samples_folder
 from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels, label_loss
 
 
@@ -89,9 +94,6 @@ def test_the_options_reach_the_training_loss(
 
 
 def test_learning_rate_is_a_triangle() -> None:
-    from lightning.pytorch import Trainer
-    from torch.utils.data import DataLoader, TensorDataset
-
     rates: list[float] = []
 
     class Recorder(ADACL):
@@ -106,3 +108,28 @@ def test_learning_rate_is_a_triangle() -> None:
     trainer.fit(Recorder(widths=(4, 4, 4, 4), lr_min=0.1, lr_max=0.3, half_period=1.0), loader)
     expected = [0.1 + 0.2 * (1 - abs((step % 10) - 5) / 5) for step in range(20)]
     assert rates == pytest.approx(expected)  # the rate in force when a step was taken
+
+
+SMALL = {"widths": (4, 4, 4, 4), "hidden": 4}
+QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+
+@pytest.mark.parametrize(("epochs", "height"), [(8, None), (9, "50%"), (10, "100%"), (11, "50%"), (12, None)])
+def test_a_last_epoch_near_the_peak_of_the_cycle_is_warned_of(epochs: int, height: str | None) -> None:
+    model = ADACL(**SMALL, half_period=2.0)  # type: ignore[arg-type]
+    loader = DataLoader(TensorDataset(torch.rand(4, 1, 12, 12)), batch_size=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Trainer(**QUIET, max_epochs=epochs, enable_model_summary=False).fit(model, loader)  # type: ignore[arg-type]
+    said = [str(w.message) for w in caught if "cyclic learning rate" in str(w.message)]
+    assert len(said) == (height is not None)
+    if height is not None:
+        assert f"max_epochs is {epochs}, {height} of the way up" in said[0]
+        assert "Set max_epochs to 8 or 12" in said[0]
+
+
+@pytest.mark.parametrize("name", [name for name in sample_names() if "/adacl_" in name])
+def test_sample_configurations_end_after_whole_cycles(name: str) -> None:
+    content = read_stack(samples_folder() / name)
+    half_period = ADACL(**{**content["model"].get("init_args", {})}).hparams["half_period"]
+    assert content["trainer"]["max_epochs"] % (2 * half_period) == 0
