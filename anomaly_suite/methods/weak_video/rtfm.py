@@ -9,6 +9,8 @@ Differs: smoothness never couples two videos, where the release takes it along a
     ``variant: thesis`` states what the text
     and the release do differently; where the text gives no figure (weight of the hinge, reductions of the sums), ours is
     said below. Width 2048 is no constant: branches have a quarter of ``feature_dim``.
+Published figures: those of the checkpoint, of one tested every five steps, with the best AUROC on the test set, in the release and by its
+    authors' own words. Here the last one is tested.
 Axes: B bags, N normal and M anomalous ones, P pairs of them, C crops, T snippets (L segments in training), D feature width,
     S = B C sequences, k selected snippets.
 """

@@ -295,7 +295,7 @@ class TestPitfalls:
 
     @pytest.mark.parametrize("mag_loss", ["released", "hinge"])
     def test_gradient_of_a_magnitude_of_zero_is_finite(self, mag_loss: str) -> None:
-        embedded, score = torch.zeros(8, 2, L, D, requires_grad=True), torch.zeros(8, L, requires_grad=True)
+        embedded, score = torch.zeros(8, 2, L, D, requires_grad=True), torch.full((8, L), 0.5, requires_grad=True)
         torch.stack(list(terms(RTFM(**QUIET, mag_loss=mag_loss), embedded, score).values())).sum().backward()
         assert embedded.grad is not None
         assert score.grad is not None
