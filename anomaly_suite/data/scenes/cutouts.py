@@ -55,8 +55,8 @@ def open_cutouts(
         DatasetError: the annotations are not those of COCO, or no image passes.
     """
     path = Path(source).expanduser()
-    annotations = path if path.suffix == ".json" else _annotation_file(path)
-    if class_share < 1 and (source == SHAPES or annotations is None):
+    annotations = None if source == SHAPES else path if path.suffix == ".json" else _annotation_file(path)
+    if class_share < 1 and annotations is None:
         raise ConfigError(
             f"outlier_class_share={class_share:g} needs outliers that have classes; {source!r} is no COCO annotation file. Give one, or "
             "leave outlier_class_share: 1."

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from anomaly_suite.cli.samples import read_stack, sample_names, samples_folder
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels, label_loss
 
 
@@ -133,3 +134,20 @@ def test_sample_configurations_end_after_whole_cycles(name: str) -> None:
     content = read_stack(samples_folder() / name)
     half_period = ADACL(**{**content["model"].get("init_args", {})}).hparams["half_period"]
     assert content["trainer"]["max_epochs"] % (2 * half_period) == 0
+
+
+def test_coefficients_of_operations_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def spy(image: torch.Tensor, *args: object, **shares: object) -> torch.Tensor:
+        seen.update(shares)
+        return image
+
+    monkeypatch.setattr("anomaly_suite.methods.one_class.adacl.pseudo_anomaly", spy)
+    model = ADACL(**SMALL, mix_share=(0.1, 0.9), cut_share=(0.3, 0.4))  # type: ignore[arg-type]
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    model.training_step({"image": torch.rand(2, 1, 8, 8)}, 0)
+    assert seen == {"mix_share": (0.1, 0.9), "cut_share": (0.3, 0.4)}
+    for options in ({"mix_share": (0.7, 0.3)}, {"cut_share": (0.0, 0.5)}, {"cut_share": (0.5, 1.0)}):
+        with pytest.raises(ConfigError, match="must be two shares between 0 and 1"):
+            ADACL(**options)  # type: ignore[arg-type]
