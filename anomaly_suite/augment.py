@@ -57,7 +57,7 @@ def pseudo_anomaly(
     Raises:
         ShapeError: images are not square, though an operation rotates.
     """
-    known = {
+    known: dict[str, Callable[..., Tensor]] = {
         **_OPERATIONS,
         "cut_paste": partial(cut_paste, share=cut_share),
         "mix_up": partial(mix_up, share=mix_share),

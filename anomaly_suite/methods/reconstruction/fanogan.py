@@ -219,7 +219,7 @@ class FAnoGAN(AnomalyModule):
             )
         self.score = score
         self.lr, self.encoder_lr = lr, encoder_lr
-        self.encoder_constants = {"alpha": encoder_alpha, "eps": encoder_eps}
+        self.encoder_alpha, self.encoder_eps = encoder_alpha, encoder_eps
 
         def build(it: ScopeOptions) -> EncodedGAN:
             """The networks of one scope."""
@@ -371,5 +371,5 @@ class FAnoGAN(AnomalyModule):
         return [
             Adam(generators, lr=self.lr, betas=BETAS),
             Adam(critics, lr=self.lr, betas=BETAS),
-            RMSprop(encoders, lr=self.encoder_lr, **self.encoder_constants),
+            RMSprop(encoders, lr=self.encoder_lr, alpha=self.encoder_alpha, eps=self.encoder_eps),
         ]
