@@ -102,8 +102,8 @@ class DeepSVDD(AnomalyModule):
         warmup_epochs: Epochs of the second phase in which the radius stays 0.
         reconstruction_weight: Weight of the reconstruction error in the second phase; 0 is Deep SVDD, 1 DSVDD+REC.
         rho: Weight of L1 in that error; the rest is MS-SSIM's.
-        scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
-        window_size: Of MS-SSIM, odd; null is 11 from 176 pixels on, else 3.
+        ssim_scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
+        ssim_window: Of MS-SSIM, odd; null is 11 from 176 pixels on, else 3.
         score: ``distance``; or ``sum`` with the weighted reconstruction error, the quantity that DSVDD+REC minimises. IGD's
             tables do not say which of the two they rank by.
         lr: Learning rate of Adam.
@@ -148,8 +148,8 @@ class DeepSVDD(AnomalyModule):
         warmup_epochs: int = 10,
         reconstruction_weight: float = 0.0,
         rho: float = 0.15,
-        scales: int | None = None,
-        window_size: int | None = None,
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
         score: Literal["distance", "sum"] = "distance",
         lr: float = 1e-4,
         lr_decay: Literal["milestones", "polynomial"] = "milestones",
@@ -191,7 +191,7 @@ class DeepSVDD(AnomalyModule):
         else:
             self.encoder, self.decoder = ImageEncoder(backbone, image_size=size, width=width), None
         self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
-        comparison = {"rho": rho, "scales": scales, "window_size": window_size}
+        comparison = {"rho": rho, "scales": ssim_scales, "window_size": ssim_window}
         self._build_rebuilder(in_channels if backbone == "lenet" else 3, size, width, comparison)
         self.register_buffer("input_range", torch.empty(0))  # smallest and largest pixel of normalised training images
         self.register_buffer("center", torch.empty(0))  # (D,)

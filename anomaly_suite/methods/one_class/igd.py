@@ -167,8 +167,8 @@ class IGD(AnomalyModule):
         gaussian_weight: Weight of the Gaussian classifier's loss, lambda 2.
         interpolation_weight: Weight of fooling the critic, lambda 3; 0 trains without critic.
         rho: Weight of L1 in the reconstruction error; the rest is MS-SSIM's.
-        scales: Of MS-SSIM in every scope, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
-        window_size: Of MS-SSIM in every scope, odd; null is 11 from 176 pixels on, else 3.
+        ssim_scales: Of MS-SSIM in every scope, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
+        ssim_window: Of MS-SSIM in every scope, odd; null is 11 from 176 pixels on, else 3.
         pixel_space: Compare images as the networks see them, or scaled back to [0, 1].
         critic_norm: ``layer`` as published, or ``group``, with far fewer weights at 256 pixels.
         critic_activation: ``none``, ``sigmoid`` as in the released patch critic, or ``half_sigmoid``, whose range is that of
@@ -208,8 +208,8 @@ class IGD(AnomalyModule):
         gaussian_weight: float = 1.0,
         interpolation_weight: float = 0.1,
         rho: float = 0.15,
-        scales: int | None = None,
-        window_size: int | None = None,
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
         pixel_space: PixelSpace = "standardized",
         critic_norm: Literal["layer", "group"] = "layer",
         critic_activation: Literal["none", "sigmoid", "half_sigmoid"] = "none",
@@ -238,7 +238,7 @@ class IGD(AnomalyModule):
             """The networks of one scope."""
             autoencoder = it.autoencoder(latent_dim=latent_dim, width=width, freeze_encoder=freeze_encoder)
             compare = PixelComparison(
-                image_size=it.image_size, rho=rho, space=pixel_space, scales=scales, window_size=window_size
+                image_size=it.image_size, rho=rho, space=pixel_space, scales=ssim_scales, window_size=ssim_window
             )
             critic = None
             if interpolation_weight:

@@ -13,6 +13,7 @@ Axes: B batch, C channels, H and W pixels, Z latent width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -106,8 +107,8 @@ class DAE(AnomalyModule):
         latent_noise_std: Deviation of Gaussian noise added to codes in training; 0 for none (Khazaie, thesis, table 3.3, gives none).
         noise_std: Deviation of Gaussian noise added to training inputs in [-1, 1] (the target stays clean); 0 for none.
         loss: ``mse``, or ``ms_ssim`` for 0.85 (1 - MS-SSIM) + 0.15 L1 / range; score and map go with it.
-        scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
-        window_size: Of MS-SSIM, odd; null is 11 from 176 pixels on, else 3.
+        ssim_scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
+        ssim_window: Of MS-SSIM, odd; null is 11 from 176 pixels on, else 3.
         rho: Weight of L1 in it; 0 for MS-SSIM alone.
         lr: Learning rate of Adam.
 
@@ -125,13 +126,17 @@ class DAE(AnomalyModule):
         latent_noise_std: float = 0.0,
         noise_std: float = 0.0,
         loss: Literal["mse", "ms_ssim"] = "mse",
-        scales: int | None = None,
-        window_size: int | None = None,
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
         rho: float = 0.15,
         lr: float = 1e-4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if not 0 <= latent_noise_std < math.inf:
+            raise ConfigError(
+                f"latent_noise_std must be a finite number and at least 0; got {latent_noise_std}. 0 has no noise."
+            )
         self.encoder, self.decoder = dcgan_pair(
             in_channels=in_channels, image_size=image_size, widths=widths, latent_dim=latent_dim
         )
@@ -141,8 +146,8 @@ class DAE(AnomalyModule):
                 image_size=min(height_width(image_size)),
                 value_range=SIGNED_RANGE,
                 rho=rho,
-                scales=scales,
-                window_size=window_size,
+                scales=ssim_scales,
+                window_size=ssim_window,
             )
         self.latent_noise_std = latent_noise_std
         self.noise_std = noise_std

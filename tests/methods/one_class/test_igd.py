@@ -291,8 +291,8 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     [
         ({"image_size": 256}, {"global": (11, 5), "local": (3, 4)}),
         ({"image_size": 32}, {"global": (3, 4), "local": (3, 4)}),
-        ({"image_size": 32, "scales": 2}, {"global": (3, 2), "local": (3, 2)}),
-        ({"image_size": 32, "scales": 1, "window_size": 11}, {"global": (11, 1), "local": (11, 1)}),
+        ({"image_size": 32, "ssim_scales": 2}, {"global": (3, 2), "local": (3, 2)}),
+        ({"image_size": 32, "ssim_scales": 1, "ssim_window": 11}, {"global": (11, 1), "local": (11, 1)}),
     ],
 )
 def test_scales_and_window_of_ms_ssim(options: dict[str, Any], expected: dict[str, tuple[int, int]]) -> None:

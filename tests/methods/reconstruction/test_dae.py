@@ -332,6 +332,11 @@ class TestLatentNoise:
         assert torch.equal(model(image)[0], model(image)[0])
         assert torch.equal(seen[-1], model.encoder(to_signed(image)))
 
+    @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+    def test_a_deviation_is_finite_and_not_negative(self, value: float) -> None:
+        with pytest.raises(ConfigError, match="latent_noise_std must be"):
+            DAE(**TINY, latent_noise_std=value)
+
     def test_without_it_nothing_is_drawn(self) -> None:
         x = torch.rand(2, 3)
         generator = torch.Generator().manual_seed(0)
@@ -341,7 +346,7 @@ class TestLatentNoise:
 
 
 def test_scales_window_and_l1_of_ms_ssim() -> None:
-    model = DAE(**TINY, loss="ms_ssim", scales=1, window_size=11, rho=0.0).eval()
+    model = DAE(**TINY, loss="ms_ssim", ssim_scales=1, ssim_window=11, rho=0.0).eval()
     image = stripes(3)
     with torch.no_grad():
         score, _ = model(image)

@@ -103,7 +103,7 @@ def test_bad_nu() -> None:
 def test_one_scale_is_the_ssim_autoencoder() -> None:
     """Mean of SSIM over an 11 x 11 Gaussian window of deviation 1.5, in NumPy."""
     seed_everything(0, verbose=False)
-    model = MSSSIMAutoencoder(**TINY, scales=1, window_size=11, rho=0.0).eval()
+    model = MSSSIMAutoencoder(**TINY, ssim_scales=1, ssim_window=11, rho=0.0).eval()
     image = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         score, _ = model(image)
