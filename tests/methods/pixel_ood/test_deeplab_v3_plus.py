@@ -184,15 +184,15 @@ def test_released_border_loss_equals_a_slow_loop(relaxed: bool, strict: tuple[in
 
 def test_released_border_loss_is_about_eight_times_the_mean_at_two_images() -> None:
     torch.manual_seed(0)
-    target = F.interpolate(torch.randint(19, (2, 1, 8, 16)).float(), (128, 256), mode="nearest")[:, 0].long()
+    target = F.interpolate(torch.randint(19, (2, 1, 32, 64)).float(), (128, 256), mode="nearest")[:, 0].long()
     logits = torch.randn(2, 19, 128, 256, requires_grad=True)
     losses = [
         released_border_loss(logits, target, bound=1.0, relaxed=True),
         mean_loss(relaxed_cross_entropy(logits, target), class_weights(target, 19, bound=1.0)),
     ]
-    assert float((losses[0] / losses[1]).detach()) == pytest.approx(7.6, abs=0.4)
+    assert float((losses[0] / losses[1]).detach()) == pytest.approx(8.1, abs=0.3)
     one, two = (torch.autograd.grad(loss, logits)[0].flatten() for loss in losses)
-    assert 0.95 < float(F.cosine_similarity(one, two, 0)) < 0.995
+    assert float(F.cosine_similarity(one, two, 0)) == pytest.approx(0.96, abs=0.01)
 
 
 def test_released_border_loss_of_void_is_zero_and_finite() -> None:
