@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 
 from anomaly_suite.errors import CheckpointError, DatasetNotFoundError, WeightsError
 from anomaly_suite.io.runs import checkpoint_file
@@ -113,7 +114,7 @@ def without_prefixes(name: str, known: Collection[str] = (), *, separator: str =
     return written
 
 
-def load_part(net: nn.Module, path: str | Path, *, prefix: str, option: str) -> None:
+def load_part(net: Module, path: str | Path, *, prefix: str, option: str) -> None:
     """Give a part of a network the tensors that a checkpoint has for it.
 
     Args:
