@@ -115,21 +115,6 @@ def test_a_name_says_family_method_and_data(name):
     assert entry.device == ("cpu" if name.endswith("_cpu.yaml") or data == "magnetic_tile" else "gpu")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if stack_of(samples_folder() / name)])
-def test_a_stacked_file_is_short_and_names_its_base(name):
-    *below, last = stack_of(samples_folder() / name)
-    assert last == name
-    assert below
-    assert all(not stack_of(samples_folder() / part) for part in below)
-    assert len((samples_folder() / name).read_text(encoding="utf-8").splitlines()) <= 10
-
-
-def test_a_complete_file_says_what_it_is():
-    for name in NAMES:
-        content = yaml.safe_load((samples_folder() / name).read_text(encoding="utf-8"))
-        assert ("class_path" in content.get("model", {})) == (not stack_of(samples_folder() / name)), name
-
-
 TRUTH = {  # options of data modules that decide what counts as anomalous and what is scored
     *(
         "annotation",
@@ -176,6 +161,21 @@ PUBLISHED_VIDEOS = [
 def test_a_video_config_says_whose_truth_it_has_and_whose_table_it_stands_beside(name):
     head = (samples_folder() / name).read_text(encoding="utf-8").partition("seed_everything")[0]
     assert re.search(r"[Tt]ruth as .*table [89]\.[1-4]", " ".join(head.split()))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if stack_of(samples_folder() / name)])
+def test_a_stacked_file_is_short_and_names_its_base(name):
+    *below, last = stack_of(samples_folder() / name)
+    assert last == name
+    assert below
+    assert all(not stack_of(samples_folder() / part) for part in below)
+    assert len((samples_folder() / name).read_text(encoding="utf-8").splitlines()) <= 10
+
+
+def test_a_complete_file_says_what_it_is():
+    for name in NAMES:
+        content = yaml.safe_load((samples_folder() / name).read_text(encoding="utf-8"))
+        assert ("class_path" in content.get("model", {})) == (not stack_of(samples_folder() / name)), name
 
 
 def test_weights_come_from_the_runs_of_other_sample_configs():
