@@ -1,7 +1,7 @@
 """IGD: an autoencoder whose codes follow one Gaussian, kept dense by a critic that predicts interpolation coefficients.
 
 Paper: Chen, Tian, Pang and Carneiro, "Deep One-Class Classification via Interpolated Gaussian Descriptor", AAAI 2022.
-Reference: the authors' released code (training on MVTec AD and inference), as described of it; no code read.
+Reference: the authors' released code (training on MVTec AD and inference), as described of it; only its maps were read.
 Differs: the centre is estimated before the variance, which the code takes around the last centre; the variance is floored
     as a whole, not batch by batch, so that neither batch size nor the number of processes matters. Partners of an
     interpolation are neighbours in the batch, where the code reverses it and pairs the middle image with itself. The critic

@@ -3,7 +3,8 @@
 Papers: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, arXiv:1802.02611; label relaxation after Zhu
     et al., "Improving Semantic Segmentation via Video Propagation and Label Relaxation", CVPR 2019, arXiv:1812.01593; the
     settings of both published networks as in chapter 11 and appendix C of Yu Tian's thesis.
-Reference: both networks are released; rebuilt from a description of them and from their numbers of weights.
+Reference: both networks are released; rebuilt from a description of them and from their numbers of weights. The released loss of relaxed
+    labels (NVIDIA/semantic-segmentation, branch sdcnet) was read, not copied.
 Differs: the loss of relaxed labels is the mean over the known pixels of a batch, each weighed by its own class, and after the relaxation
     the plain cross-entropy. The released one is a sum over images in which border pixels of the whole batch weigh in, class weights are
     not divided by, void at a border learns its neighbours, and after the relaxation borders count twice: at two images about eight times

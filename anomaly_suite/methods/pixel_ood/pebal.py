@@ -2,7 +2,7 @@
 
 Paper: Tian et al., "Pixel-wise Energy-biased Abstention Learning for Anomaly Segmentation on Complex Urban Driving Scenes", ECCV 2022,
     arXiv:2111.12264; chapter 11 and appendix C of Yu Tian's thesis.
-Reference: the authors' PyTorch release (tianyu0207/PEBAL) is described by our notes; no code was read.
+Reference: the authors' PyTorch release (tianyu0207/PEBAL) is described by our notes; of the code, the abstention loss was read for its clamp.
 Differs: follows the release where it and the paper disagree (probabilities inside the logarithm, means over pixels, the outlier loss over
     all classes at a weight of 0.1, weights of the two regularisers, a penalty smoothed over the image); options take the paper's side
     where both are computable. Against both: the penalty is at least 1, without which abstention pays more the closer the energy is to

@@ -7,7 +7,7 @@ Papers: Masci et al., "Stacked Convolutional Auto-Encoders for Hierarchical Feat
 Differs: the thesis names neither architecture nor latent size; both are the DCGAN pair with a 128-wide latent vector. The
     variance of a Gaussian decoder is fixed at 1: another one is the same as another ``beta``, up to a scale of the loss. MS-SSIM has
     four scales and a window of 3 below 176 pixels, as IGD publishes for 32, else five and 11, as far as they fit.
-    ``latent_noise_std`` is the autoencoder with latent noise of Khazaie's thesis, table 3.3, which does not print its deviation.
+    ``latent_noise_std`` is the autoencoder with latent noise of Khazaie's thesis, table 3.3; its deviation is not known to us.
 Axes: B batch, C channels, H and W pixels, Z latent width.
 """
 
@@ -104,7 +104,7 @@ class DAE(AnomalyModule):
         image_size: Height and width; other sizes are refused.
         widths: Channels of each level, outermost first; null doubles from 64 until 4 cells are left.
         latent_dim: Z; 32 suits 28-pixel digits.
-        latent_noise_std: Deviation of Gaussian noise added to codes in training; 0 for none (Khazaie, thesis, table 3.3, gives none).
+        latent_noise_std: Deviation of Gaussian noise added to codes in training; 0 for none.
         noise_std: Deviation of Gaussian noise added to training inputs in [-1, 1] (the target stays clean); 0 for none.
         loss: ``mse``, or ``ms_ssim`` for 0.85 (1 - MS-SSIM) + 0.15 L1 / range; score and map go with it.
         ssim_scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.

@@ -2,12 +2,13 @@
 
 Paper: Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
     Analysis 54, 2019. Whole images beside patches, and the residual of encoder latents: Tian, thesis, ch. 4 (equation 4.7).
-Reference: the authors' released code, and the WGAN-GP code that it builds on, as described of them; no code read.
+Reference: the authors' released code (tSchlegl/f-AnoGAN), read for its constants and initial weights, not copied; all else as described
+    of it and of the WGAN-GP code that it builds on.
 Differs: the encoder is shared with the other methods; the residual one ends with two linear layers (8192 to 512 to Z)
     instead of one. Constants of RMSprop and initial weights are torch's; the released code has those of TensorFlow (``encoder_alpha``
-    0.9, 1e-10 under the root) and draws weights after Glorot and He (``initialization: released``). Its batch norms have
-    momentum 0.99 and an epsilon of 1e-3, ours 0.9 (0.1 in torch's words) and 1e-5. Residuals are mean squared errors as in the released code, where equation 4.7 prints norms. Both scopes
-    are trained in one run, the local one on random patches of the batch.
+    0.9, 1e-10 under the root) and draws weights after Glorot and He (``initialization: released``). Its batch norms have momentum
+    0.99 and an epsilon of 1e-3, ours 0.9 (0.1 in torch's words) and 1e-5. Residuals are mean squared errors as in the released
+    code, where equation 4.7 prints norms. Both scopes are trained in one run, the local one on random patches of the batch.
 Axes: B batch, C channels, H and W pixels, Z latent width, S scopes.
 """
 
@@ -137,8 +138,9 @@ class FAnoGAN(AnomalyModule):
     features change. Keep the last epoch, not the one with the best validation score.
 
     The score of an image is its image residual, the mean squared error of the reconstruction; for ``izif`` plus ``kappa``
-    times its feature residual (not with ``score: image``). The map is the absolute error, averaged over channels. With the scope ``local`` the score is
-    that of the highest patch and the map an average where patches overlap; with ``both``, scores and maps are summed.
+    times its feature residual (not with ``score: image``). The map is the absolute error, averaged over channels. With the scope
+    ``local`` the score is that of the highest patch and the map an average where patches overlap; with ``both``, scores and maps
+    are summed.
 
     Args:
         variant: What trains the encoder: ``izif`` image and feature residual, ``izi`` the image residual alone, ``ziz`` how
