@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,18 +116,29 @@ SMALL = {"widths": (4, 4, 4, 4), "hidden": 4}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
 
-@pytest.mark.parametrize(("epochs", "height"), [(8, None), (9, "50%"), (10, "100%"), (11, "50%"), (12, None)])
-def test_a_last_epoch_near_the_peak_of_the_cycle_is_warned_of(epochs: int, height: str | None) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "steps", "height"),
+    [(8, -1, None), (9, -1, "50%"), (10, -1, "100%"), (11, -1, "50%"), (12, -1, None), (10, 100, None), (-1, -1, None)],
+)
+def test_a_last_epoch_near_the_peak_of_the_cycle_is_warned_of(
+    epochs: int, steps: int, height: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = ADACL(**SMALL, half_period=2.0)  # type: ignore[arg-type]
-    loader = DataLoader(TensorDataset(torch.rand(4, 1, 12, 12)), batch_size=4)
+    monkeypatch.setattr(ADACL, "trainer", SimpleNamespace(max_epochs=epochs, max_steps=steps))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        Trainer(**QUIET, max_epochs=epochs, enable_model_summary=False).fit(model, loader)  # type: ignore[arg-type]
-    said = [str(w.message) for w in caught if "cyclic learning rate" in str(w.message)]
+        model.on_train_start()
+    said = [str(w.message) for w in caught]
     assert len(said) == (height is not None)
     if height is not None:
         assert f"max_epochs is {epochs}, {height} of the way up" in said[0]
         assert "Set max_epochs to 8 or 12" in said[0]
+
+
+def test_the_trainer_brings_the_warning() -> None:
+    loader = DataLoader(TensorDataset(torch.rand(4, 1, 12, 12)), batch_size=4)
+    with pytest.warns(UserWarning, match="100% of the way up to lr_max. Set max_epochs to 2 or 4"):
+        Trainer(**QUIET, max_epochs=1, enable_model_summary=False).fit(ADACL(**SMALL, half_period=1.0), loader)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [name for name in sample_names() if "/adacl_" in name])
