@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -24,7 +25,21 @@ MIN_CHANGE = 0.01  # mean absolute change below which a copy counts as still nor
 MAX_TRIES = 5
 
 
-def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Operation] | None = None) -> Tensor:
+Share = tuple[float, float]
+"""Smallest and largest share, between 0 and 1, drawn uniformly."""
+
+MIX_SHARE: Share = (0.3, 0.7)  # of the rotated part in mix-up; the thesis is silent
+CUT_SHARE: Share = (0.2, 0.5)  # of the image's sides that a rectangle of cut-paste has; the thesis is silent
+
+
+def pseudo_anomaly(
+    image: Tensor,
+    generator: Generator,
+    operations: Sequence[Operation] | None = None,
+    *,
+    mix_share: Share = MIX_SHARE,
+    cut_share: Share = CUT_SHARE,
+) -> Tensor:
     """One pseudo-anomaly for every image, each by one operation drawn uniformly.
 
     A copy that hardly differs from its image (mean absolute change below 0.01) is drawn again, at most 5 times.
@@ -32,7 +47,9 @@ def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Ope
     Args:
         image: Square images in [0, 1], shape (B, C, H, W).
         generator: Source of all draws, on the device of ``image``.
-        operations: The operations to draw from; all five if None or empty.
+        operations: The operations to draw from, one that is named twice twice as often; all five if None or empty.
+        mix_share: See :func:`mix_up`.
+        cut_share: See :func:`cut_paste`.
 
     Returns:
         Shape and type of ``image``.
@@ -40,7 +57,12 @@ def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Ope
     Raises:
         ShapeError: images are not square, though an operation rotates.
     """
-    functions = [_OPERATIONS[name] for name in operations] if operations else list(_OPERATIONS.values())
+    known: dict[str, Callable[..., Tensor]] = {
+        **_OPERATIONS,
+        "cut_paste": partial(cut_paste, share=cut_share),
+        "mix_up": partial(mix_up, share=mix_share),
+    }
+    functions = [known[name] for name in operations or known]
     out = image.clone()
     todo = torch.ones(len(image), dtype=torch.bool, device=image.device)
     for _ in range(MAX_TRIES):
@@ -55,12 +77,13 @@ def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Ope
     return out
 
 
-def cut_paste(image: Tensor, generator: Generator) -> Tensor:
+def cut_paste(image: Tensor, generator: Generator, *, share: Share = CUT_SHARE) -> Tensor:
     """Copy a random rectangle, each side 0.2 to 0.5 of the image's, to a place at least 4 px away.
 
     Args:
         image: Shape (B, C, H, W).
         generator: Source of the draws.
+        share: Of the image's side, for each side of the rectangle.
 
     Returns:
         Shape of ``image``; only pixels inside the target rectangle differ. Where an image is too small for a shift of
@@ -73,8 +96,9 @@ def cut_paste(image: Tensor, generator: Generator) -> Tensor:
         """Draws between 0 and 1."""
         return torch.rand(*shape, generator=generator, device=device)
 
-    size_y = ((0.2 + 0.3 * uniform(count, 1, 1)) * height).long().clamp_min(1)
-    size_x = ((0.2 + 0.3 * uniform(count, 1, 1)) * width).long().clamp_min(1)
+    least, spread = share[0], share[1] - share[0]
+    size_y = ((least + spread * uniform(count, 1, 1)) * height).long().clamp_min(1)
+    size_x = ((least + spread * uniform(count, 1, 1)) * width).long().clamp_min(1)
     from_y = (uniform(count, 1, 1) * (height - size_y + 1)).long()
     from_x = (uniform(count, 1, 1) * (width - size_x + 1)).long()
     rows = torch.arange(height, device=device).view(1, -1, 1)
@@ -137,12 +161,13 @@ def rotate270(image: Tensor, generator: Generator | None = None) -> Tensor:
     return _rotate(image, 3)
 
 
-def mix_up(image: Tensor, generator: Generator) -> Tensor:
+def mix_up(image: Tensor, generator: Generator, *, share: Share = MIX_SHARE) -> Tensor:
     """Blend each image with itself rotated by 90 or 270 degrees, the rotated part weighing 0.3 to 0.7.
 
     Args:
         image: Shape (B, C, S, S).
         generator: Source of the draws.
+        share: Weight of the rotated part.
 
     Returns:
         Shape of ``image``, inside its range.
@@ -151,7 +176,8 @@ def mix_up(image: Tensor, generator: Generator) -> Tensor:
         ShapeError: images are not square.
     """
     turn = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
-    weight = 0.3 + 0.4 * torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device)
+    draw = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device)
+    weight = share[0] + (share[1] - share[0]) * draw
     return torch.lerp(image, torch.where(turn, _rotate(image, 1), _rotate(image, 3)), weight.to(image.dtype))
 
 

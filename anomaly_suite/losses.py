@@ -260,16 +260,32 @@ class PixelComparison(nn.Module):
         image_size: Height and width of the images.
         rho: Weight of L1.
         space: Where they are compared; the value range goes with it.
+        scales: See :class:`ReconstructionError`.
+        window_size: See :class:`ReconstructionError`.
 
     Raises:
         ConfigError: ``rho`` outside [0, 1], or images too small.
     """
 
-    def __init__(self, *, image_size: ImageSize, rho: float, space: PixelSpace = "standardized") -> None:
+    def __init__(
+        self,
+        *,
+        image_size: ImageSize,
+        rho: float,
+        space: PixelSpace = "standardized",
+        scales: int | None = None,
+        window_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.space = space
         value_range = STANDARDIZED_RANGE if space == "standardized" else 1.0
-        self.error = ReconstructionError(image_size=min(height_width(image_size)), value_range=value_range, rho=rho)
+        self.error = ReconstructionError(
+            image_size=min(height_width(image_size)),
+            value_range=value_range,
+            rho=rho,
+            scales=scales,
+            window_size=window_size,
+        )
 
     def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         """Error of each image.

@@ -97,3 +97,26 @@ def test_rotation_of_a_rectangle_names_the_way_out() -> None:
 def test_small_images_still_change() -> None:
     image = torch.rand(50, 1, 6, 6, generator=generator(3))
     assert (augment.cut_paste(image, generator()) != image).flatten(1).any(1).all()
+
+
+def test_coefficients_of_mix_up_and_cut_paste_are_options(image: Tensor) -> None:
+    out = augment.mix_up(image, generator(), share=(0.25, 0.25))
+    either = [torch.lerp(image, torch.rot90(image, k, (2, 3)), 0.25) for k in (1, 3)]
+    fits = torch.stack([(out - each).abs().amax((1, 2, 3)) < 1e-6 for each in either])
+    assert fits.any(0).all()
+    assert fits.any(1).all()
+    changed = (augment.cut_paste(image, generator(), share=(0.6, 0.6)) != image).any(1)
+    assert (changed.any(2).sum(1) <= 16).all()  # 0.6 * 28, rounded down
+    assert (changed.any(2).sum(1) >= 12).all()  # a side may overlap its source
+    same = augment.pseudo_anomaly(
+        image, generator(), ["mix_up", "cut_paste"], mix_share=(0.3, 0.7), cut_share=(0.2, 0.5)
+    )
+    assert torch.equal(same, augment.pseudo_anomaly(image, generator(), ["mix_up", "cut_paste"]))
+    other = augment.pseudo_anomaly(image, generator(), ["mix_up"], mix_share=(0.25, 0.25))
+    assert torch.stack([(other - each).abs().amax((1, 2, 3)) < 1e-6 for each in either]).any(0).all()
+
+
+def test_an_operation_named_twice_is_drawn_twice_as_often(image: Tensor) -> None:
+    one = image[:1].expand(300, -1, -1, -1)
+    out = augment.pseudo_anomaly(one, generator(), ["rotate90", "rotate90", "rotate270"])
+    assert 170 <= int((out == torch.rot90(one, 1, (2, 3))).flatten(1).all(1).sum()) <= 230

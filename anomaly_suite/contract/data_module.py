@@ -54,6 +54,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
     classes: Sequence[str] = ()
     """Names of the classes in the order of their numbers; empty where the data set has none."""
 
+    dataset_version: str | None = None
+    """Which of several published versions of the data set was read, for the result file; None where there is one."""
+
     def __init__(
         self,
         *,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +130,13 @@ class LeNetDecoder(nn.Module):
 
 
 def build_lenets(
-    *, channels: int, image_size: tuple[int, int], widths: Sequence[int], latent_dim: int, with_decoder: bool
+    *,
+    channels: int,
+    image_size: tuple[int, int],
+    widths: Sequence[int],
+    latent_dim: int,
+    with_decoder: bool,
+    initialization: Literal["torch", "xavier"] = "torch",
 ) -> tuple[LeNetEncoder, LeNetDecoder | None]:
     """An encoder, and the decoder of codes that a linear layer makes of its features.
 
@@ -139,20 +146,25 @@ def build_lenets(
         widths: Channels after each convolution of the encoder.
         latent_dim: D.
         with_decoder: Also build a decoder; None stands in its place otherwise.
+        initialization: Of all convolutions: torch's, or uniform after Xavier with the gain of leaky ReLU.
 
     Raises:
         ConfigError: sizes that do not fit.
     """
-    encoder = LeNetEncoder(in_channels=channels, image_size=image_size, widths=widths)
-    if not with_decoder:
-        return encoder, None
-    return encoder, LeNetDecoder(
-        out_channels=channels,
-        image_size=image_size,
-        widths=widths,
-        latent_dim=latent_dim,
-        normalize_code=channels > 1,
-    )
+    encoder, decoder = LeNetEncoder(in_channels=channels, image_size=image_size, widths=widths), None
+    if with_decoder:
+        decoder = LeNetDecoder(
+            out_channels=channels,
+            image_size=image_size,
+            widths=widths,
+            latent_dim=latent_dim,
+            normalize_code=channels > 1,
+        )
+    if initialization == "xavier":
+        for layer in nn.ModuleList(filter(None, (encoder, decoder))).modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("leaky_relu"))
+    return encoder, decoder
 
 
 def mirrored_grids(side: int, count: int) -> list[tuple[int, int]]:

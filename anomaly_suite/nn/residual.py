@@ -10,6 +10,7 @@ Axes: B batch, C channels, H and W pixels, Z vector width, h and w cells of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -229,6 +230,24 @@ class ResidualDecoder(nn.Module):
         """(B, Z) to (B, C, H, W)."""
         image: Tensor = self.layers(latent)
         return image
+
+
+@torch.no_grad()
+def glorot_weights(net: nn.Module) -> None:
+    """Draw the weights as the released code of WGAN-GP does: uniform after Glorot, biases 0.
+
+    Convolutions of 3 x 3 and 5 x 5, but for the first of an encoder, get twice the variance (He's).
+
+    Args:
+        net: An encoder or decoder of this file, or a module that holds such.
+    """
+    stems = {id(part.trunk[0]) for part in net.modules() if isinstance(part, ResidualEncoder)}
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            plain = isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1) or id(layer) in stems
+            nn.init.xavier_uniform_(layer.weight, gain=1.0 if plain else math.sqrt(2))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _levels(size: tuple[int, int]) -> tuple[int, int]:

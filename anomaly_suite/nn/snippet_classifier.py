@@ -28,5 +28,9 @@ class SnippetClassifier(nn.Module):
 
     def forward(self, snippet_features: Tensor) -> Tensor:
         """Scores of snippet features: shape (..., D) to (...), float32 in [0, 1]."""
+        return self.logits(snippet_features).sigmoid()
+
+    def logits(self, snippet_features: Tensor) -> Tensor:
+        """The same before the sigmoid, for losses that take logarithms: shape (..., D) to (...), float32."""
         logit: Tensor = self.layers(snippet_features)
-        return logit.squeeze(-1).float().sigmoid()
+        return logit.squeeze(-1).float()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from anomaly_suite.errors import CheckpointError, DatasetNotFoundError, WeightsError
 from anomaly_suite.io.runs import checkpoint_file
@@ -111,6 +112,28 @@ def without_prefixes(name: str, known: Collection[str] = (), *, separator: str =
             break
         name = name.removeprefix(prefix)
     return written
+
+
+def load_part(net: Module, path: str | Path, *, prefix: str, option: str) -> None:
+    """Give a part of a network the tensors that a checkpoint has for it.
+
+    Args:
+        net: The part.
+        path: The checkpoint, or the folder of its run.
+        prefix: What stands before the names of the part's tensors in the checkpoint, with a dot at its end.
+        option: Which asked for it, for messages.
+
+    Raises:
+        WeightsError: no such file, an unreadable one, or one whose part does not fit.
+    """
+    tensors = {key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)}
+    wrong = first_mismatch(tensors, net.state_dict())
+    if wrong is not None:
+        raise WeightsError(
+            f"{option} must be a checkpoint, or its run, of a model built like this one; got {str(path)!r}. In its {prefix.rstrip('.')} "
+            f"{wrong}. Use the same options in both."
+        )
+    net.load_state_dict(tensors, strict=False)
 
 
 def match_by_name(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

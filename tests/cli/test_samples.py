@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+import anomaly_suite.data
 import anomaly_suite.metrics
 from anomaly_suite.cli import lightning, main, samples
 from anomaly_suite.cli.catalog import catalog
@@ -111,6 +113,54 @@ def test_a_name_says_family_method_and_data(name):
     data = max((word for word in DATA if f"{rest}_".startswith(f"{word}_")), key=len)
     assert DATA[data] == entry.data
     assert entry.device == ("cpu" if name.endswith("_cpu.yaml") or data == "magnetic_tile" else "gpu")
+
+
+TRUTH = {  # options of data modules that decide what counts as anomalous and what is scored
+    *(
+        "annotation",
+        "anomalous_classes",
+        "convention",
+        "drop_known",
+        "labels",
+        "length_rule",
+        "masks",
+        "protocol",
+        "region",
+    ),
+    *("test_list", "training_anomalies", "truth"),
+}
+
+
+def truth_of(name):
+    """Effective value of every such option of a sample configuration, and the data module."""
+    data = read_stack(samples_folder() / name)["data"]
+    cls = getattr(anomaly_suite.data, data["class_path"])
+    options = {key: item.default for key, item in inspect.signature(cls).parameters.items() if key in TRUTH}
+    given = {key: value for key, value in data.get("init_args", {}).items() if key in TRUTH}
+    return data["class_path"], {**options, **given}
+
+
+def test_sample_configs_of_one_data_set_use_one_truth():
+    truths = {}
+    for name in NAMES:
+        data, truth = truth_of(name)
+        assert truths.setdefault(data, truth) == truth, name
+    assert truths["ShanghaiTech"]["length_rule"] == "extend"
+    assert truths["UCFCrime"]["convention"] == "rtfm"
+    assert len(truths) > 10
+
+
+PUBLISHED_VIDEOS = [
+    name
+    for name in NAMES
+    if name.startswith("weak_video/") and not name.endswith("_cpu.yaml") and not stack_of(samples_folder() / name)
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_VIDEOS)
+def test_a_video_config_says_whose_truth_it_has_and_whose_table_it_stands_beside(name):
+    head = (samples_folder() / name).read_text(encoding="utf-8").partition("seed_everything")[0]
+    assert re.search(r"[Tt]ruth as .*table [89]\.[1-4]", " ".join(head.split()))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if stack_of(samples_folder() / name)])

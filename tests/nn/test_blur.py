@@ -60,3 +60,15 @@ def test_smoothing_by_products_equals_spreading_and_blurring(rows: int, columns:
     )
     spread = F.interpolate(distance, size=size, mode="bilinear", align_corners=False)
     torch.testing.assert_close(down @ distance @ across.T, gaussian_blur(spread, sigma=1.3))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.5, 30.0])
+def test_symmetric_borders_are_scipys_default(sigma: float) -> None:
+    image = torch.rand(2, 1, 23, 31, dtype=torch.float64)
+    found = gaussian_blur(image, sigma=sigma, border="symmetric")[:, 0].numpy()
+    radius = int(np.ceil(4 * sigma))
+    if radius <= 23:  # scipy repeats the reflection of a wider kernel, ours ends at the image
+        expected = [gaussian_filter(x.numpy(), sigma, radius=radius) for x in image[:, 0]]
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+    flat = torch.full((1, 1, 9, 5), 2.0)
+    torch.testing.assert_close(gaussian_blur(flat, sigma=sigma, border="symmetric"), flat)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -69,3 +72,25 @@ def test_both_networks_are_built_for_one_code() -> None:
     code = nn.Linear(encoder.out_features, 32)(encoder(image))
     assert decoder(code).shape == image.shape
     assert build_lenets(channels=1, image_size=(12, 16), widths=(4, 6), latent_dim=7, with_decoder=False)[1] is None
+
+
+@pytest.mark.parametrize("initialization", ["torch", "xavier"])
+def test_initial_weights(initialization: Literal["torch", "xavier"]) -> None:
+    """The released autoencoder of CIFAR10: ``xavier_uniform_`` with the gain of leaky ReLU on every convolution."""
+    torch.manual_seed(0)
+    encoder, decoder = build_lenets(
+        channels=3,
+        image_size=(32, 32),
+        widths=(32, 64, 128),
+        latent_dim=128,
+        with_decoder=True,
+        initialization=initialization,
+    )
+    assert decoder is not None
+    layers = [m for m in (*encoder.modules(), *decoder.modules()) if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(layers) == 7
+    for layer in layers:
+        fan_in, fan_out = 25 * layer.weight.shape[1], 25 * layer.weight.shape[0]
+        # torch: uniform within 1 / sqrt(fan in); for transposed convolutions it takes the second axis as input, too
+        bound = math.sqrt(2 / (1 + 0.01**2) * 6 / (fan_in + fan_out)) if initialization == "xavier" else fan_in**-0.5
+        assert 0.98 * bound < float(layer.weight.detach().abs().max()) <= bound

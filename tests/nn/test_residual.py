@@ -6,7 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.residual import DownBlock, DownConv, Norm, ResidualDecoder, ResidualEncoder, UpBlock, UpConv
+from anomaly_suite.nn.residual import (
+    DownBlock,
+    DownConv,
+    Norm,
+    ResidualDecoder,
+    ResidualEncoder,
+    UpBlock,
+    UpConv,
+    glorot_weights,
+)
 
 NORMS: tuple[Norm, ...] = ("batch", "layer", "group")
 
@@ -240,3 +249,25 @@ class TestNetworks:
         encoder = ResidualEncoder(in_channels=1, image_size=(16, 16), width=2)
         with pytest.raises(ShapeError, match=r"\(1, 16, 16\); got \(1, 32, 32\)"):
             encoder(torch.rand(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_released_initial_weights(size: int) -> None:
+    """Uniform after Glorot; 3 x 3 and 5 x 5 convolutions but the first of an encoder have sqrt(2) times the width."""
+    torch.manual_seed(0)
+    nets = nn.Sequential(
+        ResidualEncoder(in_channels=3, image_size=(size, size), width=16, out_features=1, norm="layer"),
+        ResidualDecoder(in_features=32, out_channels=3, image_size=(size, size), width=16),
+    )
+    glorot_weights(nets)
+    kinds = set()
+    for name, layer in nets.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        kernel = layer.weight[0, 0].numel()
+        plain = isinstance(layer, nn.Linear) or kernel == 1 or name == "0.trunk.0"
+        bound = (1 if plain else 2**0.5) * (6 / (kernel * (layer.weight.shape[0] + layer.weight.shape[1]))) ** 0.5
+        assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound, name
+        assert layer.bias is None or not layer.bias.any()
+        kinds.add((type(layer).__name__, plain))
+    assert kinds >= {("Linear", True), ("Conv2d", True), ("Conv2d", False), ("DownConv", False), ("UpConv", False)}

@@ -1,7 +1,8 @@
 """The one result file of a test: ``metrics.json``, which several callbacks write, each its section.
 
 Top level: what ``AnomalyMetrics`` found (``metrics``, ``undefined``, ``error_bound``, ``definitions``, ``data``) and where it comes from
-(``method``, ``dataset``, ``validation``, ``calibration``, ``seed``, ``checkpoint``, ``command``, ``versions``). Then a section per callback:
+(``method``, ``dataset``, ``dataset_version`` where there are several, ``validation``, ``calibration``, ``seed``, ``checkpoint``,
+``command``, ``versions``). Then a section per callback:
 ``segmentation`` of ``SegmentationMetrics``, ``components`` of ``ComponentMetrics``.
 """
 
@@ -65,9 +66,11 @@ def log_values(pl_module: LightningModule, values: dict[str, float]) -> None:
 def _context(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Where the figures come from."""
     data: Any = getattr(trainer, "datamodule", None)
+    version = of_data(trainer, "dataset_version", None)
     return {
         "method": type(pl_module).__name__,
         "dataset": type(data).__name__ if data is not None else "unknown",
+        **({} if version is None else {"dataset_version": version}),
         "validation": of_data(trainer, "validation", "unknown"),
         "calibration": getattr(getattr(pl_module, "calibration", None), "record", {}),
         "seed": torch.initial_seed(),

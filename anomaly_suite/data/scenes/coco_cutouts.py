@@ -49,6 +49,8 @@ class CocoCutouts:
         annotations: ``<root>/annotations/instances_<part>.json``; its images lie in ``<root>/<part>``.
         exclude: See :func:`open_cutouts`.
         min_size: See :func:`open_cutouts`.
+        class_share: See :func:`open_cutouts`.
+        seed: Decides which classes these are.
 
     Raises:
         ConfigError: an unknown class in a list of names.
@@ -56,7 +58,15 @@ class CocoCutouts:
         DatasetError: it is not a COCO file, or no image passes.
     """
 
-    def __init__(self, annotations: Path, *, exclude: Exclusion | Sequence[str], min_size: int) -> None:
+    def __init__(
+        self,
+        annotations: Path,
+        *,
+        exclude: Exclusion | Sequence[str],
+        min_size: int,
+        class_share: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         content = _read_annotations(annotations)
         categories = {record["id"]: record["name"] for record in content["categories"]}
         names = {"released": RELEASED, "disjoint": DISJOINT}[exclude] if isinstance(exclude, str) else tuple(exclude)
@@ -69,7 +79,19 @@ class CocoCutouts:
             for record in content["images"]
             if record["id"] not in banned and min(record["height"], record["width"]) >= min_size
         }
-        drawn = [annotation for annotation in content["annotations"] if annotation[0] in size and annotation[3]]
+        used = set(categories)
+        if class_share < 1:
+            free = sorted(number for number, name in categories.items() if name not in names)
+            order = np.random.default_rng((seed, 4)).permutation(free)
+            used = set(order[: max(1, round(class_share * len(free)))].tolist())
+            log.info(
+                "outliers of %d of %d classes: %s", len(used), len(free), ", ".join(categories[n] for n in sorted(used))
+            )
+        drawn = [
+            annotation
+            for annotation in content["annotations"]
+            if annotation[0] in size and annotation[1] in used and annotation[3]
+        ]
         drawn.sort(key=lambda annotation: annotation[0])  # stable: objects of an image keep their order
         if not drawn:
             raise DatasetError(

@@ -26,7 +26,15 @@ class Cutouts(Protocol):
         ...
 
 
-def open_cutouts(source: str, *, exclude: Exclusion | Sequence[str], min_size: int, height: int, seed: int) -> Cutouts:
+def open_cutouts(
+    source: str,
+    *,
+    exclude: Exclusion | Sequence[str],
+    min_size: int,
+    height: int,
+    seed: int,
+    class_share: float = 1.0,
+) -> Cutouts:
     """The pool behind the option ``outliers``; logs what it holds and which classes were left out.
 
     Args:
@@ -38,19 +46,25 @@ def open_cutouts(source: str, *, exclude: Exclusion | Sequence[str], min_size: i
             Meta-OoD recipe) or ``disjoint`` (all that the test sets contain, too).
         min_size: Least height and width of a COCO image in pixels.
         height: Height of the scenes in pixels, which decides how large ``shapes`` are.
-        seed: Decides ``shapes``.
+        seed: Decides ``shapes``, and the classes of ``class_share``.
+        class_share: Share of COCO's classes, less those left out, whose objects are used, in (0, 1].
 
     Raises:
-        ConfigError: an unknown class, or an exclusion that prepared masks cannot grant.
+        ConfigError: an unknown class, or an exclusion or a share of classes that the source cannot grant.
         DatasetNotFoundError: nothing of the kind is there.
         DatasetError: the annotations are not those of COCO, or no image passes.
     """
+    path = Path(source).expanduser()
+    annotations = None if source == SHAPES else path if path.suffix == ".json" else _annotation_file(path)
+    if class_share < 1 and annotations is None:
+        raise ConfigError(
+            f"outlier_class_share={class_share:g} needs outliers that have classes; {source!r} is no COCO annotation file. Give one, or "
+            "leave outlier_class_share: 1."
+        )
     if source == SHAPES:
         return ShapeCutouts(seed=seed, height=height)
-    path = Path(source).expanduser()
-    annotations = path if path.suffix == ".json" else _annotation_file(path)
     if annotations is not None:
-        return CocoCutouts(annotations, exclude=exclude, min_size=min_size)
+        return CocoCutouts(annotations, exclude=exclude, min_size=min_size, class_share=class_share, seed=seed)
     prepared = path if path.name.startswith("ood_seg_") else next(path.glob("annotations/ood_seg_*"), None)
     if prepared is not None:
         if exclude != "released":

@@ -3,6 +3,9 @@
 Blum et al., "The Fishyscapes Benchmark: Measuring Blind Spots in Semantic Segmentation", IJCV 2021. The official download
 holds labels (``<nnnn>_<id>_labels.png``) and, for Static, differences to Cityscapes images (``<nnnn>_<id>_rgb.npz``). A
 repackaged layout, used by PEBAL and SynBoost, holds ``original`` images beside ``labels_with_ROI`` and ``labels``.
+
+Static has three versions, ``fs_val_v1`` to ``fs_val_v3``, which blend their objects differently: figures on two of them cannot be
+compared. The name of the folder says which one was read; several under one root are refused.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ TABLE = label_table({0: 0, 1: 1})
 PUBLISHED = {"LostAndFound": 100, "Static": 30}
 _KIND = re.compile(r"_(labels|rgb|leftImg8bit|gtFine_labelIds|gtCoarse_labelIds)$")
 _NUMBER = re.compile(r"^\d{4}_")
+_VERSION = re.compile(r"(?:.*[_.-])?v(\d)(?:\.\d+)*", re.IGNORECASE)  # of a folder's name: fs_val_v3, Static_v2, v1.0.0
 
 
 class _Fishyscapes(SceneTestModule):
@@ -52,6 +56,9 @@ class _Fishyscapes(SceneTestModule):
         folder = self.root / self.part if (self.root / self.part).is_dir() else self.root
         repackaged = (folder / "original").is_dir()
         scenes = _repackaged(folder) if repackaged else self.official(folder)
+        label = scenes[0].label
+        self._refuse_others(folder if repackaged else label.parent)
+        self.dataset_version = self.version_of(label)
         log_counts(f"Fishyscapes {self.part}", folder, {"test": len(scenes)}, [PUBLISHED[self.part]])
         if not any((read_label(scene.label) == VOID).any() for scene in scenes):
             rank_zero_warn(
@@ -60,6 +67,21 @@ class _Fishyscapes(SceneTestModule):
             )
         check_scenes(test=scenes)
         return EvaluationScenes(SceneFiles(scenes), tables={"ood_mask": TABLE})
+
+    def version_of(self, label: Path) -> str | None:
+        """Which version of the set a label file belongs to; None where there is one."""
+        return None
+
+    def _refuse_others(self, used: Path) -> None:
+        """Refuse a root with copies or versions of the set beside the one in ``used``."""
+        official = {path.parent for path in image_files(self.root) if re.fullmatch(self.label_name, path.stem)}
+        repackaged = {path.parent for path in self.root.glob("*/original") if path.parent.name.startswith(self.part)}
+        others = sorted(path for path in official | repackaged if used not in (path, *path.parents))
+        if others:
+            raise DatasetError(
+                f"root must hold Fishyscapes {self.part} once; found it in '{used}' and in '{others[0]}'. Versions differ in their images: "
+                "give the folder of one."
+            )
 
     def official(self, folder: Path) -> list[Scene]:
         """Scenes of the official download.
@@ -100,7 +122,7 @@ class FishyscapesLostAndFound(_Fishyscapes):
 
     Raises:
         DatasetNotFoundError: a folder is missing.
-        DatasetError: labels and images do not fit together.
+        DatasetError: labels and images do not fit together, or there are several copies.
     """
 
     part = "LostAndFound"
@@ -131,6 +153,9 @@ class FishyscapesLostAndFound(_Fishyscapes):
 class FishyscapesStatic(_Fishyscapes):
     """Fishyscapes Static validation: 30 scenes of Cityscapes with objects blended in.
 
+    ``dataset_version`` in the result file is the number at the end of the folder's name (3 for ``fs_val_v3``), or ``unknown``. The
+    published figures of this package's methods do not say theirs.
+
     Args:
         root: Folder with label and difference files or ``Static/{original,labels_with_ROI}``; by default
             ``$ANOMALY_SUITE_DATA/fishyscapes``, or ``data/fishyscapes`` where the variable is not set.
@@ -141,7 +166,7 @@ class FishyscapesStatic(_Fishyscapes):
 
     Raises:
         DatasetNotFoundError: a folder is missing.
-        DatasetError: labels, differences and images do not fit together.
+        DatasetError: labels, differences and images do not fit together, or there are several versions.
     """
 
     part = "Static"
@@ -152,6 +177,11 @@ class FishyscapesStatic(_Fishyscapes):
     ) -> None:
         super().__init__(root=root, eval_batch_size=eval_batch_size, num_workers=num_workers)
         self.cityscapes = data_root(cityscapes, "cityscapes")
+
+    def version_of(self, label: Path) -> str:
+        """The number at the end of the name of a folder that holds it, the nearest that has one."""
+        found = [match[1] for folder in label.resolve().parents if (match := _VERSION.fullmatch(folder.name))]
+        return found[0] if found else "unknown"
 
     def official(self, folder: Path) -> list[Scene]:
         """Labels and differences of the download with the images of Cityscapes.

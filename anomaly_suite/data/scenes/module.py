@@ -59,6 +59,7 @@ class SceneModule(AnomalyDataModule):
             names, to which a train, a class of Cityscapes, does not belong), ``disjoint`` adds that and what the test sets contain,
             such as animals; or a list of names.
         outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
+        outlier_class_share: Share of COCO's classes, less those left out, whose objects are used, drawn by ``seed``, in (0, 1].
         outlier_min_size: Least height and width of a COCO image in pixels.
         outlier_single: Paste one object of a cut-out, not all.
         outlier_rescale: Smallest and largest factor by which objects are resized; None keeps their size.
@@ -88,6 +89,7 @@ class SceneModule(AnomalyDataModule):
         outlier_fraction: float = 0.1,
         outlier_exclude: Exclusion | list[str] = "released",
         outlier_share: float = 1.0,
+        outlier_class_share: float = 1.0,
         outlier_min_size: int = 480,
         outlier_single: bool = False,
         outlier_rescale: tuple[float, float] | None = None,
@@ -109,8 +111,9 @@ class SceneModule(AnomalyDataModule):
             raise ConfigError(f"validation of driving scenes is holdout, test or none; got {validation!r}.")
         if outlier_fraction < 0:
             raise ConfigError(f"outlier_fraction must be at least 0; got {outlier_fraction}.")
-        if not 0 < outlier_share <= 1:
-            raise ConfigError(f"outlier_share must be in (0, 1]; got {outlier_share}. 1 uses every cut-out.")
+        for name, share in {"outlier_share": outlier_share, "outlier_class_share": outlier_class_share}.items():
+            if not 0 < share <= 1:
+                raise ConfigError(f"{name} must be in (0, 1]; got {share}. 1 uses every cut-out.")
         check_range("outlier_rescale", outlier_rescale)
         self.crop = CropScenes(
             size=crop_size, flip=flip, scales=scales, scale_range=scale_range, steps=train_transform or []
@@ -119,6 +122,7 @@ class SceneModule(AnomalyDataModule):
         self.outlier_fraction = outlier_fraction
         self.outlier_exclude: Exclusion | list[str] = outlier_exclude
         self.outlier_share = outlier_share
+        self.outlier_class_share = outlier_class_share
         self.outlier_min_size = outlier_min_size
         self.outlier_single = outlier_single
         self.outlier_rescale = outlier_rescale
@@ -168,6 +172,7 @@ class SceneModule(AnomalyDataModule):
             self.outliers,
             exclude=self.outlier_exclude,
             min_size=self.outlier_min_size,
+            class_share=self.outlier_class_share,
             height=train.read(0)[1].shape[0],
             seed=self.seed,
         )

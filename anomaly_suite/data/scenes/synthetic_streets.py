@@ -70,6 +70,7 @@ class SyntheticStreets(SceneModule):
         train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
         outlier_exclude: Classes of COCO whose images are not used: ``released``, ``disjoint`` or a list of names.
         outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
+        outlier_class_share: Share of COCO's classes, less those left out, whose objects are used, drawn by ``seed``, in (0, 1].
         outlier_min_size: Least height and width of a COCO image in pixels.
         outlier_single: Paste one object of a cut-out, not all.
         outlier_rescale: Smallest and largest factor by which objects are resized; None keeps their size.
@@ -103,6 +104,7 @@ class SyntheticStreets(SceneModule):
         train_transform: list[dict[str, Any]] | None = None,
         outlier_exclude: Exclusion | list[str] = "released",
         outlier_share: float = 1.0,
+        outlier_class_share: float = 1.0,
         outlier_min_size: int = 480,
         outlier_single: bool = False,
         outlier_rescale: tuple[float, float] | None = None,
@@ -123,6 +125,7 @@ class SyntheticStreets(SceneModule):
             outlier_fraction=outlier_fraction,
             outlier_exclude=outlier_exclude,
             outlier_share=outlier_share,
+            outlier_class_share=outlier_class_share,
             outlier_min_size=outlier_min_size,
             outlier_single=outlier_single,
             outlier_rescale=outlier_rescale,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.contract import SNIPPET_FRAMES, snippet_count
-from anomaly_suite.data.videos.feature_files import Video, open_array
+from anomaly_suite.data.videos.feature_files import Layout, Video, open_array, snippets_of
 from anomaly_suite.errors import DatasetError
 
 LengthRule = Literal["cut", "extend"]
@@ -34,6 +34,46 @@ def read_truth(file: Path) -> npt.NDArray[np.bool_]:
             f"'{file}' must hold a 0 or 1 for each frame in one row; got {values.shape} {values.dtype}. Restore the published file."
         )
     return truth.astype(np.bool_)
+
+
+def split_series(
+    file: Path, videos: Sequence[Video], layout: Layout, *, instead: str
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Frame truth of each video from one file for all of them, which has 16 frames for every snippet of the features.
+
+    Args:
+        file: A ``.npy`` file of zeros and ones, as released code has it.
+        videos: All test videos in the order of the file.
+        layout: Axes of the feature files.
+        instead: What else can be given, for messages.
+
+    Returns:
+        Truth of shape (frames,) by the name of the video.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DatasetError: it has another number of frames, or anomalous ones where a normal video is.
+    """
+    series = read_truth(file)
+    frames = [SNIPPET_FRAMES * snippets_of(video, layout) for video in videos]
+    if len(series) != sum(frames):
+        raise DatasetError(
+            f"'{file}' has {len(series)} frames, the features of {len(videos)} test videos {sum(frames)}. Complete the test "
+            f"features, or {instead}."
+        )
+    parts = np.split(series, np.cumsum(frames)[:-1])
+    for video, part in zip(videos, parts, strict=True):
+        if part.any() and not video.label:
+            raise DatasetError(
+                f"'{file}' has anomalous frames in the normal test video '{video.files[0]}'. Its order is that of the published "
+                f"file names: restore them, or {instead}."
+            )
+    return {video.name: part for video, part in zip(videos, parts, strict=True)}
+
+
+def anomalous_first(videos: Sequence[Video]) -> list[Video]:
+    """The order of RTFM's released lists and ground truths: anomalous videos, then normal ones, each sorted by name."""
+    return sorted(videos, key=lambda video: (-video.label, video.name))
 
 
 def mark_events(events: Iterable[tuple[int, int]], frames: int, *, video: str) -> npt.NDArray[np.bool_]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Validation
-from anomaly_suite.data.videos.feature_files import Layout, Video, snippets_of
-from anomaly_suite.data.videos.frame_truth import LengthRule, read_truth
+from anomaly_suite.contract import SEGMENTS, Validation
+from anomaly_suite.data.videos.feature_files import Layout, Video
+from anomaly_suite.data.videos.frame_truth import LengthRule, read_truth, split_series
 from anomaly_suite.data.videos.lists import find_folders
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
-from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.errors import DatasetNotFoundError
 from anomaly_suite.io.folders import data_root, is_junk
 
 OBTAIN = "Features and gt-colon.npy come with the released code of the paper; their owners allow research only."
@@ -121,18 +119,6 @@ class PolypVideo(VideoFeatures):
         ]
 
     def _from_series(self, videos: list[Video], file: Path) -> list[Video]:
-        series = read_truth(file)
-        frames = [SNIPPET_FRAMES * snippets_of(video, self.layout) for video in videos]
-        if len(series) != sum(frames):
-            raise DatasetError(
-                f"'{file}' has {len(series)} frames, the features of {len(videos)} test videos {sum(frames)}. Complete the test "
-                "features, or set truth to a folder with one file for each anomalous video."
-            )
-        parts = np.split(series, np.cumsum(frames)[:-1])
-        for video, part in zip(videos, parts, strict=True):
-            if part.any() and not video.label:
-                raise DatasetError(
-                    f"'{file}' has anomalous frames in the normal test video '{video.files[0]}'. Its order is that of the "
-                    "published file names: restore them."
-                )
-        return [video._replace(frame_label=part) for video, part in zip(videos, parts, strict=True)]
+        instead = "set truth to a folder with one file for each anomalous video"
+        truth = split_series(file, videos, self.layout, instead=instead)
+        return [video._replace(frame_label=truth[video.name]) for video in videos]

@@ -2,7 +2,7 @@
 
 Liu et al., "Future Frame Prediction for Anomaly Detection", CVPR 2018; split of Zhong et al., "Graph Convolutional Label
 Noise Cleaner", CVPR 2019. Layout: ``<root>/SH_Train_ten_crop_i3d/<video>_i3d.npy``, ``SH_Test_ten_crop_i3d`` with the same,
-and ``testing/test_frame_mask/<video>.npy`` of the original distribution.
+and ``testing/test_frame_mask/<video>.npy`` of the original distribution, or the released ground truth of RTFM, ``gt-sh.npy``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from anomaly_suite.contract import SEGMENTS, Validation
 from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features
-from anomaly_suite.data.videos.frame_truth import LengthRule, read_truth
+from anomaly_suite.data.videos.frame_truth import LengthRule, anomalous_first, read_truth, split_series
 from anomaly_suite.data.videos.lists import choose_names, find_folders
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
@@ -21,6 +21,10 @@ from anomaly_suite.io.folders import data_root
 OBTAIN = (
     "The features come with the released code of RTFM, the masks with the data set, on request from its authors; "
     "extract-features makes features from the videos."
+)
+OBTAIN_MASKS = (
+    "All 107 masks are in RTFM's repository, github.com/tianyu0207/RTFM, folder list/test_frame_mask: set masks to a copy of it, or to "
+    "list/gt-sh.npy from there, which is the truth of its own features."
 )
 PUBLISHED = (175, 63, 155, 44)  # normal and anomalous training videos, normal and anomalous test videos
 
@@ -70,7 +74,9 @@ class ShanghaiTech(VideoFeatures):
         test_features: Folder of the features of test videos; may be the same.
         train_list: File of training videos, one name or path per line, relative to root; None is the published split.
         test_list: The same for test videos.
-        masks: Folder of the frame masks of anomalous test videos, relative to root.
+        masks: Frame truth of test videos, relative to root: a folder with a mask ``<name>.npy`` for each anomalous video, or one file
+            for all of them, 16 frames for every snippet, as RTFM's ``gt-sh.npy``: first the anomalous videos, then the others, each
+            sorted by name. ``length_rule`` changes nothing there.
         segments: Parts to which a video is averaged in training.
         layout: Axes of three-dimensional files: ``snippets_first`` (T, C, D) or ``crops_first`` (C, T, D).
         length_rule: What happens to truth and features of different lengths: ``cut`` both or ``extend`` the truth.
@@ -144,7 +150,7 @@ class ShanghaiTech(VideoFeatures):
         find_folders(self.root, (self.train_features, self.test_features), dataset="ShanghaiTech", obtain=OBTAIN)
         train_names, test_names = published_split()
         train = self._videos(self.train_list, train_names, self.train_features)
-        test = [self._with_truth(video) for video in self._videos(self.test_list, test_names, self.test_features)]
+        test = self._with_truth(self._videos(self.test_list, test_names, self.test_features))
         log_counts("ShanghaiTech", train, test, PUBLISHED)
         return train, test
 
@@ -162,11 +168,19 @@ class ShanghaiTech(VideoFeatures):
         require_features(names, found, folder=self.root / features, source=source)
         return [Video(name, label, found[name]) for name, label in zip(names, labels, strict=True)]
 
-    def _with_truth(self, video: Video) -> Video:
+    def _with_truth(self, videos: list[Video]) -> list[Video]:
+        where = self.root / self.masks
+        if not where.is_file():
+            return [self._with_mask(video) for video in videos]
+        instead = "set masks to the folder of the masks of each video"
+        truth = split_series(where, anomalous_first(videos), self.layout, instead=instead)
+        return [video._replace(frame_label=truth[video.name]) for video in videos]
+
+    def _with_mask(self, video: Video) -> Video:
         mask: Path = self.root / self.masks / f"{video.name}.npy"
         if video.label and not mask.is_file():
             raise DatasetNotFoundError(
-                f"test video {video.name!r} has four digits, so it is anomalous, but there is no mask '{mask}'. {OBTAIN}"
+                f"test video {video.name!r} has four digits, so it is anomalous, but there is no mask '{mask}'. {OBTAIN_MASKS}"
             )
         if not video.label and mask.is_file():
             raise DatasetError(

@@ -3,7 +3,7 @@
 Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos", CVPR 2018. Layout:
 ``<root>/UCF_Train_ten_crop_i3d/<video>_i3d.npy`` and ``UCF_Test_ten_crop_i3d`` with the same (or one file per crop:
 ``<video>_0.npy`` to ``_9.npy``), the lists ``Anomaly_Train.txt`` and ``Anomaly_Test.txt``, and
-``Temporal_Anomaly_Annotation.txt`` or a folder of one ``.mat`` file a test video.
+``Temporal_Anomaly_Annotation.txt``, a folder of one ``.mat`` file a test video, or the released ground truth of RTFM, ``gt-ucf.npy``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from anomaly_suite.contract import SEGMENTS, SNIPPET_FRAMES, Validation
 from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features, snippets_of
-from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
+from anomaly_suite.data.videos.frame_truth import LengthRule, anomalous_first, mark_events, split_series
 from anomaly_suite.data.videos.lists import choose_names, find_folders, read_lines, split_name
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
@@ -71,8 +71,9 @@ class UCFCrime(VideoFeatures):
             ``train_features``.
         test_list: The same for test videos.
         annotation: Events of test videos, relative to root: a text file, with the frame count in a seventh column or
-            without, or a folder of ``.mat`` files.
-        convention: ``original`` frame numbers, or those of the released ground truth of RTFM.
+            without, or a folder of ``.mat`` files; or frame truth, one ``.npy`` file for all test videos, 16 frames for every
+            snippet, as RTFM's ``gt-ucf.npy``: first the anomalous videos, then the others, each sorted by name.
+        convention: ``original`` frame numbers, or those of the released ground truth of RTFM. Not read with such a file.
         segments: Parts to which a video is averaged in training.
         layout: Axes of three-dimensional files: ``snippets_first`` (T, C, D) or ``crops_first`` (C, T, D).
         length_rule: What happens to truth and features of different lengths: ``cut`` both or ``extend`` the truth.
@@ -147,8 +148,7 @@ class UCFCrime(VideoFeatures):
         """
         find_folders(self.root, (self.train_features, self.test_features), dataset="UCFCrime", obtain=OBTAIN)
         train = self._videos(self.train_list, self.train_features)
-        annotations = read_annotations(self.root / self.annotation)
-        test = [self._with_truth(video, annotations) for video in self._videos(self.test_list, self.test_features)]
+        test = self._with_truth(self._videos(self.test_list, self.test_features))
         log_counts("UCF-Crime", train, test, PUBLISHED)
         return train, test
 
@@ -161,7 +161,17 @@ class UCFCrime(VideoFeatures):
         require_features(names, found, folder=folder, source=source)
         return [Video(name, _label(name, source), found[name]) for name in names]
 
-    def _with_truth(self, video: Video, annotations: dict[str, Annotation]) -> Video:
+    def _with_truth(self, videos: list[Video]) -> list[Video]:
+        where = self.root / self.annotation
+        if where.suffix != ".npy":
+            annotations = read_annotations(where)
+            return [self._with_events(video, annotations) for video in videos]
+        truth = split_series(
+            where, anomalous_first(videos), self.layout, instead="set annotation to the list of events"
+        )
+        return [video._replace(frame_label=truth[video.name]) for video in videos]
+
+    def _with_events(self, video: Video, annotations: dict[str, Annotation]) -> Video:
         where = self.root / self.annotation
         if video.name not in annotations:
             raise DatasetNotFoundError(f"'{where}' says nothing of test video {video.name!r}. {OBTAIN}")

@@ -2,11 +2,12 @@
 
 Paper: Khazaie, MSc thesis, ch. 4, "Augment to Detect Anomalies with Continuous Labelling".
 Reference: no code was released.
-Differs: the text is silent on layer sizes, learning rates and cut-paste shapes; ours are the choices listed in the
+Differs: the text is silent on layer sizes, learning rates, cut-paste shapes and mix-up's coefficients; ours are the choices listed in the
     constants and arguments below. The loss is taken on the raw output, because the printed clipping to [0, 1] has no gradient
     outside that range (``clip_in_loss=True`` is the literal reading). ``anomaly_score`` is the raw output: clipping it would
     tie all scores outside [0, 1]. The validation normals and their augmented copies come from the data module
-    (``validation: augmented``, ``val_size: 150``).
+    (``validation: augmented``, ``val_size: 150``). The sample configurations end after whole cycles of the learning rate: the thesis
+    prints at most 10 epochs for MNIST and 15 for CIFAR-10, and the cycle of 4 epochs, a choice, would be at or near its peak there.
 Axes: B batch, C channels, H and W pixels.
 """
 
@@ -18,9 +19,10 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor, nn
 
-from anomaly_suite.augment import Operation, pseudo_anomaly
+from anomaly_suite.augment import CUT_SHARE, MIX_SHARE, Operation, pseudo_anomaly
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
 
@@ -109,10 +111,13 @@ class ADACL(AnomalyModule):
         labels: ``continuous`` as published, or ``discrete`` 0 and 1 for the ablation of figures 4.8 and 4.9.
         loss: ``mse`` as published, or ``bce`` on logits for the ablation of figure 4.7.
         clip_in_loss: Clip the output to [0, 1] before the squared error: literal, but an output outside never learns.
-        operations: Which augmentations to draw from; all five if None.
+        operations: Which augmentations to draw from, one that is named twice twice as often; all five if None.
+        mix_share: Smallest and largest weight of the rotated image in mix-up.
+        cut_share: Smallest and largest side of a rectangle of cut-paste, as a share of the image's.
         lr_min: Smallest learning rate of the triangular cycle.
         lr_max: Largest.
-        half_period: Epochs from the smallest to the largest.
+        half_period: Epochs from the smallest to the largest. A training should end after whole cycles, where the rate is low;
+            one that ends near the peak is warned of.
 
     Shapes: images (B, C, H, W) in [0, 1], square if an operation rotates; score (B,); no map.
     """
@@ -131,12 +136,19 @@ class ADACL(AnomalyModule):
         loss: Literal["mse", "bce"] = "mse",
         clip_in_loss: bool = False,
         operations: list[Operation] | None = None,
+        mix_share: tuple[float, float] = MIX_SHARE,
+        cut_share: tuple[float, float] = CUT_SHARE,
         lr_min: float = 1e-4,
         lr_max: float = 2e-3,
         half_period: float = 2.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        for name, (least, most) in {"mix_share": mix_share, "cut_share": cut_share}.items():
+            if not 0 < least <= most < 1:
+                raise ConfigError(
+                    f"{name} must be two shares between 0 and 1, the smaller one first; got {(least, most)}."
+                )
         self.net = ADACLNet(
             in_channels=in_channels, widths=widths, strides=strides, kernel_size=kernel_size, hidden=hidden
         ).to(memory_format=torch.channels_last)  # usually a fifth faster on CPUs
@@ -152,11 +164,25 @@ class ADACL(AnomalyModule):
         """
         return self.net(image), None
 
+    def on_train_start(self) -> None:
+        """Warn of a last epoch near the peak of the cycle: the weights still move then, and the AUROC with them."""
+        super().on_train_start()
+        cycle, epochs = 2 * self.hparams["half_period"], self.trainer.max_epochs or -1
+        height = 1 - abs(1 - epochs % cycle / self.hparams["half_period"])  # of the last rate, 0 lowest, 1 highest
+        if epochs > 0 and self.trainer.max_steps < 0 and height >= 0.5:
+            whole = max(1, int(epochs // cycle))
+            rank_zero_warn(
+                f"ADACL should end where its cyclic learning rate is low, after a multiple of {cycle:g} epochs (2 * half_period); "
+                f"max_epochs is {epochs}, {height:.0%} of the way up to lr_max. Set max_epochs to {whole * cycle:g} or "
+                f"{(whole + 1) * cycle:g}, or change half_period."
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Regress normal images and their pseudo-anomalies in one pass: in two, batch norm would tell them apart."""
         normal = batch["image"]
         generator = self.step_generator(batch_idx)
-        anomalous = pseudo_anomaly(normal, generator, self.hparams["operations"])
+        shares = {name: self.hparams[name] for name in ("mix_share", "cut_share")}
+        anomalous = pseudo_anomaly(normal, generator, self.hparams["operations"], **shares)
         output = self.net(torch.cat([normal, anomalous])).float()
         target = draw_labels(
             len(normal),

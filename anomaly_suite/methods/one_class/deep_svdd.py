@@ -7,7 +7,9 @@ Reference: lukasruff/Deep-SVDD-PyTorch at 1901612 (MIT); architecture and settin
 Differs: centre, radius and input range are buffers, so a checkpoint is complete; the input range is computed from the
     training normals instead of being listed for each class; an exactly zero component of the centre moves to +0.1, where
     the release leaves it. Decoders reach image sizes other than 28 and 32 by the same pattern. The last linear layer
-    never has a bias; with one, as in IGD's version of the method, the network could map every image to the centre.
+    never has a bias; with one, as in IGD's version of the method, the network could map every image to the centre. Weights begin as
+    torch draws them, as in the released networks but for the autoencoder of CIFAR10 (``initialization: xavier``). MS-SSIM of DSVDD+REC
+    has scales and window of our IGD.
 Axes: B batch, C channels, H and W pixels, D embedding width.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +101,8 @@ class DeepSVDD(AnomalyModule):
         warmup_epochs: Epochs of the second phase in which the radius stays 0.
         reconstruction_weight: Weight of the reconstruction error in the second phase; 0 is Deep SVDD, 1 DSVDD+REC.
         rho: Weight of L1 in that error; the rest is MS-SSIM's.
+        ssim_scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
+        ssim_window: Of MS-SSIM, odd; null is 11 from 176 pixels on, else 3.
         score: ``distance``; or ``sum`` with the weighted reconstruction error, the quantity that DSVDD+REC minimises. IGD's
             tables do not say which of the two they rank by.
         lr: Learning rate of Adam.
@@ -111,6 +115,7 @@ class DeepSVDD(AnomalyModule):
         ae_lr: Learning rate of the pre-training.
         ae_lr_milestones: Its milestones; the paper's CIFAR10 has 250.
         ae_weight_decay: Its weight decay; the paper's CIFAR10 has 5e-7.
+        initialization: Of the convolutions of ``lenet`` and its decoder: torch's, or ``xavier`` as in the released autoencoder of CIFAR10.
 
     Raises:
         ConfigError: pre-training of another backbone than ``lenet``, an unknown backbone, or sizes that do not fit.
@@ -142,6 +147,8 @@ class DeepSVDD(AnomalyModule):
         warmup_epochs: int = 10,
         reconstruction_weight: float = 0.0,
         rho: float = 0.15,
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
         score: Literal["distance", "sum"] = "distance",
         lr: float = 1e-4,
         lr_decay: Literal["milestones", "polynomial"] = "milestones",
@@ -152,6 +159,7 @@ class DeepSVDD(AnomalyModule):
         ae_lr: float = 1e-4,
         ae_lr_milestones: Sequence[int] = (50,),
         ae_weight_decay: float = 5e-4,
+        initialization: Literal["torch", "xavier"] = "torch",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -177,11 +185,13 @@ class DeepSVDD(AnomalyModule):
                 widths=widths or (GREY_WIDTHS if grey else COLOUR_WIDTHS),
                 latent_dim=latent_dim,
                 with_decoder=bool(self.ae_epochs),
+                initialization=initialization,
             )
         else:
             self.encoder, self.decoder = ImageEncoder(backbone, image_size=size, width=width), None
         self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
-        self._build_rebuilder(in_channels if backbone == "lenet" else 3, size, width, rho)
+        comparison = {"rho": rho, "scales": ssim_scales, "window_size": ssim_window}
+        self._build_rebuilder(in_channels if backbone == "lenet" else 3, size, width, comparison)
         self.register_buffer("input_range", torch.empty(0))  # smallest and largest pixel of normalised training images
         self.register_buffer("center", torch.empty(0))  # (D,)
         self.register_buffer("radius", torch.zeros(()))
@@ -205,14 +215,14 @@ class DeepSVDD(AnomalyModule):
                 f"got {self.reconstruction_weight} with score={self.score}. DSVDD+REC uses 1."
             )
 
-    def _build_rebuilder(self, channels: int, size: tuple[int, int], width: int, rho: float) -> None:
+    def _build_rebuilder(self, channels: int, size: tuple[int, int], width: int, comparison: dict[str, Any]) -> None:
         self.rebuilder = None
         if self.reconstruction_weight:
             self.rebuilder = ResidualDecoder(
                 in_features=self.head.out_features, out_channels=channels, image_size=size, width=width
             )
             value_range = 1.0 if isinstance(self.encoder, LeNetEncoder) else STANDARDIZED_RANGE
-            self.reconstruction_error = ReconstructionError(image_size=min(size), value_range=value_range, rho=rho)
+            self.reconstruction_error = ReconstructionError(image_size=min(size), value_range=value_range, **comparison)
 
     @property
     def is_fitted(self) -> bool:

@@ -1,13 +1,16 @@
 """IGD: an autoencoder whose codes follow one Gaussian, kept dense by a critic that predicts interpolation coefficients.
 
 Paper: Chen, Tian, Pang and Carneiro, "Deep One-Class Classification via Interpolated Gaussian Descriptor", AAAI 2022.
-Reference: the authors' released code (training on MVTec AD and inference), as described of it; no code read.
+Reference: the authors' released code (training on MVTec AD and inference), as described of it; only its maps were read.
 Differs: the centre is estimated before the variance, which the code takes around the last centre; the variance is floored
     as a whole, not batch by batch, so that neither batch size nor the number of processes matters. Partners of an
     interpolation are neighbours in the batch, where the code reverses it and pairs the middle image with itself. The critic
     learns from the reconstructions of the generator step instead of decoding again. The decoder's batch norms stay in
     training mode after an E-step. Both scopes are trained in one run; the local one on ``patches_per_step`` random patches of
-    the batch, where the code takes all 225 patches of two images. Maps average colour channels evenly.
+    the batch, where the code takes all 225 patches of two images. Maps average colour channels evenly, and
+    the SSIM maps of each scale, which lack a border of half a window, are continued by their outermost values and enlarged bilinearly;
+    the code stretches them to the image by their nearest values and weighs colours as grey values do. MS-SSIM has five scales and
+    a window of 11 from 176 pixels on, four and 3 for smaller images as published for 32, as far as they fit.
 Axes: B batch, C channels, H and W pixels, D latent width.
 """
 
@@ -167,6 +170,8 @@ class IGD(AnomalyModule):
         gaussian_weight: Weight of the Gaussian classifier's loss, lambda 2.
         interpolation_weight: Weight of fooling the critic, lambda 3; 0 trains without critic.
         rho: Weight of L1 in the reconstruction error; the rest is MS-SSIM's.
+        ssim_scales: Of MS-SSIM in every scope, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
+        ssim_window: Of MS-SSIM in every scope, odd; null is 11 from 176 pixels on, else 3.
         pixel_space: Compare images as the networks see them, or scaled back to [0, 1].
         critic_norm: ``layer`` as published, or ``group``, with far fewer weights at 256 pixels.
         critic_activation: ``none``, ``sigmoid`` as in the released patch critic, or ``half_sigmoid``, whose range is that of
@@ -207,6 +212,8 @@ class IGD(AnomalyModule):
         gaussian_weight: float = 1.0,
         interpolation_weight: float = 0.1,
         rho: float = 0.15,
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
         pixel_space: PixelSpace = "standardized",
         critic_norm: Literal["layer", "group"] = "layer",
         critic_activation: Literal["none", "sigmoid", "half_sigmoid"] = "none",
@@ -233,7 +240,9 @@ class IGD(AnomalyModule):
         def build(it: ScopeOptions) -> Descriptor:
             """The networks of one scope."""
             autoencoder = it.autoencoder(latent_dim=latent_dim, width=width, freeze_encoder=freeze_encoder)
-            compare = PixelComparison(image_size=it.image_size, rho=rho, space=pixel_space)
+            compare = PixelComparison(
+                image_size=it.image_size, rho=rho, space=pixel_space, scales=ssim_scales, window_size=ssim_window
+            )
             critic = None
             if interpolation_weight:
                 critic = InterpolationCritic(it.image_size, width=width, norm=critic_norm, activation=critic_activation)

@@ -6,7 +6,9 @@ Formulas: for position p with features x of N training images, mean ``mu = sum(x
     ``Sigma = sum((x - mu)(x - mu)') / (N - 1) + eps I``, anomaly map ``sqrt((x - mu)' inv(Sigma) (x - mu))``, enlarged to the
     image and smoothed; the image's score is its maximum.
 Reference: none was read; the paper and the released implementations' settings (eps 0.01, smoothing 4 px) were enough.
-Differs: the smoothing width follows the image size; scores are raw, not min-max scaled over a test set. A checkpoint holds
+Differs: the smoothing width follows the image size, and mirrors maps at their outermost pixels, where released implementations (SciPy's
+    default) repeat these (``border: symmetric``): up to a few per cent of the map's mean at the borders. Scores
+    are raw, not min-max scaled over a test set. A checkpoint holds
     the inverse Cholesky factor of each covariance as a packed triangle, half the size of the inverse covariance.
 Axes: B batch, C channels, H and W pixels, h and w cells of the shallowest map, P = h * w positions, D chosen channels, T and
     S entries of a triangle (see :mod:`anomaly_suite.nn.gaussian`).
@@ -15,6 +17,7 @@ Axes: B batch, C channels, H and W pixels, h and w cells of the shallowest map, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,7 +28,7 @@ from torch import Tensor
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.nn.backbones import FeatureExtractor
-from anomaly_suite.nn.blur import smoothing_matrix, smoothing_sigma
+from anomaly_suite.nn.blur import Border, smoothing_matrix, smoothing_sigma
 from anomaly_suite.nn.gaussian import POSITIONS_AT_ONCE, StreamedMoments, fit_gaussians, mahalanobis, packed_to_strips
 
 BACKBONE_CHUNK = 4
@@ -50,6 +53,7 @@ class PaDiM(AnomalyModule):
         normalization: ``imagenet`` standardises as the backbone's weights expect; ``none`` takes images as they are.
         score: ``smoothed`` is the maximum of the anomaly map, ``raw`` that of the distances before smoothing.
         sigma: Smoothing in pixels at an image size of 224 to 256, in proportion at other sizes.
+        border: How the smoothing continues a map: ``mirror`` or ``symmetric``, see :data:`~anomaly_suite.nn.blur.Border`.
         seed: Decides the channels (and random weights).
 
     Raises:
@@ -72,6 +76,7 @@ class PaDiM(AnomalyModule):
         normalization: Literal["imagenet", "none"] = "imagenet",
         score: Literal["smoothed", "raw"] = "smoothed",
         sigma: float = 4.0,
+        border: Border = "mirror",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -96,6 +101,7 @@ class PaDiM(AnomalyModule):
         self.eps = eps
         self.score = score
         self.sigma = sigma
+        self.border: Border = border
         self.register_buffer("mean", torch.empty(0))  # (h, w, D)
         self.register_buffer("factor", torch.empty(0))  # (P, T), packed inverse Cholesky factors
         self.register_buffer("whitening", torch.empty(0), persistent=False)  # (P, S), the same as products take them
@@ -185,8 +191,8 @@ class PaDiM(AnomalyModule):
             distance = mahalanobis(vectors, self.mean.flatten(0, 1), self.whitening, positions=positions)
             distance = distance.T.reshape(-1, 1, rows, columns)
             sigma = smoothing_sigma(height, width, sigma=self.sigma)
-            down = smoothing_matrix(rows, height, sigma=sigma, device=distance.device)
-            across = smoothing_matrix(columns, width, sigma=sigma, device=distance.device)
+            smoothing = partial(smoothing_matrix, sigma=sigma, device=distance.device, border=self.border)
+            down, across = smoothing(rows, height), smoothing(columns, width)
             smooth = down @ distance @ across.T  # B 1 H W
         return (smooth if self.score == "smoothed" else distance).amax((1, 2, 3)), smooth
 

@@ -4,7 +4,8 @@ Paper: Bergmann et al., "Uninformed Students: Student-Teacher Anomaly Detection 
     CVPR 2020, arXiv:1911.02357.
 Reference: none was released by the authors, and no code was read. Students regress the descriptor itself, without dropout,
     not the wider vector decoded from it.
-Differs: the teacher is distilled on patches of the training images instead of ImageNet. Random scales are drawn once for a
+Differs: the teacher is distilled on patches of the training images instead of ImageNet, in every run, unless ``distilled_teachers``
+    names a run whose teachers are shared, as the paper shares one over all categories. Random scales are drawn once for a
     step, not for each patch. Descriptors are decorrelated over their dimensions, which the paper's wording leaves open. The
     last convolution has no activation, which could hardly go below zero.
 Axes: B batch, C channels, H and W pixels, D descriptor width, p side of a patch, M students, S patch sizes.
@@ -28,6 +29,7 @@ from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.gaussian import channel_moments, mean_and_deviation
 from anomaly_suite.nn.patch_network import PATCH_SIZES, PatchNetwork
 from anomaly_suite.nn.patches import random_patches
+from anomaly_suite.nn.weights import load_part
 
 MARGIN = 1.0  # of the triplet term
 SCALES = (0.5, 2.0)  # the paper resizes its crops at random
@@ -132,6 +134,8 @@ class StudentTeacher(AnomalyModule):
         teacher_epochs: Epochs of the first phase; 0 leaves the teachers random. The paper takes 50,000 steps.
         teacher: Any timm network that is distilled.
         teacher_weights: ``imagenet``, a local file, or null for random weights.
+        distilled_teachers: Checkpoint or run folder of another StudentTeacher, whose teachers are taken, so that categories share one
+            distillation; needs ``teacher_epochs: 0``.
         teacher_size: Height and width that patches are resized to for the timm network.
         patches_per_image: Patches of each training image and step of the first phase; 64 a step in the paper.
         distillation_weight: Of the squared distance to the timm network's features, lambda k.
@@ -160,6 +164,7 @@ class StudentTeacher(AnomalyModule):
         teacher_epochs: int = 240,
         teacher: str = "resnet18",
         teacher_weights: str | None = "imagenet",
+        distilled_teachers: str | None = None,
         teacher_size: int = 224,
         patches_per_image: int = 64,
         distillation_weight: float = 1.0,
@@ -177,6 +182,11 @@ class StudentTeacher(AnomalyModule):
         for name, value in {"num_students": num_students, "patches_per_image": patches_per_image}.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1; got {value}. See the defaults of StudentTeacher.")
+        if distilled_teachers is not None and teacher_epochs:
+            raise ConfigError(
+                f"distilled_teachers are taken as they are and need teacher_epochs=0; got {teacher_epochs}. Set it to 0, or leave them out."
+            )
+        self.distilled_teachers = distilled_teachers
         self.pretrained: PooledTeacher | None = None
         self.decoders = nn.ModuleList()
         self.teachers = nn.ModuleList(PatchNetwork(size=size, width=width) for size in patch_sizes)
@@ -220,9 +230,11 @@ class StudentTeacher(AnomalyModule):
         return None
 
     def load_pretrained(self) -> None:
-        """Load the timm network's weights."""
+        """Load the weights of the timm network, or those of teachers distilled before."""
         if self.pretrained is not None:
             self.pretrained.encoder.load_weights(self.teacher_weights)
+        if self.distilled_teachers is not None:
+            load_part(self.teachers, self.distilled_teachers, prefix="teachers.", option="distilled_teachers")
 
     @torch.no_grad()
     def target(self, scale: int, x: Tensor) -> Tensor:

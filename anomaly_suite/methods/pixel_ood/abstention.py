@@ -8,6 +8,7 @@ Axes: B batch, Y classes, K = Y + 1 channels, the last for abstention, H and W p
 from __future__ import annotations
 
 import logging
+import math
 from typing import Literal
 
 import torch
@@ -58,7 +59,9 @@ def abstention_in(log_p: Tensor, target: Tensor, log_penalty: Tensor) -> Tensor:
     return -torch.logaddexp(own, log_p[:, -1] - log_penalty)
 
 
-def abstention_out(log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form: OutlierForm) -> Tensor:
+def abstention_out(
+    log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form: OutlierForm, clamp: float | None = None
+) -> Tensor:
     """Loss of outlier pixels, averaged; 0 where there are none.
 
     Args:
@@ -66,6 +69,8 @@ def abstention_out(log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form:
         outlier: Bool, shape (B, H, W).
         log_penalty: Log of a, shape (B, H, W) or of one number.
         form: ``released`` is the mean over all classes c of ``-log(p_c + p_r / a)``; ``paper`` is ``-log(p_r (1 + 1 / a))``.
+        clamp: Smallest value of the sum inside the logarithm; smaller ones have no gradient. 1e-7 in the release; None for none,
+            which the logarithms computed here do not need.
 
     Returns:
         Scalar.
@@ -76,12 +81,32 @@ def abstention_out(log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form:
     log_penalty = log_penalty.expand(outlier.shape)[outlier].unsqueeze(1)
     abstain = log_p[:, -1:]
     if form == "paper":
-        return -(abstain + torch.log1p((-log_penalty).exp())).mean()
-    return -torch.logaddexp(log_p[:, :-1], abstain - log_penalty).mean()
+        pays = abstain + torch.log1p((-log_penalty).exp())
+    else:
+        pays = torch.logaddexp(log_p[:, :-1], abstain - log_penalty)
+    return -(pays if clamp is None else pays.clamp_min(math.log(clamp))).mean()
+
+
+def check_outlier_clamp(value: float | None) -> None:
+    """Refuse a clamp that is no probability.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if value is not None and not 0 < value < 1:
+        raise ConfigError(
+            f"outlier_clamp must be above 0 and below 1, or null for none; got {value}. The release has 1e-7."
+        )
 
 
 def abstention_loss(
-    logits: Tensor, target: Tensor, log_penalty: Tensor, *, outlier_weight: float, form: OutlierForm
+    logits: Tensor,
+    target: Tensor,
+    log_penalty: Tensor,
+    *,
+    outlier_weight: float,
+    form: OutlierForm,
+    clamp: float | None = None,
 ) -> Tensor:
     """Abstention loss of a batch: images with and images without outliers have the same weight, as released.
 
@@ -91,6 +116,7 @@ def abstention_loss(
         log_penalty: See :func:`abstention_in`.
         outlier_weight: Of the outlier pixels.
         form: See :func:`abstention_out`.
+        clamp: See :func:`abstention_out`.
 
     Returns:
         Scalar, finite also where a group of pixels is empty.
@@ -100,7 +126,7 @@ def abstention_loss(
     known, outlier = target < OUTLIER, target == OUTLIER
     mixed = outlier.flatten(1).any(1).view(-1, 1, 1)
     inside = mean_where(pixel, known & ~mixed) + mean_where(pixel, known & mixed)
-    return inside + outlier_weight * abstention_out(log_p, outlier, log_penalty, form=form)
+    return inside + outlier_weight * abstention_out(log_p, outlier, log_penalty, form=form, clamp=clamp)
 
 
 class FineTunedSegmenter(SegmenterModule):

@@ -5,6 +5,8 @@ Paper: Liu et al., "Deep Gamblers: Learning to Abstain with Portfolio Theory", N
 Reference: described by our notes; no code was read.
 Differs: as in the thesis, the last block of a trained segmenter is tuned, on scenes with pasted outliers; ``outlier_weight: 0``
     learns from known pixels alone, as the paper does. Images with and without outliers have the same weight, as in PEBAL.
+    The logarithm of the outlier loss is not clamped, where PEBAL's release, which computes this method too, has no gradient below
+    1e-7 (``outlier_clamp: 1e-7``).
 Axes: B batch, Y classes, K = Y + 1 channels, the last for abstention, H and W pixels.
 """
 
@@ -16,7 +18,12 @@ from typing import Literal
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.methods.pixel_ood.abstention import FineTunedSegmenter, OutlierForm, abstention_loss
+from anomaly_suite.methods.pixel_ood.abstention import (
+    FineTunedSegmenter,
+    OutlierForm,
+    abstention_loss,
+    check_outlier_clamp,
+)
 from anomaly_suite.methods.pixel_ood.scores import energy
 from anomaly_suite.nn.deeplab import TrunkMode
 from anomaly_suite.nn.size import ImageSize
@@ -32,6 +39,7 @@ class DeepGamblers(FineTunedSegmenter):
         payoff: o, above 1 and at most ``num_classes``.
         outlier_weight: Of the loss of pasted outliers; 0 learns from known pixels alone.
         outlier_form: See :func:`~anomaly_suite.methods.pixel_ood.abstention.abstention_out`.
+        outlier_clamp: Smallest value inside its logarithm; the release has 1e-7, below which an outlier learns nothing. Null has none.
         score: ``abstention``, the probability of the further channel, or ``energy``, the free energy of the classes.
         trunk_mode: ``eval`` or ``train``, of everything but the last block.
         lr: First learning rate of Adam, which falls polynomially.
@@ -60,6 +68,7 @@ class DeepGamblers(FineTunedSegmenter):
         payoff: float = 4.5,
         outlier_weight: float = 0.1,
         outlier_form: OutlierForm = "released",
+        outlier_clamp: float | None = None,
         score: Literal["abstention", "energy"] = "abstention",
         trunk_mode: TrunkMode = "eval",
         lr: float = 1e-5,
@@ -87,9 +96,11 @@ class DeepGamblers(FineTunedSegmenter):
             )
         if outlier_weight < 0:
             raise ConfigError(f"outlier_weight must be 0 or above; got {outlier_weight}.")
+        check_outlier_clamp(outlier_clamp)
         self.payoff = payoff
         self.outlier_weight = outlier_weight
         self.outlier_form: OutlierForm = outlier_form
+        self.outlier_clamp = outlier_clamp
         self.score = score
 
     def score_map(self, logits: Tensor) -> Tensor:
@@ -101,5 +112,12 @@ class DeepGamblers(FineTunedSegmenter):
     def loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The gambler's loss of logits (B, K, H, W) and targets (B, H, W)."""
         log_payoff = logits.new_tensor(math.log(self.payoff))
-        loss = abstention_loss(logits, target, log_payoff, outlier_weight=self.outlier_weight, form=self.outlier_form)
+        loss = abstention_loss(
+            logits,
+            target,
+            log_payoff,
+            outlier_weight=self.outlier_weight,
+            form=self.outlier_form,
+            clamp=self.outlier_clamp,
+        )
         return {"abstention": loss}

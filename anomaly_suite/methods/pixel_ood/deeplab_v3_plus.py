@@ -3,9 +3,12 @@
 Papers: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, arXiv:1802.02611; label relaxation after Zhu
     et al., "Improving Semantic Segmentation via Video Propagation and Label Relaxation", CVPR 2019, arXiv:1812.01593; the
     settings of both published networks as in chapter 11 and appendix C of Yu Tian's thesis.
-Reference: both networks are released; rebuilt from a description of them and from their numbers of weights.
-Differs: the neighbourhood of label relaxation is 3 x 3 pixels; a class weight is that of the pixel's own class where the label is
-    relaxed. Crops are drawn anywhere, not half of them around rare classes as in both published trainings. A batch of one image is
+Reference: both networks are released; rebuilt from a description of them and from their numbers of weights. The released loss of relaxed
+    labels (NVIDIA/semantic-segmentation, branch sdcnet) was read, not copied.
+Differs: the loss of relaxed labels is the mean over the known pixels of a batch, each weighed by its own class, and after the relaxation
+    the plain cross-entropy. The released one is a sum over images in which border pixels of the whole batch weigh in, class weights are
+    not divided by, void at a border learns its neighbours, and after the relaxation borders count twice: at two images about eight times
+    ours. As the step of SGD follows the size of the loss, ``border_loss: released`` has it for the published learning rate. Crops are drawn anywhere, not half of them around rare classes as in both published trainings. A batch of one image is
     normalised by running statistics where the network averages over the whole image.
 Axes: B batch, C channels, Y classes, H and W pixels.
 """
@@ -94,6 +97,58 @@ def class_weights(target: Tensor, num_classes: int, *, bound: float) -> Tensor:
     return (1 + bound * (1 - share)).gather(1, index).view_as(target) * known
 
 
+def released_border_loss(
+    logits: Tensor, target: Tensor, *, strict: Sequence[int] = THIN_CLASSES, bound: float, relaxed: bool
+) -> Tensor:
+    """The loss of the released WideResNet38 training, term by term.
+
+    A pixel has n classes: those of its 3 x 3 neighbourhood while ``relaxed``, if it is not ``strict`` itself; else its own, which counts
+    as 2 where one of its four neighbours is another. Its loss is the cross-entropy of their union, times the sum of their weights,
+    times the sum over *all* images of ``1 / n`` (of n, when no longer relaxed) at that place. An image's losses are summed and divided
+    by its number of pixels that have a class, plus 1; those of the images are summed.
+
+    Args:
+        logits: Shape (B, Y, H, W).
+        target: Shape (B, H, W).
+        strict: Classes too thin to be relaxed.
+        bound: Of the class weights, ``1 + bound * (1 - share)``, the shares with every class that a pixel has, and with void.
+        relaxed: Whether the relaxation is on.
+
+    Returns:
+        Scalar.
+    """
+    logits = logits.float()
+    classes = logits.shape[1]
+    label = target.where(target < OUTLIER, classes)
+    count = F.one_hot(label, classes + 1).movedim(-1, 1).float()  # B Y+1 H W
+    if relaxed:
+        around = F.one_hot(F.pad(label, (1, 1, 1, 1), value=classes), classes + 1).movedim(-1, 1).float()
+        kept = torch.isin(target, target.new_tensor(strict)).unsqueeze(1)
+        count = count.where(kept, F.max_pool2d(around, 3, 1))
+    else:
+        count = count * (1 + _at_border(label)).unsqueeze(1)
+    share = count.sum((2, 3)) / count.sum((1, 2, 3)).unsqueeze(1)
+    weight = torch.where(share > 0, 1 + bound * (1 - share), 1.0)[:, :-1, None, None]  # B Y 1 1
+    number = count[:, :-1].sum(1)  # B H W
+    learned = number > 0
+    number = number.where(learned, 1.0)
+    place = (1 / number if relaxed else number).sum(0)  # H W
+    member = (count[:, :-1] > 0) | ~learned.unsqueeze(1)  # all classes where there is none, for a loss of 0
+    pixel = logits.logsumexp(1) - logits.masked_fill(~member, -torch.inf).logsumexp(1)
+    pixel = pixel * (member * weight).sum(1) * place * learned
+    return (pixel.sum((1, 2)) / (learned.sum((1, 2)) + 1)).sum()
+
+
+def _at_border(label: Tensor) -> Tensor:
+    """Whether one of a pixel's four neighbours has another label, (B, H, W) to (B, H, W)."""
+    border = torch.zeros_like(label, dtype=torch.bool)
+    for dim in (1, 2):
+        change, size = label.diff(dim=dim) != 0, label.shape[dim] - 1
+        for start in (0, 1):
+            border.narrow(dim, start, size).logical_or_(change)
+    return border
+
+
 def mean_loss(loss: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over all pixels, shapes (B, H, W) to a scalar; 0 where no pixel has a weight."""
     return (loss * weight).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
@@ -134,6 +189,7 @@ class DeepLabV3Plus(SegmenterModule):
         relaxation_epochs: Epochs in which a pixel at a border may be of any class of its neighbours; published: 100.
         strict_classes: Classes too thin for that.
         class_weight_bound: Weigh rare classes of an image up by at most this much; 0 for none.
+        border_loss: ``mean`` of the pixels' losses, or ``released``, see :func:`released_border_loss`, which is several times larger.
         backbone: ``wide_resnet38``, or a timm network that can be dilated.
         num_classes: Y, the classes of the training scenes.
         output_stride: Pixels for one cell of the deepest map, 8 or 16.
@@ -165,6 +221,7 @@ class DeepLabV3Plus(SegmenterModule):
         relaxation_epochs: int = 0,
         strict_classes: Sequence[int] = THIN_CLASSES,
         class_weight_bound: float = 0.0,
+        border_loss: Literal["mean", "released"] = "mean",
         backbone: str = "resnet101s",
         num_classes: int = 19,
         output_stride: int = 8,
@@ -195,6 +252,11 @@ class DeepLabV3Plus(SegmenterModule):
                 f"restart_power={restart_power} restarts the learning rate when the relaxation ends; got relaxation_epochs=0. Set both, "
                 "or neither."
             )
+        if border_loss == "released" and not relaxation_epochs:
+            raise ConfigError(
+                "border_loss: released is the loss of a training that relaxes labels; got relaxation_epochs=0. Set it to 100, or "
+                "border_loss: mean."
+            )
         self.score = score
         self.optimizer = optimizer
         self.lr = lr
@@ -205,6 +267,7 @@ class DeepLabV3Plus(SegmenterModule):
         self.relaxation_epochs = relaxation_epochs
         self.strict_classes = tuple(strict_classes)
         self.class_weight_bound = class_weight_bound
+        self.border_loss = border_loss
 
     def score_map(self, logits: Tensor) -> Tensor:
         """Score of the class logits, (B, Y, H, W) to (B, 1, H, W)."""
@@ -221,6 +284,10 @@ class DeepLabV3Plus(SegmenterModule):
             Scalar.
         """
         relaxed = self.current_epoch < self.relaxation_epochs
+        if self.border_loss == "released":
+            return released_border_loss(
+                logits, target, strict=self.strict_classes, bound=self.class_weight_bound, relaxed=relaxed
+            )
         pixel = (
             relaxed_cross_entropy(logits, target, strict=self.strict_classes)
             if relaxed

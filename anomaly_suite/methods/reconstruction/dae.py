@@ -5,12 +5,15 @@ Papers: Masci et al., "Stacked Convolutional Auto-Encoders for Hierarchical Feat
     Bayes", ICLR 2014, arXiv:1312.6114 (VAE). They are baselines of Yu Tian's thesis; no code was released with it. The
     error made of MS-SSIM and L1 is that of Chen et al., IGD, AAAI 2022.
 Differs: the thesis names neither architecture nor latent size; both are the DCGAN pair with a 128-wide latent vector. The
-    variance of a Gaussian decoder is fixed at 1: another one is the same as another ``beta``, up to a scale of the loss.
+    variance of a Gaussian decoder is fixed at 1: another one is the same as another ``beta``, up to a scale of the loss. MS-SSIM has
+    four scales and a window of 3 below 176 pixels, as IGD publishes for 32, else five and 11, as far as they fit.
+    ``latent_noise_std`` is the autoencoder with latent noise of Khazaie's thesis, table 3.3; its deviation is not known to us.
 Axes: B batch, C channels, H and W pixels, Z latent width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -86,6 +89,13 @@ def sample_latent(mean: Tensor, log_variance: Tensor, *, generator: Generator) -
     return mean + (log_variance / 2).exp() * noise
 
 
+def with_noise(x: Tensor, deviation: float, *, generator: Generator) -> Tensor:
+    """A tensor of any shape with Gaussian noise added; itself where the deviation is 0."""
+    if deviation == 0:
+        return x
+    return x + deviation * torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+
+
 class DAE(AnomalyModule):
     """Deep convolutional autoencoder, scored by the error of its reconstruction.
 
@@ -94,9 +104,16 @@ class DAE(AnomalyModule):
         image_size: Height and width; other sizes are refused.
         widths: Channels of each level, outermost first; null doubles from 64 until 4 cells are left.
         latent_dim: Z; 32 suits 28-pixel digits.
+        latent_noise_std: Deviation of Gaussian noise added to codes in training; 0 for none.
         noise_std: Deviation of Gaussian noise added to training inputs in [-1, 1] (the target stays clean); 0 for none.
         loss: ``mse``, or ``ms_ssim`` for 0.85 (1 - MS-SSIM) + 0.15 L1 / range; score and map go with it.
+        ssim_scales: Of MS-SSIM, 1 to 5; null takes 5 with a window of 11, up to 4 with others.
+        ssim_window: Of MS-SSIM, odd; null is 11 from 176 pixels on, else 3.
+        rho: Weight of L1 in it; 0 for MS-SSIM alone.
         lr: Learning rate of Adam.
+
+    Raises:
+        ConfigError: an option out of its range, or images too small for the scales of MS-SSIM.
     """
 
     def __init__(
@@ -106,30 +123,42 @@ class DAE(AnomalyModule):
         image_size: ImageSize = 64,
         widths: Sequence[int] | None = None,
         latent_dim: int = 128,
+        latent_noise_std: float = 0.0,
         noise_std: float = 0.0,
         loss: Literal["mse", "ms_ssim"] = "mse",
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
+        rho: float = 0.15,
         lr: float = 1e-4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if not 0 <= latent_noise_std < math.inf:
+            raise ConfigError(
+                f"latent_noise_std must be a finite number and at least 0; got {latent_noise_std}. 0 has no noise."
+            )
         self.encoder, self.decoder = dcgan_pair(
             in_channels=in_channels, image_size=image_size, widths=widths, latent_dim=latent_dim
         )
         self.error: ReconstructionError | None = None
         if loss == "ms_ssim":
-            self.error = ReconstructionError(image_size=min(height_width(image_size)), value_range=SIGNED_RANGE)
+            self.error = ReconstructionError(
+                image_size=min(height_width(image_size)),
+                value_range=SIGNED_RANGE,
+                rho=rho,
+                scales=ssim_scales,
+                window_size=ssim_window,
+            )
+        self.latent_noise_std = latent_noise_std
         self.noise_std = noise_std
         self.lr = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Error of the reconstructions, averaged over the batch (and over the pixels, if it is the squared one)."""
         clean = to_signed(batch["image"])
-        noisy = clean
-        if self.noise_std > 0:
-            generator = self.step_generator(batch_idx)
-            noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device, generator=generator)
-            noisy = clean + self.noise_std * noise
-        reconstruction = self.decoder(self.encoder(noisy))
+        generator = self.step_generator(batch_idx)
+        code = self.encoder(with_noise(clean, self.noise_std, generator=generator))
+        reconstruction = self.decoder(with_noise(code, self.latent_noise_std, generator=generator))
         if self.error is None:
             loss = residual_scores(clean, reconstruction)[1].mean()
         else:

@@ -2,10 +2,13 @@
 
 Paper: Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
     Analysis 54, 2019. Whole images beside patches, and the residual of encoder latents: Tian, thesis, ch. 4 (equation 4.7).
-Reference: the authors' released code, and the WGAN-GP code that it builds on, as described of them; no code read.
+Reference: the authors' released code (tSchlegl/f-AnoGAN), read for its constants and initial weights, not copied; all else as described
+    of it and of the WGAN-GP code that it builds on.
 Differs: the encoder is shared with the other methods; the residual one ends with two linear layers (8192 to 512 to Z)
-    instead of one. Residuals are mean squared errors as in the released code, where equation 4.7 prints norms. Both scopes
-    are trained in one run, the local one on random patches of the batch.
+    instead of one. Constants of RMSprop and initial weights are torch's; the released code has those of TensorFlow (``encoder_alpha``
+    0.9, 1e-10 under the root) and draws weights after Glorot and He (``initialization: released``). Its batch norms have momentum
+    0.99 and an epsilon of 1e-3, ours 0.9 (0.1 in torch's words) and 1e-5. Residuals are mean squared errors as in the released
+    code, where equation 4.7 prints norms. Both scopes are trained in one run, the local one on random patches of the batch.
 Axes: B batch, C channels, H and W pixels, Z latent width, S scopes.
 """
 
@@ -24,7 +27,7 @@ from anomaly_suite.losses import with_idle_weights
 from anomaly_suite.nn.dcgan import to_signed
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.patches import PatchGrid
-from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder
+from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder, glorot_weights
 from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes
 from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
@@ -133,14 +136,16 @@ class FAnoGAN(AnomalyModule):
     features change. Keep the last epoch, not the one with the best validation score.
 
     The score of an image is its image residual, the mean squared error of the reconstruction; for ``izif`` plus ``kappa``
-    times its feature residual. The map is the absolute error, averaged over channels. With the scope ``local`` the score is
-    that of the highest patch and the map an average where patches overlap; with ``both``, scores and maps are summed.
+    times its feature residual (not with ``score: image``). The map is the absolute error, averaged over channels. With the scope
+    ``local`` the score is that of the highest patch and the map an average where patches overlap; with ``both``, scores and maps
+    are summed.
 
     Args:
         variant: What trains the encoder: ``izif`` image and feature residual, ``izi`` the image residual alone, ``ziz`` how
             well it finds the code that an image was generated from.
         gan_epochs: Epochs of the first phase; 1200 are 20,000 generator steps on 5,400 images in batches of 64.
         kappa: Weight of the feature residual.
+        score: ``weighted``, what trains the encoder; ``image``, the image residual alone, of an encoder trained in any way.
         feature: ``critic`` compares the critic's last features; ``encoder`` the codes, as equation 4.7 prints.
         scope: ``global`` for whole images, ``local`` for overlapping patches, or ``both``.
         in_channels: C, 1 or 3.
@@ -157,6 +162,10 @@ class FAnoGAN(AnomalyModule):
         width: Channels at full resolution of the residual networks.
         lr: Learning rate of the Adams of generator and critic.
         encoder_lr: Learning rate of the encoder's RMSprop.
+        encoder_alpha: Its smoothing constant.
+        encoder_eps: Added to its root of the mean square; TensorFlow's 1e-10 under the root is like 1e-5 beside it.
+        initialization: Of generator, critic and residual encoder: ``torch``, or ``released``, see
+            :func:`~anomaly_suite.nn.residual.glorot_weights`.
 
     Shapes: images (B, C, H, W) in [0, 1]; score (B,); map (B, 1, H, W).
 
@@ -172,6 +181,7 @@ class FAnoGAN(AnomalyModule):
         variant: Literal["izif", "izi", "ziz"] = "izif",
         gan_epochs: int = 1200,
         kappa: float = 1.0,
+        score: Literal["weighted", "image"] = "weighted",
         feature: Literal["critic", "encoder"] = "critic",
         scope: Scope = "global",
         in_channels: int = 3,
@@ -187,6 +197,9 @@ class FAnoGAN(AnomalyModule):
         width: int = 64,
         lr: float = 1e-4,
         encoder_lr: float = 5e-5,
+        encoder_alpha: float = 0.99,
+        encoder_eps: float = 1e-8,
+        initialization: Literal["torch", "released"] = "torch",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -202,14 +215,28 @@ class FAnoGAN(AnomalyModule):
         self.gan_epochs = gan_epochs
         self.kappa = kappa
         self.feature = feature
+        if not 0 <= encoder_alpha < 1 or encoder_eps <= 0:
+            raise ConfigError(
+                f"encoder_alpha must be in [0, 1) and encoder_eps above 0; got {encoder_alpha} and {encoder_eps}. Released: 0.9 and 1e-5."
+            )
+        self.score = score
         self.lr, self.encoder_lr = lr, encoder_lr
+        self.encoder_alpha, self.encoder_eps = encoder_alpha, encoder_eps
 
         def build(it: ScopeOptions) -> EncodedGAN:
             """The networks of one scope."""
             size = height_width(it.image_size)
-            return EncodedGAN(
+            part = EncodedGAN(
                 in_channels=in_channels, image_size=size, latent_dim=latent_dim, width=width, encoder=it.encoder
             )
+            if initialization == "released":
+                for net in (
+                    part.generator,
+                    part.critic,
+                    *([part.encoder, part.head] if it.encoder == "residual" else []),
+                ):
+                    glorot_weights(net)
+            return part
 
         self.scopes = Scopes(
             build,
@@ -280,7 +307,8 @@ class FAnoGAN(AnomalyModule):
 
     def _score(self, part: EncodedGAN, x: Tensor) -> tuple[Tensor, Tensor]:
         reconstruction, terms = self.residuals(part, x)
-        return self.weigh(terms), (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
+        score = terms["image_residual"] if self.score == "image" else self.weigh(terms)
+        return score, (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
 
     def on_train_start(self) -> None:
         """Warn if the encoder would stay untrained."""
@@ -357,5 +385,5 @@ class FAnoGAN(AnomalyModule):
         return [
             Adam(generators, lr=self.lr, betas=BETAS),
             Adam(critics, lr=self.lr, betas=BETAS),
-            RMSprop(encoders, lr=self.encoder_lr),
+            RMSprop(encoders, lr=self.encoder_lr, alpha=self.encoder_alpha, eps=self.encoder_eps),
         ]

@@ -4,7 +4,8 @@ Papers: Tian, thesis, ch. 4 and 5 (baseline "MS-SSIM"); Chen et al., IGD, AAAI 2
     without Gaussian, interpolation and critic.
 Reference: the released code of IGD for networks and loss, as described of it; no code read.
 Differs: both scopes are trained in one run, the local one on random patches of the batch. In the first ``warmup_epochs``
-    L1 weighs 0.85, because from random weights MS-SSIM is near 0 and has next to no gradient.
+    L1 weighs 0.85, because from random weights MS-SSIM is near 0 and has next to no gradient. Scales and window of MS-SSIM and the
+    enlarging of its maps are those of our IGD, see there; ``ssim_scales: 1`` is the single-scale SSIM autoencoder of table 6.3.
 Axes: B batch, C channels, H and W pixels.
 """
 
@@ -100,6 +101,8 @@ class MSSSIMAutoencoder(AnomalyModule):
         width: Channels at full resolution of decoder and residual encoder.
         loss: ``ms_ssim``, or ``mse`` for the row of that name: mean squared error of standardised images.
         rho: Weight of L1 beside MS-SSIM: 0 in the thesis, 0.15 in IGD's row REC.
+        ssim_scales: Of MS-SSIM in every scope, 1 to 5; null takes 5 with a window of 11, up to 4 with others; 1 is the single-scale SSIM autoencoder.
+        ssim_window: Of MS-SSIM in every scope, odd; null is 11 from 176 pixels on, else 3.
         warmup_epochs: First epochs, in which it is 0.85.
         pixel_space: Compare images as the networks see them, or scaled back to [0, 1].
         nu: Share of the global score where both scopes are used.
@@ -129,6 +132,8 @@ class MSSSIMAutoencoder(AnomalyModule):
         width: int = 64,
         loss: Literal["ms_ssim", "mse"] = "ms_ssim",
         rho: float = 0.0,
+        ssim_scales: int | None = None,
+        ssim_window: int | None = None,
         warmup_epochs: int = 1,
         pixel_space: PixelSpace = "standardized",
         nu: float = 0.5,
@@ -145,7 +150,13 @@ class MSSSIMAutoencoder(AnomalyModule):
 
         def build(it: ScopeOptions) -> ReconstructionScope:
             """The networks of one scope."""
-            compare = partial(PixelComparison, image_size=it.image_size, space=pixel_space)
+            compare = partial(
+                PixelComparison,
+                image_size=it.image_size,
+                space=pixel_space,
+                scales=ssim_scales,
+                window_size=ssim_window,
+            )
             return ReconstructionScope(
                 it.autoencoder(latent_dim=latent_dim, width=width, freeze_encoder=freeze_encoder),
                 compare(rho=rho) if loss == "ms_ssim" else None,

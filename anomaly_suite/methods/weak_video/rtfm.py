@@ -3,20 +3,25 @@
 Paper: Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning", ICCV 2021;
     chapter 8 of Yu Tian's thesis.
 Reference: the authors' PyTorch release (tianyu0207/RTFM) is described by our notes; no code was read.
-Differs: smoothness never couples two videos, where the release takes it along all videos as one sequence. Whole videos may
+Differs: smoothness never couples two videos, where the release takes it along all videos as one sequence. The cross-entropy is
+    computed from logits; its gradient is that of the release, which has the probability, down to where that rounds. Whole videos may
     be padded to one length: convolutions see zeros there, as beyond the ends, and attention neither sees nor counts it.
     ``variant: thesis`` states what the text
     and the release do differently; where the text gives no figure (weight of the hinge, reductions of the sums), ours is
     said below. Width 2048 is no constant: branches have a quarter of ``feature_dim``.
+Published figures: those of the checkpoint, of one tested every five steps, with the best AUROC on the test set, in the release and by its
+    authors' own words. Here the last one is tested.
 Axes: B bags, N normal and M anomalous ones, P pairs of them, C crops, T snippets (L segments in training), D feature width,
     S = B C sequences, k selected snippets.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from anomaly_suite.contract import SEGMENTS, Batch
@@ -27,7 +32,6 @@ from anomaly_suite.nn.multiscale_temporal import TemporalNetwork
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
 
 TOP_SHARE = 10  # one segment in ten is selected: 3 of 32
-PROBABILITY_LIMIT = 1e-7  # scores come closer to 0 and 1 than logarithms should
 RANKING_PENALTY = 8e-5  # smoothness and sparsity of DeepMIL, which ``magnitude: false`` takes over
 
 VARIANTS: dict[str, tuple[Any, Any]] = {  # what the release does, what the thesis says
@@ -90,11 +94,13 @@ def selected_mean(embedded: Tensor, index: Tensor) -> Tensor:
     return embedded.gather(2, where).mean(2)
 
 
-def bag_loss(selected_score: Tensor, label: Tensor, *, kind: Literal["mean", "each"]) -> Tensor:
+def bag_loss(selected_logit: Tensor, label: Tensor, *, kind: Literal["mean", "each"]) -> Tensor:
     """Binary cross-entropy of the selected scores with the label of their bag, averaged over bags.
 
+    From logits, so that a bag that is wrong and sure of it still learns: its gradient goes to -1, and nothing is clamped.
+
     Args:
-        selected_score: Shape (B, k), in [0, 1].
+        selected_logit: Before the sigmoid; a score is the mean over crops of the sigmoids. Shape (B, C, k).
         label: Shape (B,), 0 or 1.
         kind: ``mean`` averages the scores first; ``each`` sums the cross-entropies of all.
 
@@ -102,12 +108,15 @@ def bag_loss(selected_score: Tensor, label: Tensor, *, kind: Literal["mean", "ea
         Scalar, 0 or more.
 
     Example:
-        >>> bag_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), kind="mean")
+        >>> bag_loss(torch.tensor([[[40.0, -40.0]]]), torch.tensor([1]), kind="mean")
         tensor(0.6931)
     """
-    probability = selected_score.mean(1, keepdim=True) if kind == "mean" else selected_score
-    of_label = torch.where(label.unsqueeze(1) == 1, probability, 1 - probability)
-    return -of_label.clamp(PROBABILITY_LIMIT, 1 - PROBABILITY_LIMIT).log().sum(1).mean()
+    # 1 - sigmoid(x) is sigmoid(-x): the probability of the bag's own label is a mean of sigmoids for both labels.
+    sign = torch.where(label == 1, 1.0, -1.0).view(-1, 1, 1)
+    over = (1, 2) if kind == "mean" else (1,)
+    count = math.prod(selected_logit.shape[dim] for dim in over)
+    of_label = torch.logsumexp(F.logsigmoid(sign * selected_logit), over) - math.log(count)  # B, or B k
+    return -of_label.view(len(label), -1).sum(1).mean()
 
 
 def magnitude_loss(normal: Tensor, anomalous: Tensor, *, margin: float) -> Tensor:
@@ -288,14 +297,14 @@ class RTFM(BagModule):
         bags = self.bags(batch)
         generator = self.step_generator(batch_idx)
         embedded = self.embed(self._draw_crops(bags.snippet_features, generator)).float()  # B C L D
-        score = self.classifier(embedded).mean(1)  # B L
+        logit = self.classifier.logits(embedded)  # B C L
         if self.magnitude:
-            terms = self._magnitude_terms(embedded, score, bags, generator)
+            terms = self._magnitude_terms(embedded, logit, bags, generator)
         else:
-            terms = _ranking_terms(score, bags)
+            terms = _ranking_terms(logit.sigmoid().mean(1), bags)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         values = {"loss": loss, **{name: value for name, (_, value) in terms.items()}}
-        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(score))
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(logit))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -310,7 +319,7 @@ class RTFM(BagModule):
             raise ShapeError(f"train_crops is {wanted}, but videos have {crops} crops. Set train_crops: null for all.")
         return features[:, torch.randperm(crops, generator=generator, device=generator.device)[:wanted]]
 
-    def _magnitude_terms(self, embedded: Tensor, score: Tensor, bags: Bags, generator: Generator) -> Terms:
+    def _magnitude_terms(self, embedded: Tensor, logit: Tensor, bags: Bags, generator: Generator) -> Terms:
         options, normal, anomalous = self.settings, slice(bags.pairs), slice(bags.normal, bags.normal + bags.pairs)
         strength = magnitudes(embedded)  # B L
         index = select_snippets(strength, self.top_k, drop=options["select_dropout"], generator=generator)  # B k
@@ -319,8 +328,9 @@ class RTFM(BagModule):
         else:
             size, separate = torch.linalg.vector_norm(selected_mean(embedded, index), dim=-1), magnitude_loss  # B C
         separated = separate(size[normal], size[anomalous], margin=self.hparams["margin"])
-        classified = bag_loss(score.gather(1, index), bags.label, kind=options["bag_loss"])
-        suspect = score[bags.normal :]
+        of_crops = index.unsqueeze(1).expand(-1, logit.shape[1], -1)  # B C k
+        classified = bag_loss(logit.gather(2, of_crops), bags.label, kind=options["bag_loss"])
+        suspect = logit[bags.normal :].sigmoid().mean(1)  # M L
         return {
             "classification": (1.0, classified),
             "magnitude": (self.magnitude_weight, separated),

@@ -122,3 +122,38 @@ def test_disjoint_list_holds_what_the_test_sets_contain() -> None:
     assert set(RELEASED) < set(DISJOINT)
     assert {"train", "dog", "zebra", "sports ball", "couch"} <= set(DISJOINT) - set(RELEASED)
     assert len(RELEASED) == 8
+
+
+def classes_used(root: Path, found: CocoCutouts) -> set[str]:
+    """Classes of the objects in a pool, by the numbers of their images and shapes."""
+    content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
+    name = {record["id"]: record["name"] for record in content["categories"]}
+    used = set()
+    for index, path in enumerate(found.files):
+        mine = [item for item in content["annotations"] if item["image_id"] == int(path.stem)]
+        drawn = set(found.instance[found.image == index].tolist())
+        used |= {name[item["category_id"]] for item in mine} if len(drawn) == len(mine) else set()
+    return used
+
+
+def test_a_share_of_the_classes_is_drawn_by_the_seed(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
+    everything = pool(coco, class_share=1.0)
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    free = [record["name"] for record in content["categories"] if record["name"] not in RELEASED]
+    caplog.set_level("INFO")
+    drawn = {}
+    for seed in range(12):
+        caplog.clear()
+        try:
+            found = pool(coco, class_share=0.4, seed=seed)
+        except DatasetError:  # none of the drawn classes is in an image
+            continue
+        (line,) = [r.message for r in caplog.records if r.message.startswith("outliers of ")]
+        assert line.startswith(f"outliers of {round(0.4 * len(free))} of {len(free)} classes: ")
+        chosen = set(line.partition(": ")[2].split(", "))
+        assert chosen <= set(free)
+        assert set(names(found)) <= set(names(everything))
+        assert classes_used(coco, found) <= chosen
+        assert names(pool(coco, class_share=0.4, seed=seed)) == names(found)
+        drawn[seed] = frozenset(chosen)
+    assert len(set(drawn.values())) > 1

@@ -73,3 +73,12 @@ def test_shapes_and_folders(tmp_path: Path, write: Write) -> None:
     bare = pool(tmp_path / "pool" / "images")
     assert isinstance(bare, FolderCutouts)
     assert not bare.masks
+
+
+def test_a_share_of_classes_needs_classes(coco: Path, tmp_path: Path, write: Write) -> None:
+    assert len(names(pool(coco, class_share=0.5))) > 0
+    write("pool/images/a.png")
+    write("pool/masks/a.png")
+    for source in ("shapes", tmp_path / "pool"):
+        with pytest.raises(ConfigError, match=r"outlier_class_share=0.5 needs outliers that have classes"):
+            pool(source, class_share=0.5)

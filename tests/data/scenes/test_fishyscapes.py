@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch import LightningModule
 
+from anomaly_suite.callbacks.metrics.result_file import write_section
 from anomaly_suite.contract import Batch
 from anomaly_suite.data import FishyscapesLostAndFound, FishyscapesStatic
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
@@ -64,6 +68,45 @@ def test_both_sets_in_one_folder(laf_labels: Path, lost_and_found: Path, static:
     laf = everything(FishyscapesLostAndFound(root=str(static), lost_and_found=str(lost_and_found)))
     assert len(laf["image"]) == 3
     assert len(everything(FishyscapesStatic(root=str(static), cityscapes=str(tmp_path / "base")))["image"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("fs_val_v1", "1"), ("fs_val_v3", "3"), ("Static_v2", "2"), ("v1.0.0", "1"), ("val", "unknown"), ("v", "unknown")],
+)
+def test_version_of_static_is_recorded(static: Path, tmp_path: Path, name: str, version: str, trainer_in: Any) -> None:
+    data = FishyscapesStatic(root=str(static.rename(tmp_path / name)), cityscapes=str(tmp_path / "base"))
+    assert data.dataset_version is None
+    data.setup("test")
+    assert data.dataset_version == version
+    trainer = trainer_in()
+    trainer.datamodule = data
+    write_section(trainer, LightningModule(), "metrics.json", None, {})
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["dataset_version"] == version
+
+
+def test_several_versions_under_one_root_are_refused(static: Path, tmp_path: Path, write: Write) -> None:
+    root = tmp_path / "fishyscapes"
+    for version in ("fs_val_v1", "fs_val_v3"):
+        shutil.copytree(static, root / version)
+    with pytest.raises(
+        DatasetError, match=r"once; found it in '.*fs_val_v1' and in '.*fs_val_v3'.*give the folder of one"
+    ):
+        everything(FishyscapesStatic(root=str(root), cityscapes=str(tmp_path / "base")))
+    data = FishyscapesStatic(root=str(root / "fs_val_v3"), cityscapes=str(tmp_path / "base"))
+    assert len(everything(data)["image"]) == 2
+    shutil.rmtree(root / "fs_val_v1")
+    for folder in ("original", "labels_with_ROI"):
+        write(f"fishyscapes/Static/{folder}/0000_city.png", LABEL if folder != "original" else None, size=SIZE)
+    with pytest.raises(DatasetError, match=r"once; found it in '.*Static' and in '.*fs_val_v3'"):
+        everything(FishyscapesStatic(root=str(root), cityscapes=str(tmp_path / "base")))
+
+
+def test_two_copies_of_lost_and_found_are_refused(laf_labels: Path, lost_and_found: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(laf_labels, tmp_path / "copies" / name)
+    with pytest.raises(DatasetError, match=r"LostAndFound once; found it in '.*copies/a' and in '.*copies/b'"):
+        everything(FishyscapesLostAndFound(root=str(tmp_path / "copies"), lost_and_found=str(lost_and_found)))
 
 
 def test_static_adds_signed_differences_without_wrapping(static: Path, tmp_path: Path) -> None:

@@ -171,6 +171,37 @@ def test_masks_and_names_must_agree(root: Path, save: Save) -> None:
         build(root, masks="elsewhere")
 
 
+def test_missing_masks_are_in_the_repository_of_rtfm(root: Path) -> None:
+    with pytest.raises(
+        DatasetNotFoundError, match=r"All 107 masks are in .*tianyu0207/RTFM.*test_frame_mask.*gt-sh.npy"
+    ):
+        build(root, masks="elsewhere")
+
+
+def test_one_ground_truth_for_all_videos_is_that_of_extended_masks(root: Path, save: Save) -> None:
+    """As ``gt-sh.npy``: float64, anomalous videos first, in the order of their names and not of the list."""
+    anomalous = [np.pad((np.arange(n) >= 10).astype(float), (0, -n % 16), mode="edge") for n in (45, 20)]
+    save("list/gt-sh.npy", values=np.concatenate([*anomalous, np.zeros(32), np.zeros(32)]))
+    (root / "SH_Test.txt").write_text("\n".join(reversed(TEST)))
+    expected = everything(build(root, length_rule="extend")[1])
+    for rule in ("cut", "extend"):
+        found = everything(build(root, masks="list/gt-sh.npy", length_rule=rule)[1])
+        assert found["image_path"] == expected["image_path"] == list(reversed(TEST))
+        assert found["frame_count"].tolist() == expected["frame_count"].tolist()
+        assert found["frame_label"].tolist() == expected["frame_label"].tolist()
+    save("list/gt-sh.npy", values=np.zeros(16))
+    with pytest.raises(
+        DatasetError, match=r"gt-sh.npy' has 16 frames, the features of 4 test videos 144.*set masks to the folder"
+    ):
+        build(root, masks="list/gt-sh.npy")
+    save("list/gt-sh.npy", values=np.ones(144))
+    with pytest.raises(DatasetError, match=r"anomalous frames in the normal test video '.*01_001_i3d.npy'"):
+        build(root, masks="list/gt-sh.npy")
+    np.save(root / "list/gt-sh.npy", np.zeros(144, dtype=object), allow_pickle=True)
+    with pytest.raises(DatasetError, match="is no plain NumPy array"):
+        build(root, masks="list/gt-sh.npy")
+
+
 def test_masks_of_other_frames(root: Path, save: Save) -> None:
     save("testing/test_frame_mask/01_0015.npy", values=np.ones(100, np.uint8))
     with pytest.raises(DatasetError, match="'01_0015' has frame truth of 100 frames"):

@@ -63,6 +63,24 @@ def positives(part: WholeVideos) -> tuple[list[list[int]], list[int]]:
     return [truth.nonzero().flatten().tolist() for truth in batch["frame_label"].split(counts)], counts
 
 
+def test_one_ground_truth_for_all_videos_is_that_of_rtfm(root: Path, save: Save) -> None:
+    """As ``gt-ucf.npy``: anomalous videos first, then the normal one, which is third in the list."""
+    expected = positives(build(root, convention="rtfm")[1])
+    series = np.zeros((4, 48))
+    for row, video in enumerate((0, 1, 3, 2)):
+        series[row, expected[0][video]] = 1
+    save("list/gt-ucf.npy", values=series.flatten())
+    for convention in ("original", "rtfm"):
+        assert positives(build(root, annotation="list/gt-ucf.npy", convention=convention)[1]) == expected
+    save("list/gt-ucf.npy", values=series[:, 1:].flatten())
+    with pytest.raises(
+        DatasetError, match=r"has 188 frames, the features of 4 test videos 192.*set annotation to the list"
+    ):
+        build(root, annotation="list/gt-ucf.npy")
+    with pytest.raises(DatasetNotFoundError, match=r"no file '.*none.npy'"):
+        build(root, annotation="none.npy")
+
+
 def test_published_counts() -> None:
     assert PUBLISHED == (800, 810, 150, 140)
     assert len(KINDS) == 13

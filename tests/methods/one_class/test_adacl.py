@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
 
+from anomaly_suite.cli.samples import read_stack, sample_names, samples_folder
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels, label_loss
 
 
@@ -89,9 +96,6 @@ def test_the_options_reach_the_training_loss(
 
 
 def test_learning_rate_is_a_triangle() -> None:
-    from lightning.pytorch import Trainer
-    from torch.utils.data import DataLoader, TensorDataset
-
     rates: list[float] = []
 
     class Recorder(ADACL):
@@ -106,3 +110,56 @@ def test_learning_rate_is_a_triangle() -> None:
     trainer.fit(Recorder(widths=(4, 4, 4, 4), lr_min=0.1, lr_max=0.3, half_period=1.0), loader)
     expected = [0.1 + 0.2 * (1 - abs((step % 10) - 5) / 5) for step in range(20)]
     assert rates == pytest.approx(expected)  # the rate in force when a step was taken
+
+
+SMALL = {"widths": (4, 4, 4, 4), "hidden": 4}
+QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "height"),
+    [(8, -1, None), (9, -1, "50%"), (10, -1, "100%"), (11, -1, "50%"), (12, -1, None), (10, 100, None), (-1, -1, None)],
+)
+def test_a_last_epoch_near_the_peak_of_the_cycle_is_warned_of(
+    epochs: int, steps: int, height: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ADACL(**SMALL, half_period=2.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(ADACL, "trainer", SimpleNamespace(max_epochs=epochs, max_steps=steps))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.on_train_start()
+    said = [str(w.message) for w in caught]
+    assert len(said) == (height is not None)
+    if height is not None:
+        assert f"max_epochs is {epochs}, {height} of the way up" in said[0]
+        assert "Set max_epochs to 8 or 12" in said[0]
+
+
+def test_the_trainer_brings_the_warning() -> None:
+    loader = DataLoader(TensorDataset(torch.rand(4, 1, 12, 12)), batch_size=4)
+    with pytest.warns(UserWarning, match="100% of the way up to lr_max. Set max_epochs to 2 or 4"):
+        Trainer(**QUIET, max_epochs=1, enable_model_summary=False).fit(ADACL(**SMALL, half_period=1.0), loader)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [name for name in sample_names() if "/adacl_" in name])
+def test_sample_configurations_end_after_whole_cycles(name: str) -> None:
+    content = read_stack(samples_folder() / name)
+    half_period = ADACL(**{**content["model"].get("init_args", {})}).hparams["half_period"]
+    assert content["trainer"]["max_epochs"] % (2 * half_period) == 0
+
+
+def test_coefficients_of_operations_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def spy(image: torch.Tensor, *args: object, **shares: object) -> torch.Tensor:
+        seen.update(shares)
+        return image
+
+    monkeypatch.setattr("anomaly_suite.methods.one_class.adacl.pseudo_anomaly", spy)
+    model = ADACL(**SMALL, mix_share=(0.1, 0.9), cut_share=(0.3, 0.4))  # type: ignore[arg-type]
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    model.training_step({"image": torch.rand(2, 1, 8, 8)}, 0)
+    assert seen == {"mix_share": (0.1, 0.9), "cut_share": (0.3, 0.4)}
+    for options in ({"mix_share": (0.7, 0.3)}, {"cut_share": (0.0, 0.5)}, {"cut_share": (0.5, 1.0)}):
+        with pytest.raises(ConfigError, match="must be two shares between 0 and 1"):
+            ADACL(**options)  # type: ignore[arg-type]

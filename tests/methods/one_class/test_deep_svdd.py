@@ -414,3 +414,13 @@ def test_the_centre_pass_leaves_persistent_workers_to_the_training_loop(trainer_
     loader = DataLoader(data, batch_size=8, num_workers=1, persistent_workers=True)
     trainer_in(max_epochs=3).fit(Recorder(image_size=16, widths=[4, 4], ae_epochs=1), loader)
     assert epochs == [0, 0, 1, 1, 2, 2]
+
+
+def test_scales_and_window_of_ms_ssim_and_initial_weights() -> None:
+    default = DeepSVDD(**TINY, **REC).reconstruction_error.ms_ssim
+    given = DeepSVDD(**TINY, **REC, ssim_scales=1, ssim_window=5).reconstruction_error.ms_ssim
+    assert [(each.window_size, len(each.exponents)) for each in (default, given)] == [(3, 3), (5, 1)]
+    layers = [DeepSVDD(**TINY, initialization=kind).encoder.levels[0] for kind in ("torch", "xavier")]  # type: ignore[union-attr, arg-type]
+    bounds = [25**-0.5, (2 / (1 + 0.01**2) * 6 / (25 * (1 + 8))) ** 0.5]
+    for layer, bound in zip(layers, bounds, strict=True):
+        assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound  # type: ignore[union-attr]

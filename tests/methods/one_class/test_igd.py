@@ -297,3 +297,19 @@ def test_pixel_space_unit_scales_back() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         IGD(**{**TINY, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"image_size": 256}, {"global": (11, 5), "local": (3, 4)}),
+        ({"image_size": 32}, {"global": (3, 4), "local": (3, 4)}),
+        ({"image_size": 32, "ssim_scales": 2}, {"global": (3, 2), "local": (3, 2)}),
+        ({"image_size": 32, "ssim_scales": 1, "ssim_window": 11}, {"global": (11, 1), "local": (11, 1)}),
+    ],
+)
+def test_scales_and_window_of_ms_ssim(options: dict[str, Any], expected: dict[str, tuple[int, int]]) -> None:
+    with torch.device("meta"):
+        model = IGD(**{**TINY, **options}, scope="both", interpolation_weight=0.0)
+    found = {name: part.compare.error.ms_ssim for name, part in model.descriptors.named_parts()}
+    assert {name: (each.window_size, len(each.exponents)) for name, each in found.items()} == expected

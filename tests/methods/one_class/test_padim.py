@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -272,3 +274,25 @@ class TestFit:
         peak = distance.amax()
         assert mixed.max() <= peak
         assert mixed.mean().item() == pytest.approx(distance.mean().item(), rel=0.05)
+
+
+def test_border_of_the_smoothing_is_an_option(fitted: PaDiM) -> None:
+    """``symmetric`` is what released implementations do: SciPy's filter of the enlarged distances."""
+    image = textures(2, seed=5)
+    with torch.no_grad():
+        mirrored = fitted(image)[1]
+        distance = fitted._score([fitted.embed(image)], (64, 64), positions=64)  # as forward
+        model = PaDiM(weights=None, num_channels=20, border="symmetric")
+        model.load_state_dict(fitted.state_dict())
+        symmetric = model.eval()(image)[1]
+    assert torch.equal(distance[1], mirrored)
+    sharp = PaDiM(weights=None, num_channels=20, sigma=1e-3)
+    sharp.load_state_dict(fitted.state_dict())
+    with torch.no_grad():
+        enlarged = sharp.eval()(image)[1][:, 0].double().numpy()
+    for found, mode in ((mirrored, "mirror"), (symmetric, "reflect")):
+        expected = [gaussian_filter(x, 1.0, mode=mode, radius=4) for x in enlarged]
+        assert np.allclose(found[:, 0].numpy(), expected, rtol=1e-4, atol=1e-4)
+    inner = (..., slice(4, -4), slice(4, -4))
+    assert torch.allclose(mirrored[inner], symmetric[inner], rtol=1e-4)
+    assert not torch.allclose(mirrored, symmetric, rtol=1e-4)

@@ -473,3 +473,38 @@ class TestOptions:
     def test_counts(self, name: str) -> None:
         with pytest.raises(ConfigError, match=f"{name} must be at least 1; got 0"):
             make(**{name: 0})
+
+
+class TestSharedTeachers:
+    def test_one_distillation_serves_other_runs(self, trainer_in: Make, tmp_path: Path) -> None:
+        saver = ModelCheckpoint(
+            dirpath=tmp_path, filename="model", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        first = make(teacher_epochs=1)
+        trainer_in(enable_checkpointing=True, callbacks=[saver], max_epochs=2).fit(first, loader(stripes(8)))
+        file = str(tmp_path / "model.ckpt")
+        other = make(distilled_teachers=file)
+        before = tensors(other.students)
+        assert not equal(tensors(other.teachers), tensors(first.teachers))  # not read by the constructor
+        trainer_in().fit(other, loader(stripes(8, seed=1)))
+        assert equal(tensors(other.teachers), tensors(first.teachers))
+        assert not equal(tensors(other.students), before)
+        assert not any(weight.requires_grad for weight in other.teachers.parameters())
+
+    def test_other_teachers_are_refused(self, trainer_in: Make, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="need teacher_epochs=0; got 3"):
+            make(teacher_epochs=3, distilled_teachers="x.ckpt")
+        torch.save({"state_dict": make(width=6).state_dict()}, tmp_path / "other.ckpt")
+        torch.save({"state_dict": {"encoder.weight": torch.zeros(2)}}, tmp_path / "none.ckpt")
+        for name, message in (
+            ("other", r"is \(6, 3, 6, 6\) in it and \(4, 3, 6, 6\)"),
+            ("none", "no tensor in it is named"),
+        ):
+            with pytest.raises(
+                WeightsError, match=f"distilled_teachers must be a checkpoint.*{name}.ckpt'.* {message}"
+            ):
+                trainer_in().fit(make(distilled_teachers=str(tmp_path / f"{name}.ckpt")), loader(stripes(4)))
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())

@@ -84,6 +84,38 @@ class TestLosses:
         outlier_gradient = gradients[0].abs().sum(1)[target == 254]
         assert outlier_gradient.numel() == 0 or outlier_gradient.min() > 1e-5
 
+    def test_released_clamp_stops_what_an_outlier_learns(self) -> None:
+        """The release takes ``log(clamp(p_c + p_r / a, min=1e-7))``: sure pixels, here of energy -14, are partly constant in it."""
+        torch.manual_seed(0)
+        f = 6 * torch.randn(1, 20, 12, 12, dtype=torch.float64)
+        f[:, :-1] += 14 - f[:, :-1].logsumexp(1, keepdim=True)
+        f[:, -1] = -2
+        outlier, log_penalty = torch.ones(1, 12, 12, dtype=torch.bool), torch.tensor(math.log(196.0))
+        ours, theirs = f.clone().requires_grad_(), f.clone().requires_grad_()
+        p = theirs.softmax(1)
+        sums = p[:, :-1] + p[:, -1:] / 196
+        released = -sums.clamp(min=1e-7).log().mean()
+        found = abstention_out(ours.log_softmax(1), outlier, log_penalty, form="released", clamp=1e-7)
+        torch.testing.assert_close(found, released)
+        gradients = torch.autograd.grad(found, ours)[0], torch.autograd.grad(released, theirs)[0]
+        torch.testing.assert_close(*gradients)
+        assert 0.1 < float((sums < 1e-7).double().mean()) < 0.9
+        unclamped = abstention_out(ours.log_softmax(1), outlier, log_penalty, form="released")
+        assert unclamped > found
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_outlier_clamp_reaches_the_loss_and_is_a_probability(self, method: Any) -> None:
+        torch.manual_seed(0)
+        logits = 20 * torch.randn(2, 5, 4, 5)
+        losses = [
+            float(torch.stack(list(method(**TINY, outlier_clamp=clamp).loss(logits, MIXED).values())).sum())
+            for clamp in (None, 1e-7)
+        ]
+        assert losses[0] > losses[1]
+        for value in (0.0, 1.0, -1e-7):
+            with pytest.raises(ConfigError, match="outlier_clamp must be above 0 and below 1"):
+                method(**TINY, outlier_clamp=value)
+
     def test_one_penalty_for_all_pixels_is_the_same_everywhere(self) -> None:
         logits = torch.randn(2, 5, 4, 5)
         one, many = torch.tensor(math.log(4.5)), torch.full((2, 4, 5), math.log(4.5))

@@ -20,6 +20,7 @@ from anomaly_suite.methods.pixel_ood.deeplab_v3_plus import (
     cross_entropy,
     mean_loss,
     relaxed_cross_entropy,
+    released_border_loss,
     restarted_decay,
 )
 from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES
@@ -126,6 +127,90 @@ def test_unweighted_mean_is_that_of_torch() -> None:
     expected = F.cross_entropy(logits, TARGET.masked_fill(TARGET == 254, 255), ignore_index=255)
     found = mean_loss(cross_entropy(logits, TARGET), class_weights(TARGET, 4, bound=0.0))
     torch.testing.assert_close(found, expected)
+
+
+def released_loop(logits: Tensor, target: Tensor, *, strict: tuple[int, ...], bound: float, relaxed: bool) -> Tensor:
+    """The released loss, pixel by pixel; class 4 is void."""
+    label = target.masked_fill(target >= 254, 4)
+    batch, height, width = label.shape
+
+    def at(image: int, row: int, column: int) -> int:
+        inside = 0 <= row < height and 0 <= column < width
+        return int(label[image, row, column]) if inside else 4
+
+    def counts(image: int, row: int, column: int) -> dict[int, int]:
+        own = at(image, row, column)
+        if relaxed and own not in strict:
+            return {at(image, row + i, column + j): 1 for i in (-1, 0, 1) for j in (-1, 0, 1)}
+        steps = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+        near = [at(image, *step) for step in steps if 0 <= step[0] < height and 0 <= step[1] < width]
+        return {own: 2 if not relaxed and any(other != own for other in near) else 1}
+
+    pixels = [(row, column) for row in range(height) for column in range(width)]
+    found = {(image, *p): counts(image, *p) for image in range(batch) for p in pixels}
+    border = {key: sum(n for c, n in value.items() if c != 4) or 1 for key, value in found.items()}
+    total = logits.new_zeros(())
+    for image in range(batch):
+        held = [found[(image, *p)] for p in pixels]
+        everything = sum(sum(value.values()) for value in held)
+        share = [sum(value.get(c, 0) for value in held) / everything for c in range(4)]
+        weight = [1 + bound * (1 - s) if s else 1.0 for s in share]
+        loss, learned = logits.new_zeros(()), 0
+        for p in pixels:
+            classes = [c for c in found[(image, *p)] if c != 4]
+            if not classes:
+                continue
+            learned += 1
+            probability = logits[image, :, p[0], p[1]].softmax(0)
+            union = torch.stack([probability[c] for c in classes]).sum().log()
+            for other in range(batch):  # the border weights of the whole batch
+                n = border[(other, *p)]
+                loss = loss - union * sum(weight[c] for c in classes) * (1 / n if relaxed else n)
+        total = total + loss / (learned + 1)
+    return total
+
+
+@pytest.mark.parametrize("relaxed", [True, False])
+@pytest.mark.parametrize(("strict", "bound"), [((), 1.0), ((3,), 1.0), ((0, 2), 0.0)])
+def test_released_border_loss_equals_a_slow_loop(relaxed: bool, strict: tuple[int, ...], bound: float) -> None:
+    ours = torch.randn(2, 4, 4, 5, requires_grad=True)
+    theirs = ours.detach().double().requires_grad_()
+    found = released_border_loss(ours, TARGET, strict=strict, bound=bound, relaxed=relaxed)
+    expected = released_loop(theirs, TARGET, strict=strict, bound=bound, relaxed=relaxed)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(value, of)[0].double() for value, of in ((found, ours), (expected, theirs))]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_released_border_loss_is_about_eight_times_the_mean_at_two_images() -> None:
+    torch.manual_seed(0)
+    target = F.interpolate(torch.randint(19, (2, 1, 32, 64)).float(), (128, 256), mode="nearest")[:, 0].long()
+    logits = torch.randn(2, 19, 128, 256, requires_grad=True)
+    losses = [
+        released_border_loss(logits, target, bound=1.0, relaxed=True),
+        mean_loss(relaxed_cross_entropy(logits, target), class_weights(target, 19, bound=1.0)),
+    ]
+    assert float((losses[0] / losses[1]).detach()) == pytest.approx(8.1, abs=0.3)
+    one, two = (torch.autograd.grad(loss, logits)[0].flatten() for loss in losses)
+    assert float(F.cosine_similarity(one, two, 0)) == pytest.approx(0.96, abs=0.01)
+
+
+def test_released_border_loss_of_void_is_zero_and_finite() -> None:
+    logits = torch.randn(2, 4, 4, 5, requires_grad=True)
+    for relaxed in (True, False):
+        loss = released_border_loss(logits, torch.full((2, 4, 5), 255), bound=1.0, relaxed=relaxed)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss == 0
+        assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_border_loss_is_an_option(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(border_loss="released", relaxation_epochs=1, class_weight_bound=1.0, strict_classes=(3,))
+    monkeypatch.setattr(DeepLabV3Plus, "current_epoch", epoch)
+    logits = torch.randn(2, 4, 4, 5)
+    expected = released_border_loss(logits, TARGET, strict=(3,), bound=1.0, relaxed=epoch == 0)
+    assert torch.equal(model.loss(logits, TARGET), expected)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +321,7 @@ def test_published_defaults() -> None:
         ({"relaxation_epochs": -1}, "relaxation_epochs must be 0 or above"),
         ({"class_weight_bound": -1.0}, "class_weight_bound must be 0 or above"),
         ({"restart_power": 1.5}, "got relaxation_epochs=0"),
+        ({"border_loss": "released"}, "got relaxation_epochs=0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

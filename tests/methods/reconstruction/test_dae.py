@@ -20,6 +20,7 @@ from anomaly_suite.methods.reconstruction.dae import (
     kl_to_standard_normal,
     residual_scores,
     sample_latent,
+    with_noise,
 )
 from anomaly_suite.nn.dcgan import to_signed
 
@@ -312,3 +313,46 @@ class TestVAE:
 def model_generator(model: VAE, monkeypatch: pytest.MonkeyPatch) -> torch.Generator:
     monkeypatch.setattr(type(model), "current_epoch", 0)
     return model.step_generator(0)
+
+
+class TestLatentNoise:
+    def test_codes_are_noisy_in_training_alone(self) -> None:
+        seed_everything(0, verbose=False)
+        model = DAE(**TINY, latent_noise_std=0.5)
+        seen: list[Tensor] = []
+        model.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        image = stripes(512)
+        model.training_step({"image": image}, 0)
+        with torch.no_grad():
+            clean = model.encoder(to_signed(image))  # batch norm in training mode: the same statistics
+        noise = seen[0] - clean
+        assert noise.mean().item() == pytest.approx(0, abs=0.02)
+        assert noise.std().item() == pytest.approx(0.5, rel=0.03)
+        model.eval()
+        assert torch.equal(model(image)[0], model(image)[0])
+        assert torch.equal(seen[-1], model.encoder(to_signed(image)))
+
+    @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+    def test_a_deviation_is_finite_and_not_negative(self, value: float) -> None:
+        with pytest.raises(ConfigError, match="latent_noise_std must be"):
+            DAE(**TINY, latent_noise_std=value)
+
+    def test_without_it_nothing_is_drawn(self) -> None:
+        x = torch.rand(2, 3)
+        generator = torch.Generator().manual_seed(0)
+        before = generator.get_state()
+        assert with_noise(x, 0.0, generator=generator) is x
+        assert torch.equal(generator.get_state(), before)
+
+
+def test_scales_window_and_l1_of_ms_ssim() -> None:
+    model = DAE(**TINY, loss="ms_ssim", ssim_scales=1, ssim_window=11, rho=0.0).eval()
+    image = stripes(3)
+    with torch.no_grad():
+        score, _ = model(image)
+        reconstruction = model.decoder(model.encoder(to_signed(image)))
+        expected = 1 - MSSSIM(scales=1, window_size=11, value_range=2.0)(to_signed(image), reconstruction)
+    assert torch.allclose(score, expected)
+    default = DAE(**TINY, loss="ms_ssim").error
+    assert default is not None
+    assert (default.ms_ssim.window_size, len(default.ms_ssim.exponents), default.rho) == (3, 3, 0.15)

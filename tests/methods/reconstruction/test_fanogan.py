@@ -575,3 +575,39 @@ class TestPanel:
         assert (picture < 250).mean() > 0.3  # not an empty page
         with pytest.raises(ConfigError, match="shows whole images; got a run with scope=local"):
             panel.rebuild(make(scope="local"), groups["normal"])
+
+
+class TestOptions:
+    def test_image_score_of_an_encoder_trained_with_features(self) -> None:
+        image = blobs(3)
+        model = shake(make(score="image"))
+        with torch.no_grad():
+            score, anomaly_map = model(image)
+            _, terms = only_residuals(model, image)
+            weighted, same_map = shake(make())(image)
+        assert torch.equal(score, terms["image_residual"])
+        assert terms["feature_residual"].min() > 0
+        assert torch.equal(model.weigh(terms), terms["image_residual"] + terms["feature_residual"])  # what trains
+        shaken = make()
+        shaken.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            assert torch.equal(shaken.eval()(image)[0], model.weigh(terms))
+        assert anomaly_map.shape == same_map.shape
+        assert weighted.shape == score.shape
+
+    def test_constants_of_rmsprop(self) -> None:
+        for options, expected in (({}, (0.99, 1e-8)), ({"encoder_alpha": 0.9, "encoder_eps": 1e-5}, (0.9, 1e-5))):
+            group = make(**options).configure_optimizers()[2].param_groups[0]
+            assert (group["alpha"], group["eps"], group["momentum"]) == (*expected, 0)
+        for options in ({"encoder_alpha": 1.0}, {"encoder_alpha": -0.1}, {"encoder_eps": 0.0}):
+            with pytest.raises(ConfigError, match=r"encoder_alpha must be in \[0, 1\) and encoder_eps above 0"):
+                make(**options)
+
+    def test_released_initial_weights_reach_all_three_networks(self) -> None:
+        part = only(make(initialization="released", width=8))
+        for net, name in ((part.generator, "layers.0"), (part.critic, "head"), (part.encoder, "net.head")):
+            layer = (net[0] if net is part.generator else net).get_submodule(name)
+            assert not layer.bias.any()
+            assert float(layer.weight.detach().abs().max()) <= (6 / sum(layer.weight.shape)) ** 0.5
+        assert not part.head.bias.any()
+        assert only(make(width=8)).head.bias.any()  # torch's

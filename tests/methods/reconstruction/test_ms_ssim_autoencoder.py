@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from scipy.signal import correlate2d
 
 from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods import MSSSIMAutoencoder
 from anomaly_suite.methods.reconstruction.ms_ssim_autoencoder import squared_error_map
-from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, standardize
 
 TINY: dict[str, Any] = {
     "image_size": 16, "encoder": "residual", "encoder_weights": None, "width": 8, "latent_dim": 16,
@@ -96,3 +98,26 @@ def test_painted_square_is_where_the_map_is_highest(trainer_in: Callable[..., Tr
 def test_bad_nu() -> None:
     with pytest.raises(ConfigError, match=r"nu must be between 0 and 1; got 1\.5"):
         MSSSIMAutoencoder(**TINY, nu=1.5)
+
+
+def test_one_scale_is_the_ssim_autoencoder() -> None:
+    """Mean of SSIM over an 11 x 11 Gaussian window of deviation 1.5, in NumPy."""
+    seed_everything(0, verbose=False)
+    model = MSSSIMAutoencoder(**TINY, ssim_scales=1, ssim_window=11, rho=0.0).eval()
+    image = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        score, _ = model(image)
+        _, rebuilt = model.scopes["global"].autoencoder(image)
+    window = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.stack([correlate2d(plane, window, mode="valid") for plane in x])
+
+    for found, a, b in zip(score, standardize(image).double().numpy(), rebuilt.double().numpy(), strict=True):
+        c1, c2 = (0.01 * STANDARDIZED_RANGE) ** 2, (0.03 * STANDARDIZED_RANGE) ** 2
+        mu_a, mu_b = mean(a), mean(b)
+        var_a, var_b, cov = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2, mean(a * b) - mu_a * mu_b
+        ssim = (2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+        per_channel = np.maximum(ssim.mean((1, 2)), 1e-6)
+        assert found.item() == pytest.approx(1 - per_channel.mean(), abs=1e-4)

@@ -43,10 +43,11 @@ def bags(normal: int = 4, anomalous: int = 4, *, crops: int = 2, width: int = D)
 
 
 def terms(model: RTFM, embedded: Tensor, score: Tensor, *, normal: int = 4) -> dict[str, Tensor]:
-    """Every loss without its weight."""
+    """Every loss without its weight; ``score`` is that of each crop."""
     label = (torch.arange(len(score)) >= normal).long()
+    logit = score.logit().unsqueeze(1).expand(-1, embedded.shape[1], -1)
     found = model._magnitude_terms(
-        embedded, score, Bags(embedded, label, normal, len(score) - normal), Generator().manual_seed(0)
+        embedded, logit, Bags(embedded, label, normal, len(score) - normal), Generator().manual_seed(0)
     )
     return {name: value for name, (_, value) in found.items()}
 
@@ -294,7 +295,7 @@ class TestPitfalls:
 
     @pytest.mark.parametrize("mag_loss", ["released", "hinge"])
     def test_gradient_of_a_magnitude_of_zero_is_finite(self, mag_loss: str) -> None:
-        embedded, score = torch.zeros(8, 2, L, D, requires_grad=True), torch.zeros(8, L, requires_grad=True)
+        embedded, score = torch.zeros(8, 2, L, D, requires_grad=True), torch.full((8, L), 0.5, requires_grad=True)
         torch.stack(list(terms(RTFM(**QUIET, mag_loss=mag_loss), embedded, score).values())).sum().backward()
         assert embedded.grad is not None
         assert score.grad is not None
@@ -303,10 +304,30 @@ class TestPitfalls:
 
     @pytest.mark.parametrize("kind", ["mean", "each"])
     def test_cross_entropy_of_saturated_scores_is_finite(self, kind: Any) -> None:
-        wrong = rtfm.bag_loss(torch.tensor([[1.0], [0.0]]), torch.tensor([0, 1]), kind=kind)
-        assert wrong == pytest.approx(-math.log(1e-7))
-        right = rtfm.bag_loss(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), kind=kind)
+        wrong = rtfm.bag_loss(torch.tensor([[[50.0]], [[-50.0]]]), torch.tensor([0, 1]), kind=kind)
+        assert wrong == pytest.approx(50)
+        right = rtfm.bag_loss(torch.tensor([[[-50.0]], [[50.0]]]), torch.tensor([0, 1]), kind=kind)
         assert right == pytest.approx(0, abs=2e-7)
+
+    @pytest.mark.parametrize("kind", ["mean", "each"])
+    @pytest.mark.parametrize(("label", "logit"), [(1, -17.0), (1, -90.0), (0, 17.0), (0, 90.0)])
+    def test_a_bag_that_is_sure_and_wrong_still_learns(self, kind: Any, label: int, logit: float) -> None:
+        # As torch's BCELoss of the release has it, until 1 - p or p rounds to zero there.
+        given = torch.full((1, 1, 1), logit, requires_grad=True)
+        rtfm.bag_loss(given, torch.tensor([label]), kind=kind).backward()
+        assert given.grad is not None
+        assert given.grad.item() == pytest.approx(1 - 2 * label, abs=1e-6)
+
+    def test_loss_and_gradient_are_those_of_the_release(self) -> None:
+        """BCELoss of the mean over crops, then over selected snippets, of sigmoids."""
+        ours = (4 * torch.randn(6, 5, 3, dtype=torch.float64)).requires_grad_()
+        theirs, label = ours.detach().clone().requires_grad_(), torch.tensor([0, 0, 0, 1, 1, 1])
+        loss = rtfm.bag_loss(ours, label, kind="mean")
+        released = torch.nn.BCELoss()(theirs.sigmoid().mean(1).mean(1), label.double())
+        loss.backward()
+        released.backward()
+        assert loss.item() == pytest.approx(released.item(), rel=1e-9)
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9)  # type: ignore[arg-type]
 
     def test_smoothness_does_not_cross_the_border_of_two_videos(self) -> None:
         score = torch.arange(8.0).div(8).unsqueeze(1).expand(8, L)
