@@ -65,6 +65,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
 }
 ACROSS = {  # tests of more than one module
     "data/test_signatures.py",
+    "methods/test_published_defaults.py",
     "test_architecture.py",
     "test_contract.py",
     "test_golden.py",
