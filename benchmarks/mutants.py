@@ -214,4 +214,5 @@ MUTANTS: list[tuple[str, ...]] = [
     ("callbacks/calibrate.py", "normal = anomaly_map[label == 0]", "normal = anomaly_map"),
     ("callbacks/metrics/segmentation.py", "        pl_module.eval()\n", ""),
     ("callbacks/processes.py", "itertools.zip_longest(*shares)", "zip(*shares)"),
-]  # fmt: on
+]
+# fmt: on

@@ -148,6 +148,7 @@ class Chosen:
         self.selection = selection
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Keep and sort what was collected."""
         # A fault in one place may be noticed by a test over all methods in a file of its own: those stay whole.
         over_methods = re.compile(
             r"\[(.*-)?(" + "|".join(map(re.escape, self.selection.methods or ("no method",))) + r")([- ].*)?\]"
@@ -188,8 +189,6 @@ def run_tests(root: Path, selection: Selection, log: Path, limit: float) -> None
         "-q",
         "-p",
         "no:cacheprovider",
-        "-p",
-        "no:xdist",
         f"--timeout={limit}",
         "--basetemp",
         str(temporary / "pytest"),
@@ -249,6 +248,7 @@ class Trial:
         text = self.log.read_text(encoding="utf-8", errors="replace")
         status = self.process.exitcode
         outcome = "noticed" if late else ENDS.get(status if status is not None else -1, "error")
+        outcome = "error" if "ERROR collecting" in text else outcome  # no test has run
         by = "time limit" if late else first_failure(text)
         record = {"outcome": outcome, "by": by, "seconds": round(time.monotonic() - self.start, 1)}
         return record if outcome != "error" else {**record, "output": text[-OUTPUT:]}
