@@ -13,6 +13,9 @@ from torch import Tensor
 from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
 from anomaly_suite.errors import ConfigError, ShapeError
 
+VALUES_AT_ONCE = 2**25
+"""Feature values that are scored at once: 1,600 snippets of 10 crops and width 2048. Longer videos are scored a few crops at a time."""
+
 
 class Bags(NamedTuple):
     """A training batch with the normal bags first: ``snippet_features`` (N + M, C, L, D), ``label`` (N + M,), N and M."""
@@ -50,7 +53,7 @@ class BagModule(AnomalyModule):
         self.segments = segments
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
-        """Score snippets.
+        """Score snippets; of a long video a few crops at a time, which :func:`crop_portions` cuts.
 
         Args:
             snippet_features: Shape (B, C, T, D).
@@ -130,6 +133,23 @@ class BagModule(AnomalyModule):
                 "module of videos, or give 'snippet_features' (B, C, T, D); extract-features makes them from video files."
             )
         return batch
+
+
+def crop_portions(snippet_features: Tensor, *, apart: bool = False) -> tuple[Tensor, ...]:
+    """Crops of a few videos in portions that are scored at once; all together where they are short, or a graph is recorded.
+
+    Args:
+        snippet_features: Shape (B, C, T, D).
+        apart: Every crop by itself: the rounding of products of many rows depends on how many there are.
+
+    Returns:
+        Shapes (B, some, T, D), in order.
+    """
+    batch, _, snippets, width = snippet_features.shape
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # how many depends on sizes that a graph leaves open
+        return (snippet_features,)
+    at_once = 1 if apart else max(1, VALUES_AT_ONCE // max(1, batch * snippets * width))
+    return torch.split(snippet_features, at_once, 1)
 
 
 def top_mean(snippet_score: Tensor, k: int) -> Tensor:
