@@ -164,7 +164,7 @@ def _common_length(video: Video, parts: Sequence[Crops]) -> int:
             f"'{video.files[0]}' holds features of shape {shapes[0]} and '{video.beside[0]}' beside it of "
             f"{shapes[1]} (C, T, D). Extract both from the same crops and frames."
         )
-    return min(lengths)
+    return int(min(lengths))
 
 
 def _read_crops(name: str, crops: Crops, snippets: int) -> Tensor:

@@ -146,7 +146,8 @@ def crop_portions(snippet_features: Tensor, *, apart: bool = False) -> tuple[Ten
         Shapes (B, some, T, D), in order.
     """
     batch, _, snippets, width = snippet_features.shape
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # how many depends on sizes that a graph leaves open
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if recorded:  # how many depends on sizes that a graph leaves open
         return (snippet_features,)
     at_once = 1 if apart else max(1, VALUES_AT_ONCE // max(1, batch * snippets * width))
     return torch.split(snippet_features, at_once, 1)

@@ -281,8 +281,8 @@ class CTMIL(BagModule):
         The last window of a video is filled up with its last snippet. Padding does not change the scores.
         """
         values = [self._crop_values(few, length) for few in crop_portions(snippet_features)]
-        score, *probability = torch.cat(values, 2).mean(2)  # B T each
-        return score * probability[0] if probability else score
+        mean = torch.cat(values, 2).mean(2)  # 1 or 2, B T
+        return mean.prod(0) if len(mean) > 1 else mean[0]
 
     def _crop_values(self, snippet_features: Tensor, length: Tensor) -> Tensor:
         """See :meth:`_values`, window by window or all at once: shape (B, C, T, D) to (1 or 2, B, C, T)."""

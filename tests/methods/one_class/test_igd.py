@@ -189,7 +189,7 @@ def test_the_generators_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
     part, image = model.descriptors["global"], torch.rand(4, 3, 16, 16)
     part.center, part.variance = torch.full((6,), 0.1), torch.tensor(2.0)
-    loss, (reconstruction, mixed, alpha) = model._generator_loss("", part, image, torch.Generator().manual_seed(0))
+    loss, (reconstruction, _, alpha) = model._generator_loss("", part, image, torch.Generator().manual_seed(0))
     latent, _ = part.autoencoder(image)
     abnormality = 1 - (-((latent - 0.1) ** 2).sum(1) / 2).exp()
     fooled = part.critic(part.autoencoder.decoder(interpolate(latent, alpha))) ** 2
