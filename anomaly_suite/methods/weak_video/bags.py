@@ -122,9 +122,11 @@ class BagModule(AnomalyModule):
                 f"a training batch needs normal and anomalous videos; got {len(label) - anomalous} normal and {anomalous} "
                 "anomalous. Draw both in every batch, as the data modules of this package do."
             )
-        order = torch.argsort(label, stable=True)
         features = pool_segments(batch["snippet_features"], self.segments, batch["length"])
-        return Bags(features[order], label[order], len(label) - anomalous, anomalous)
+        if bool((label.diff() < 0).any()):  # else in order, as our data modules give them
+            order = torch.argsort(label, stable=True)
+            features, label = features[order], label[order]
+        return Bags(features, label, len(label) - anomalous, anomalous)
 
     def _features(self, batch: Batch) -> Batch:
         if "snippet_features" not in batch:
