@@ -102,6 +102,8 @@ def problems(root: Path, found: Iterable[Fault]) -> list[str]:
             out.append(f"{fault}: stands in the file {count} times, not once. Write the piece that is there now.")
         elif fault.old == fault.new:
             out.append(f"{fault}: changes nothing.")
+        elif not any(path.startswith("tests/") for path in select(root, fault).paths):
+            out.append(f"{fault}: no test file mirrors the file. Name one that tests it.")
         out += [
             f"{fault}: there is no tests/{name}."
             for name in fault.more
