@@ -10,7 +10,9 @@ Cases, on random features:
   width 2048 (``--batch``, ``--crops``, ``--width``); ``--train-crops`` takes that many random crops of each video instead.
 * ``loops``: the same losses, but one crop of one video after another through the same network: what folding crops into the
   batch saves. Only forward and backward of ``--loop-videos`` videos are run and scaled up to the batch.
-* ``infer``: one video of 1,000 snippets (``--snippets``), 10 crops.
+* ``infer``: one video of 1,000 snippets (``--snippets``), 10 crops; ``--method`` takes CTMIL or DeepMIL in place of RTFM.
+* ``released``: a training step of 2 normal and 2 anomalous videos (``--step-videos``), and the same step of the release, rebuilt from its
+  description (``released_rtfm.py``), alternately in one process; ``ratio`` is that of the smallest processor seconds.
 
 Every case runs in a fresh process, after one round that is not counted; ``_s`` is wall, ``_cpu_s`` processor seconds,
 ``above_import_mb`` the rise of the peak resident memory (of the GPU's allocated memory with ``--accelerator cuda``) in MiB.
@@ -58,11 +60,12 @@ def build(options: dict[str, Any], **more: Any) -> tuple[Any, Any]:
     """Model and device."""
     import torch
 
-    from anomaly_suite.methods import RTFM
+    import anomaly_suite.methods
 
     torch.manual_seed(0)
     device = torch.device(options["accelerator"])
-    return RTFM(feature_dim=options["width"], **more).to(device), device
+    method = getattr(anomaly_suite.methods, options.get("method") or "RTFM")
+    return method(feature_dim=options["width"], **more).to(device), device
 
 
 def batch_of(options: dict[str, Any], device: Any, videos: int) -> dict[str, Any]:
@@ -125,7 +128,34 @@ def infer(**options: Any) -> Outcome:
     return repeat(score, rounds=options["rounds"], cuda=device.type == "cuda")
 
 
-CASES: dict[str, Callable[..., Outcome]] = {"train": train, "loops": loops, "infer": infer}
+def released(**options: Any) -> Outcome:
+    """A step of this package and one of the release, in turns: what slows the machine down slows both."""
+    import torch
+    from released_rtfm import step_of
+
+    model, device = build({**options, "method": "RTFM"})
+    optimizer = model.configure_optimizers()
+    batch = batch_of(options, device, options["step_videos"])
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model.training_step(batch, 0).backward()
+        optimizer.step()
+
+    calls = {"call": step, "released": step_of(batch["snippet_features"])}
+    meter, spent = Meter(), {name: [] for name in calls}  # type: dict[str, list[Outcome]]
+    for turn in range(options["rounds"] + 1):
+        for name in list(calls)[:: 1 if turn % 2 else -1]:
+            meter.lap()
+            calls[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            spent[name].append(meter.lap(name))
+    least = {key: min(one[key] for one in laps[1:]) for laps in spent.values() for key in laps[0]}
+    return {**least, "ratio": least["call_cpu_s"] / least["released_cpu_s"], **meter.memory()}
+
+
+CASES: dict[str, Callable[..., Outcome]] = {"train": train, "loops": loops, "infer": infer, "released": released}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -136,6 +166,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--train-crops", type=int, help="random crops of a training step; all by default")
     parser.add_argument("--snippets", type=int, default=1000)
     parser.add_argument("--loop-videos", type=int, default=2, help="videos of each class in the case loops")
+    parser.add_argument("--step-videos", type=int, default=2, help="videos of each class in the case released")
+    parser.add_argument("--method", default="RTFM", choices=["RTFM", "CTMIL", "DeepMIL"], help="of the case infer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--accelerator", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="numeric threads; 0 leaves it to the libraries")

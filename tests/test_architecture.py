@@ -65,7 +65,9 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
 }
 ACROSS = {  # tests of more than one module
     "contract/test_run_ends.py",
+    "contract/test_long_videos.py",
     "data/test_signatures.py",
+    "methods/test_published_defaults.py",
     "test_architecture.py",
     "test_contract.py",
     "test_golden.py",

@@ -44,6 +44,15 @@ def test_mix_up_stays_in_range_and_keeps_symmetric_images(image: Tensor) -> None
     assert torch.allclose(augment.mix_up(symmetric, generator()), symmetric, atol=1e-6)
 
 
+def test_the_rotated_part_of_a_mix_weighs_three_to_seven_tenths() -> None:
+    corner = torch.zeros(4000, 1, 4, 4)
+    corner[:, :, 0, 0] = 1  # which a rotation empties
+    kept = augment.mix_up(corner, generator())[:, 0, 0, 0]
+    assert 0.3 <= kept.min() < 0.301
+    assert 0.699 < kept.max() <= 0.7
+    assert kept.mean() == pytest.approx(0.5, abs=0.01)
+
+
 def test_cut_paste_changes_one_rectangle_whose_content_is_found_elsewhere(image: Tensor) -> None:
     out = augment.cut_paste(image, generator())
     for before, after in zip(image, out, strict=True):

@@ -25,10 +25,13 @@ class CheckpointSupport(LightningModule):
     def load_pretrained(self) -> None:
         """Load pretrained weights; called once at the start of a fit that does not resume, never by the constructor."""
 
-    def setup(self, stage: str) -> None:
-        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it."""
-        if stage == "fit":
-            self.load_pretrained_once()
+    def on_fit_start(self) -> None:
+        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it.
+
+        Not in ``setup``, which Lightning calls before it looks at the checkpoint that a run is to resume from.
+        """
+        super().on_fit_start()
+        self.load_pretrained_once()
 
     def load_pretrained_once(self) -> None:
         """Load pretrained weights, unless that has been done or the weights are or will be those of a checkpoint."""

@@ -113,6 +113,7 @@ class TrainingSupport(LightningModule):
         """Remember the seed: random draws of the steps derive from it (see :meth:`step_generator`)."""
         if self._seed is None or self.trainer.ckpt_path is None:
             self._seed = torch.initial_seed()
+        super().on_fit_start()
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Random numbers for one training step, on the module's device.

@@ -90,6 +90,12 @@ def snippet_count(frames: int) -> int:
     return -(-frames // SNIPPET_FRAMES)
 
 
+def segment_bounds(length: Tensor, segments: int) -> tuple[Tensor, Tensor]:
+    """First snippet of every segment, and the one after its last: lengths (B,) to two tensors (B, L). See :func:`pool_segments`."""
+    bounds = torch.arange(segments + 1, device=length.device) * length.unsqueeze(1) // segments  # B L+1
+    return bounds[:, :-1], torch.maximum(bounds[:, 1:], bounds[:, :-1] + 1)
+
+
 def pool_segments(snippet_features: Tensor, segments: int = SEGMENTS, length: Tensor | None = None) -> Tensor:
     """Average the snippets of every video in ``segments`` parts of nearly equal length.
 
@@ -114,8 +120,7 @@ def pool_segments(snippet_features: Tensor, segments: int = SEGMENTS, length: Te
         length = torch.full((batch,), snippets, device=device)
     elif segments == snippets and bool((length == snippets).all()):
         return snippet_features
-    bounds = torch.arange(segments + 1, device=device) * length.unsqueeze(1) // segments  # B L+1
-    first, last = bounds[:, :-1], torch.maximum(bounds[:, 1:], bounds[:, :-1] + 1)
+    first, last = segment_bounds(length, segments)
     position = torch.arange(snippets, device=device)
     member = (position >= first.unsqueeze(2)) & (position < last.unsqueeze(2))  # B L T
     weight = member.to(snippet_features.dtype) / (last - first).unsqueeze(2)

@@ -19,6 +19,10 @@ from anomaly_suite.codes import OUTLIER
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
 from anomaly_suite.metrics.base import SuiteMetric
 
+CHUNK = 1 << 16  # pixels counted at a time, which stay in the cache
+NEAR = (
+    1e-12  # of the width of a bin: the edge between two is exact, the product of a value and the number of bins is not
+)
 ROUNDING = 0.02  # class probabilities in bfloat16 add up to 1 within this
 
 
@@ -66,7 +70,8 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
             "probability must have the shape of target, or (B, K, ...) for a target (B, ...); got "
             f"{tuple(probability.shape)} and {tuple(target.shape)}. Resize the probabilities to the labels first."
         )
-    confidence, answer, known = probability.detach(), torch.ones_like(target, dtype=torch.long), 2
+    confidence, known = probability.detach(), 2
+    answer: Tensor | int = 1
     if confidence.numel() and not bool((confidence.min() >= 0) & (confidence.max() <= 1)):
         raise ValueError(
             f"probabilities must be in [0, 1]; got {float(confidence.min()):.4g} to {float(confidence.max()):.4g}. "
@@ -81,19 +86,35 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
             )
         confidence, answer = confidence.max(dim=1)
     scored = target < OUTLIER
-    confidence, answer, target = (part.masked_select(scored) for part in (confidence.double(), answer, target.long()))
-    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < known:
+    classes = target.masked_fill(~scored, 0)
+    lowest, highest = (int(end) for end in classes.aminmax()) if classes.numel() else (0, 0)
+    if not 0 <= lowest <= highest < known:
         raise ValueError(
-            f"target must be 0 to {known - 1}, or {OUTLIER} or above for void; got {int(target.min())} to "
-            f"{int(target.max())}. Translate the labels of the data set when it is read."
+            f"target must be 0 to {known - 1}, or {OUTLIER} or above for void; got {lowest} to "
+            f"{highest}. Translate the labels of the data set when it is read."
         )
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)[1:-1]
-    index = torch.bucketize(confidence, edges)
-    return Reliability(
-        answers=index.bincount(minlength=bins),
-        correct=index.masked_select(answer == target).bincount(minlength=bins),
-        confidence=confidence.new_zeros(bins).index_add_(0, index, confidence),
-    )
+    # Wrong answers, right ones and what is not scored are counted together: selecting them takes longer than counting.
+    counts = torch.zeros(3 * bins, dtype=torch.int64, device=confidence.device)
+    total = torch.zeros(3 * bins, dtype=torch.float64, device=confidence.device)
+    columns = (torch.split(part.flatten(), CHUNK) for part in (confidence, target == answer, scored))
+    for few, right, kept in zip(*columns, strict=True):
+        values = few.double()
+        index = _bin_of(values, bins).add_(right.int().masked_fill_(~kept, 2), alpha=bins)
+        counts += index.bincount(minlength=3 * bins)
+        total.index_add_(0, index, values)
+    (wrong, right, _), (low, high, _) = counts.view(3, bins), total.view(3, bins)
+    return Reliability(answers=wrong + right, correct=right.clone(), confidence=low + high)
+
+
+def _bin_of(values: Tensor, bins: int) -> Tensor:
+    """Number of the bin of every value in [0, 1], as int32: where a value is near an edge by search, elsewhere by a product."""
+    scaled = values * bins
+    index = scaled.ceil().sub_(1).clamp_(0, bins - 1).int()
+    near = ((scaled - scaled.round()).abs_() < NEAR) & (values < 1)
+    if bool(near.any()):
+        edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=values.device)[1:-1]
+        index[near] = torch.bucketize(values[near], edges, out_int32=True)
+    return index
 
 
 def expected_calibration_error(probability: Tensor, target: Tensor, *, bins: int = 15) -> Tensor:

@@ -12,6 +12,8 @@ from anomaly_suite.codes import OUTLIER
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
 from anomaly_suite.metrics.base import SuiteMetric
 
+CODES = 256  # of a byte
+
 
 def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true and by predicted class.
@@ -38,6 +40,8 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
             f"pred_target and target must share their shape; got {tuple(pred_target.shape)} and {tuple(target.shape)}. "
             "Predict at the size of the labels."
         )
+    if (quick := _count_codes(pred_target, target, num_classes)) is not None:
+        return quick
     known = target < OUTLIER  # and void above it: no class, and not counted
     truth, predicted = target[known].long(), pred_target[known].long()
     for name, values in (("target", truth), ("pred_target", predicted)):
@@ -47,6 +51,22 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
                 f"{OUTLIER} or above for void, or set num_classes."
             )
     return (truth * num_classes + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def _count_codes(pred_target: Tensor, target: Tensor, num_classes: int) -> Tensor | None:
+    """:func:`confusion_matrix` of labels that fit in a byte, void with them; None where anything is out of the ordinary.
+
+    Selecting the known pixels takes several times as long as counting all of them, in the smallest numbers that hold a pair.
+    """
+    if not target.numel() or pred_target.is_floating_point() or torch.bool in (pred_target.dtype, target.dtype):
+        return None
+    (least, most), (lowest, highest) = ([int(end) for end in part.aminmax()] for part in (pred_target, target))
+    if not (0 <= least <= most < num_classes < OUTLIER and 0 <= lowest <= highest < CODES):
+        return None
+    dtype = torch.int16 if CODES * num_classes <= torch.iinfo(torch.int16).max else torch.int32
+    pair = (target.to(dtype) * num_classes).add_(pred_target.to(dtype))
+    count = pair.flatten().bincount(minlength=CODES * num_classes).view(CODES, num_classes)
+    return None if bool(count[num_classes:OUTLIER].any()) else count[:num_classes].clone()
 
 
 def intersection_over_union(matrix: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The multi-scale temporal network of RTFM: dilated convolutions beside attention over the snippets of a video.
 
 Paper: Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning", ICCV 2021.
-Differs: the attention is summed in the cheaper order, which without softmax is the same. Padding is seen as zeros, as beyond the ends.
+Differs: the attention is summed in the cheaper order for training or for videos, which without softmax is the same. Padding is seen as zeros, as beyond the ends.
 Axes: S sequences, T snippets, D feature width, d channels of a branch, w of the attention.
 """
 
@@ -46,8 +46,10 @@ class TemporalAttention(nn.Module):
         value = blank(self.value(reduced), padding)  # S w T
         if self.scaled:
             value = value / (x.shape[2] if padding is None else (~padding).sum(2, keepdim=True))
-        # value (query^T key)^T, but summed over the video first: w x w numbers instead of T x T.
-        attended = value @ self.key(reduced).transpose(1, 2) @ self.query(reduced)
+        key, query = self.key(reduced).transpose(1, 2), self.query(reduced)
+        few = self.training and x.shape[2] < value.shape[1]
+        # T x T numbers for few segments; summed over the video first w x w numbers, for videos of any length.
+        attended = value @ (key @ query) if few else value @ key @ query
         return self.norm(self.expand(attended)) + reduced  # type: ignore[no-any-return]
 
 

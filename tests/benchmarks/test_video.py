@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,19 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("video")
 
 
-SMALL = {"width": 32, "crops": 2, "batch": 2, "snippets": 20, "loop_videos": 1, "rounds": 1, "train_crops": None}
+SMALL = {
+    "width": 32,
+    "crops": 2,
+    "batch": 2,
+    "snippets": 20,
+    "loop_videos": 1,
+    "rounds": 1,
+    "step_videos": 2,
+    "train_crops": None,
+}
 
 
-@pytest.mark.parametrize("case", ["train", "loops", "infer"])
+@pytest.mark.parametrize("case", ["train", "loops", "infer", "released"])
 def test_every_case_reports_time_and_memory(bench: ModuleType, case: str) -> None:
     outcome = bench.CASES[case](**SMALL, accelerator="cpu")
     assert outcome["call_s"] > 0
@@ -59,7 +69,7 @@ def test_all_cases_run_unless_some_are_chosen(
 ) -> None:
     monkeypatch.setattr(bench.core, "fresh", lambda command, *, threads: {"call_s": 1.0})
     assert bench.main([]) == 0
-    assert list(json.loads(capsys.readouterr().out)["cases"]) == ["train", "loops", "infer"]
+    assert list(json.loads(capsys.readouterr().out)["cases"]) == ["train", "loops", "infer", "released"]
     monkeypatch.setattr(bench.core, "fresh", lambda command, *, threads: {"error": "no memory"})
     assert bench.main(["--only", "train"]) == 1
 
@@ -68,3 +78,29 @@ def test_the_plain_way_is_scaled_to_the_whole_batch(bench: ModuleType) -> None:
     options = {"width": 16, "crops": 1, "batch": 50, "loop_videos": 1, "rounds": 1, "accelerator": "cpu"}
     small, large = (bench.loops(**{**options, "batch": batch})["call_cpu_s"] for batch in (1, 1000))
     assert large > 100 * small
+
+
+def test_the_released_step_is_that_of_its_description(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = importlib.import_module("torch")
+    released = importlib.import_module("released_rtfm")
+    network = released.Released(2048)
+    assert sum(weight.numel() for weight in network.parameters()) == 24_718_849  # rtfm.md, 7.1
+    # With the same weights and nothing dropped, both have the same scores.
+    ours, _ = bench.build({"width": 32, "accelerator": "cpu"})
+    theirs = released.Released(32)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours_in_their_order(ours), strict=True)))
+    videos = torch.rand(4, 2, 32, 32)
+    with torch.no_grad():
+        expected = ours.eval()(videos)[1][2:]
+        torch.testing.assert_close(theirs.eval()(videos)[-1].squeeze(2), expected, rtol=1e-4, atol=1e-6)
+
+
+def ours_in_their_order(model: Any) -> list[Any]:
+    """Tensors of RTFM in the order in which the rebuilt release holds them."""
+    temporal = model.temporal
+    attention = temporal.attention
+    parts = [
+        *temporal.branches, attention.reduce, attention.value, attention.query, attention.key, attention.expand, attention.norm,
+        temporal.fuse, model.classifier,
+    ]  # fmt: skip
+    return [tensor for part in parts for tensor in part.state_dict().values()]

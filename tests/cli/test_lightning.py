@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from cli_parts import FAST, OWN, QUIET, succeed, table, thresholds, weights
+from cli_parts import FAST, OWN, QUIET, command, succeed, table, thresholds, weights
 from test_readme import block
 
 from anomaly_suite.cli.samples import origins
@@ -60,6 +63,18 @@ def test_one_pass_is_said_only_where_it_changes_something(cwd):
         done = succeed("fit", *OWN, *options, *QUIET, "--disable", "[calibrate, metrics, heatmaps, plots, table]")
         assert "one pass" not in done.out
         assert yaml.safe_load(Path("runs/config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"] == 1
+
+
+def test_a_strangers_checkpoint_runs_no_code(cwd):
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(cwd / "harm"),)
+
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0", "more": Harmful()}, cwd / "stranger.ckpt")
+    for verb in ("test", "fit"):
+        with contextlib.suppress(pickle.UnpicklingError):
+            assert command(verb, *FAST, "--ckpt_path", "stranger.ckpt").code != 0
+        assert not (cwd / "harm").exists()
 
 
 def test_disabled_callbacks_leave_no_trace(cwd):

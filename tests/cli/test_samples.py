@@ -178,6 +178,14 @@ def test_a_complete_file_says_what_it_is():
         assert ("class_path" in content.get("model", {})) == (not stack_of(samples_folder() / name)), name
 
 
+def test_pooled_videos_are_kept_wherever_there_are_files():
+    kept = {name: read_stack(samples_folder() / name)["data"] for name in NAMES if name.startswith("weak_video/")}
+    assert kept
+    for name, data in kept.items():
+        expected = None if data["class_path"] == "SyntheticVideos" else "runs/pooled_videos"
+        assert data["init_args"].get("cache") == expected, name
+
+
 def test_weights_come_from_the_runs_of_other_sample_configs():
     configs = [read_stack(samples_folder() / name) for name in NAMES]
     folders = [config["trainer"]["default_root_dir"] for config in configs]

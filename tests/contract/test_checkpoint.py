@@ -56,3 +56,15 @@ def test_pretrained_weights_are_loaded_before_the_first_fit_alone(
     trainer_in(callbacks=[Look()]).fit(restored, train_dataloaders=loader)
     assert seen == [2, 3, 3]
     assert (model.loaded, restored.loaded) == (1, 0)
+
+
+def test_a_resumed_run_loads_no_pretrained_weights(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    loader: Any = DataLoader([{"image": torch.rand(3, 4, 4)}])  # type: ignore[arg-type,var-annotated]
+    trainer = trainer_in()
+    trainer.fit(Pretrained(), train_dataloaders=loader)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    resumed = Pretrained()
+    trainer_in(max_epochs=2).fit(
+        resumed, train_dataloaders=loader, ckpt_path=tmp_path / "model.ckpt", weights_only=True
+    )
+    assert resumed.loaded == 0  # they may have to be downloaded, and would be overwritten

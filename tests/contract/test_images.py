@@ -24,6 +24,11 @@ def test_masks_become_bool_and_give_the_label(kind: torch.dtype, shape: tuple[in
     assert batch["label"].tolist() == [0, 1, 0]
 
 
+def test_half_a_mask_is_anomalous() -> None:
+    mask = torch.tensor([0.0, 0.49, 0.5, 0.51]).expand(3, 1, 5, 4).mT
+    assert as_batch({"image": IMAGE, "mask": mask})["mask"][0, 0, :, 0].tolist() == [False, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

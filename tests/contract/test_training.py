@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,25 @@ def test_draws_of_a_step_follow_from_seed_epoch_and_step(trainer_in: Callable[..
     assert first.lines == again.lines
     draws = [value for model in (first, other) for line in model.lines for value in line[3:]]
     assert len(set(draws)) == len(draws) == 24  # step_generator and torch's own, two epochs of three steps, two seeds
+
+
+def test_a_resumed_run_draws_what_the_first_one_would_have(trainer_in: Callable[..., Trainer], tmp_path: Path) -> None:
+    whole, first = fitted(trainer_in(max_epochs=2), 1), trainer_in()
+    fitted(first, 1)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    torch.manual_seed(2)  # of another process
+    resumed, loader = Diary(), DataLoader([BATCH] * 3, batch_size=None)  # type: ignore[arg-type,var-annotated]
+    trainer_in(max_epochs=2).fit(resumed, loader, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert [line[3:] for line in resumed.lines] == [line[3:] for line in whole.lines[3:]]
+
+
+def test_every_process_draws_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Diary()
+    seeds = []
+    for rank in range(3):
+        monkeypatch.setattr(Diary, "global_rank", rank)
+        seeds.append(model.step_generator(5).initial_seed())
+    assert len(set(seeds)) == 3
 
 
 def test_progress_is_the_share_of_the_run_behind_a_step(trainer_in: Callable[..., Trainer]) -> None:

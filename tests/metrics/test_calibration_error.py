@@ -141,3 +141,19 @@ def test_without_samples_there_is_no_value() -> None:
     metric.update(torch.tensor([0.5, 0.7]), torch.tensor([255, 255]))
     with pytest.raises(MetricUndefinedError, match="MCE needs scored samples; got none"):
         metric.compute()
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 7, 10, 15, 100])
+def test_values_beside_edges_in_pieces_and_between_others(bins: int) -> None:
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    beside = [edges.nextafter(torch.full_like(edges, end)) for end in (0.0, 1.0)]
+    values = torch.cat([edges, *beside, edges.float().double(), torch.rand(1000, dtype=torch.float64)])
+    # In pieces as all at once, with samples that are not scored between them.
+    values = values.repeat(70_000 // len(values) + 1)
+    target = torch.randint(2, values.shape)
+    target[::5] = 255
+    found = reliability(values, target, bins=bins)
+    index = torch.bucketize(values, edges[1:-1])[target < 254]
+    assert torch.equal(found.answers, index.bincount(minlength=bins))
+    assert torch.equal(found.correct, index[target[target < 254] == 1].bincount(minlength=bins))
+    torch.testing.assert_close(found.confidence, index.bincount(weights=values[target < 254], minlength=bins))

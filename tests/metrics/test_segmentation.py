@@ -105,3 +105,29 @@ def test_what_cannot_be_counted_is_refused() -> None:
         confusion_matrix(torch.tensor([-1, 1]), torch.tensor([0, 1]), 2)
     with pytest.raises(ConfigError, match="num_classes must be positive"):
         MeanIoU(num_classes=0)
+
+
+@pytest.mark.parametrize("classes", [2, 19, 127, 128, 200, 253, 300])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_any_number_of_classes_and_any_type_of_labels_count_alike(classes: int, dtype: torch.dtype) -> None:
+    if classes > torch.iinfo(dtype).max:
+        pytest.skip("the type holds fewer classes")
+    known = min(classes, 254)  # 254 and above are no classes of a target
+    pred, target = torch.randint(known, (4000,)), torch.randint(known, (4000,))
+    target[::7] = 255
+    expected = torch.zeros(classes, classes, dtype=torch.long)
+    for said, truth in zip(pred.tolist(), target.tolist(), strict=True):
+        if truth < 254:
+            expected[truth, said] += 1
+    assert torch.equal(confusion_matrix(pred.to(dtype), target.to(dtype), classes), expected)
+
+
+def test_predictions_do_not_matter_where_no_class_is_known_and_void_may_be_any_number_from_254() -> None:
+    pred, target = torch.tensor([0, 1, 700, -1, 255]), torch.tensor([0, 0, 254, 255, 1000])
+    assert confusion_matrix(pred, target, 2).tolist() == [[1, 1], [0, 0]]
+    assert confusion_matrix(pred[:2].float(), target[:2], 2).tolist() == [[1, 1], [0, 0]]
+    assert confusion_matrix(pred[:2].bool(), target[:2].bool(), 2).tolist() == [[1, 1], [0, 0]]
+    assert confusion_matrix(pred[:0], target[:0], 2).tolist() == [[0, 0], [0, 0]]
+    for wrong in (2, 253):
+        with pytest.raises(ValueError, match=f"target must hold classes 0 to 1; got {wrong}"):
+            confusion_matrix(pred[:2], torch.tensor([0, wrong]), 2)

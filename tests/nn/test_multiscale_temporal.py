@@ -49,6 +49,16 @@ def test_attention_starts_as_its_reduction() -> None:
         assert torch.allclose(layer(x, None), layer.reduce(x).relu())
 
 
+def test_attention_of_few_segments_is_summed_in_the_other_order() -> None:
+    attention: Any = settled(TemporalNetwork(feature_dim=64)).attention
+    x = torch.rand(3, 64, 5)  # fewer than the attention is wide
+    for padding in (None, torch.tensor([[False] * 3 + [True] * 2]).expand(3, 1, 5)):
+        expected = attention.train(False)(x, padding)
+        attention.training = True  # its batch norm keeps its statistics
+        torch.testing.assert_close(attention(x, padding), expected)
+    assert attention.value(attention.reduce(x)).shape[1] > 5
+
+
 def test_attention_alone_does_not_know_the_order_of_time() -> None:
     network: Any = settled(TemporalNetwork(feature_dim=D))
     x, order = torch.rand(2, D, L), torch.randperm(L)

@@ -14,7 +14,7 @@ from anomaly_suite.callbacks.base import of_data, of_module
 from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, log_values, write_section
 from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.callbacks.processes import in_any_process
-from anomaly_suite.codes import OUTLIER
+from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.contract import as_batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.metrics.calibration_error import ECE, MCE
@@ -121,7 +121,7 @@ class SegmentationMetrics(ChecksOptions, Callback):
         self._metric.update(pred_target, target)
         if "confidence" in outputs:
             self._confident = True
-            correct = (pred_target == target).long().where(target < OUTLIER, target)
+            correct = (pred_target == target).byte().masked_fill_(target >= OUTLIER, VOID)
             self._calibration.update(outputs["confidence"], correct)
 
     def _log(

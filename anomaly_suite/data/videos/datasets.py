@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anomaly_suite.contract import Batch, pool_segments
 from anomaly_suite.data.batched_dataset import BatchedDataset
-from anomaly_suite.data.videos.feature_files import Layout, Video, read_video, require_same_shape
+from anomaly_suite.data.videos.feature_files import Layout, Video, read_pooled, read_video, require_same_shape
 from anomaly_suite.data.videos.frame_truth import LengthRule, fit_length
 from anomaly_suite.data.videos.scale import Scale
 from anomaly_suite.io.atomic import replacing
@@ -60,8 +60,11 @@ class WholeVideos(BatchedDataset):
         Raises:
             DatasetError: its files cannot be used.
         """
-        features = read_video(self.videos[index], self.layout)
-        return features if self.scale is None else self.scale(features)
+        video = self.videos[index]
+        features = read_video(video, self.layout)
+        if self.scale is None:
+            return features
+        return self.scale(features) if isinstance(video.source, Tensor) else self.scale.apply_(features)
 
     def batch(self, indices: list[int]) -> Batch:
         """Some videos.
@@ -77,9 +80,12 @@ class WholeVideos(BatchedDataset):
         parts = [self.features(index) for index in indices]
         require_same_shape([(video.name, part) for video, part in zip(videos, parts, strict=True)])
         length = [part.shape[1] for part in parts]
-        features = parts[0].new_zeros(len(parts), parts[0].shape[0], max(length), parts[0].shape[2])
-        for row, part in zip(features, parts, strict=True):
-            row[:, : part.shape[1]] = part
+        if len(parts) == 1 and not isinstance(videos[0].source, Tensor):
+            features = parts[0].unsqueeze(0)  # the batch's own, and perhaps gigabytes
+        else:
+            features = parts[0].new_zeros(len(parts), parts[0].shape[0], max(length), parts[0].shape[2])
+            for row, part in zip(features, parts, strict=True):
+                row[:, : part.shape[1]] = part
         batch: Batch = {
             "snippet_features": features,
             "length": torch.tensor(length),
@@ -176,4 +182,7 @@ class BalancedBags(BatchedDataset):
         return torch.from_numpy(np.load(pooled, allow_pickle=False))
 
     def _pool(self, row: int) -> Tensor:
+        if self.videos.scale is None:
+            return read_pooled(self.videos.videos[row], self.segments, self.videos.layout)
+        # Standardised values are clipped, which a mean cannot make up for.
         return pool_segments(self.videos.features(row).unsqueeze(0), self.segments)[0]

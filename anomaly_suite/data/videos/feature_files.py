@@ -1,10 +1,11 @@
-"""Files of snippet features: found by the name of their video, opened memory-mapped, read whole.
+"""Files of snippet features: found by the name of their video, opened memory-mapped, read whole or pooled to segments.
 
-Files are plain NumPy arrays. Axes: C crops, T snippets, D feature width.
+Files are plain NumPy arrays. Axes: C crops, T snippets, L segments, D feature width.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,11 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anomaly_suite.contract.videos import pool_segments, segment_bounds
 from anomaly_suite.data.videos.lists import split_name
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import is_junk
 
 Layout = Literal["snippets_first", "crops_first"]
+
+PIECE = 2**24
+"""Bytes of a file that are in memory at a time while it is read."""
 
 
 class Video(NamedTuple):
@@ -110,31 +115,100 @@ def read_video(video: Video, layout: Layout = "snippets_first") -> Tensor:
     """
     if isinstance(video.source, Tensor):
         return video.source
-    features = [_read_crops(video.name, files, layout) for files in (video.files, video.beside) if files]
-    if len(features) == 1:
-        return features[0]
-    lengths = [part.shape[1] for part in features]
-    if features[0].shape[0] != features[1].shape[0] or abs(lengths[0] - lengths[1]) > 1:
-        raise DatasetError(
-            f"'{video.files[0]}' holds features of shape {tuple(features[0].shape)} and '{video.beside[0]}' beside it of "
-            f"{tuple(features[1].shape)} (C, T, D). Extract both from the same crops and frames."
-        )
-    return torch.cat([part[:, : min(lengths)] for part in features], dim=2)  # flow has one frame less than RGB
+    parts = [_open_crops(video.name, files, layout) for files in (video.files, video.beside) if files]
+    snippets = _common_length(video, parts)
+    read = [_read_crops(video.name, crops, snippets) for crops in parts]
+    return read[0] if len(read) == 1 else torch.cat(read, 2)
 
 
-def _read_crops(name: str, files: tuple[Path, ...], layout: Layout) -> Tensor:
-    parts = [open_features(file, layout) for file in files]
-    if len({part.shape[1:] for part in parts}) > 1:
-        shapes = ", ".join(f"{file.name} {part.shape}" for file, part in zip(files, parts, strict=True))
+def read_pooled(video: Video, segments: int, layout: Layout = "snippets_first") -> Tensor:
+    """A video averaged to segments, each value of its files read once and nothing kept; see :func:`read_video` for errors.
+
+    Args:
+        video: The video.
+        segments: L.
+        layout: See :func:`open_features`.
+
+    Returns:
+        Float32, shape (C, L, D): ``pool_segments`` of :func:`read_video`, but for the order of its sums.
+    """
+    if isinstance(video.source, Tensor):
+        return pool_segments(video.source.unsqueeze(0), segments)[0]
+    parts = [_open_crops(video.name, files, layout) for files in (video.files, video.beside) if files]
+    snippets = _common_length(video, parts)
+    pooled = torch.cat([_pool_crops(crops, snippets, segments) for crops in parts], 2)
+    if bool(pooled.isfinite().all()):
+        return pooled
+    # A mean is no number if one value is none, which reading says, or if the sum of large ones is too large.
+    return pool_segments(read_video(video, layout).unsqueeze(0), segments)[0]
+
+
+Crops = list[tuple[Path, npt.NDArray[Any]]]
+"""Files of the crops of a video with their arrays (C, T, D), which together hold all crops."""
+
+
+def _open_crops(name: str, files: tuple[Path, ...], layout: Layout) -> Crops:
+    crops = [(file, open_features(file, layout)) for file in files]
+    if len({part.shape[1:] for _, part in crops}) > 1:
+        shapes = ", ".join(f"{file.name} {part.shape}" for file, part in crops)
         raise DatasetError(f"the crops of video {name!r} differ in length or width: {shapes}. Extract them again.")
-    features = torch.from_numpy(np.concatenate([np.array(part, dtype=np.float32) for part in parts]))
-    finite = features.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        file = files[int(finite.int().argmin()) * len(files) // len(features)]
+    return crops
+
+
+def _common_length(video: Video, parts: Sequence[Crops]) -> int:
+    """T of a video whose features may be in two parts: flow has one frame less than RGB."""
+    shapes = [(sum(len(part) for _, part in crops), *crops[0][1].shape[1:]) for crops in parts]
+    lengths = [shape[1] for shape in shapes]
+    if shapes[0][0] != shapes[-1][0] or abs(lengths[0] - lengths[-1]) > 1:
         raise DatasetError(
-            f"'{file}' holds NaN or infinity. Extract the features of video {name!r} again, or leave the video out."
+            f"'{video.files[0]}' holds features of shape {shapes[0]} and '{video.beside[0]}' beside it of "
+            f"{shapes[1]} (C, T, D). Extract both from the same crops and frames."
         )
-    return features
+    return int(min(lengths))
+
+
+def _read_crops(name: str, crops: Crops, snippets: int) -> Tensor:
+    """The first snippets of all crops, float32 (C, T, D), copied piece by piece."""
+    width = crops[0][1].shape[2]
+    features = np.empty((sum(len(part) for _, part in crops), snippets, width), np.float32)
+    start = 0
+    for file, part in crops:
+        mine = features[start : start + len(part)]
+        start += len(part)
+        step = max(1, PIECE // (len(part) * width * part.itemsize))
+        for first in range(0, snippets, step):
+            piece = mine[:, first : first + step]
+            piece[:] = part[:, first : min(first + step, snippets)]
+            _give_back(part)
+            if not np.isfinite(piece).all():
+                raise DatasetError(
+                    f"'{file}' holds NaN or infinity. Extract the features of video {name!r} again, or leave the video out."
+                )
+    return torch.from_numpy(features)
+
+
+def _pool_crops(crops: Crops, snippets: int, segments: int) -> Tensor:
+    """Means of the segments of all crops, float32 (C, L, D)."""
+    bounds = torch.cat(segment_bounds(torch.tensor([snippets]), segments)).T.tolist()
+    pooled = np.empty((sum(len(part) for _, part in crops), segments, crops[0][1].shape[2]), np.float32)
+    start = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what comes out
+        for _, part in crops:
+            mine = pooled[start : start + len(part)]
+            start += len(part)
+            for segment, (first, last) in enumerate(bounds):
+                np.add.reduce(part[:, first:last], axis=1, dtype=np.float32, out=mine[:, segment])
+                mine[:, segment] /= last - first
+    return torch.from_numpy(pooled)
+
+
+def _give_back(array: npt.NDArray[Any]) -> None:
+    """Pages of a mapped file count as memory of the process until they are given back."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def snippets_of(video: Video, layout: Layout = "snippets_first") -> int:

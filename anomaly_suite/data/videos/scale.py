@@ -43,22 +43,28 @@ class Scale(NamedTuple):
                 whole = read_video(video, layout)
                 first = first or (video.name, whole[:, :1].clone())  # kept for its shape
                 require_same_shape([first, (video.name, whole)])
-                features = whole.double().flatten(0, 1)
-                total, square, count = total + features.sum(0), square + features.square().sum(0), count + len(features)
+                for crop in whole:  # in float64, which for all at once would be as much memory again, twice
+                    features = crop.double()
+                    total, square = total + features.sum(0), square + features.square().sum(0)
+                    count += len(features)
         mean = total / count
         deviation = (square / count - mean.square()).clamp_min(0).sqrt()
         return cls(mean.float(), deviation.clamp_min(1e-6).float())
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Standardise features and clip them to 5 standard deviations.
+        """:meth:`apply_` to a copy."""
+        return self.apply_(features.clone())
+
+    def apply_(self, features: Tensor) -> Tensor:
+        """Standardise features in place and clip them to 5 standard deviations.
 
         Args:
             features: Shape (C, T, D).
 
         Returns:
-            The same shape.
+            The same tensor.
         """
-        return ((features - self.mean) / self.deviation).clamp_(-STANDARD_LIMIT, STANDARD_LIMIT)
+        return features.sub_(self.mean).div_(self.deviation).clamp_(-STANDARD_LIMIT, STANDARD_LIMIT)
 
     def fingerprint(self) -> str:
         """Checksum of all numbers."""

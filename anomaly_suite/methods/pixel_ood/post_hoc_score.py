@@ -156,7 +156,8 @@ class PostHocScore(SegmenterModule):
 
     def setup(self, stage: str) -> None:
         """Load the segmenter, also before a test without a checkpoint."""
-        self.load_pretrained_once()
+        if stage != "fit":
+            self.load_pretrained_once()
 
     def load_pretrained(self) -> None:
         """Load the segmenter; without one, the scores are those of an untrained classifier."""

@@ -13,6 +13,9 @@ from torch import Tensor
 from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
 from anomaly_suite.errors import ConfigError, ShapeError
 
+VALUES_AT_ONCE = 2**25
+"""Feature values that are scored at once: 1,600 snippets of 10 crops and width 2048. Longer videos are scored a few crops at a time."""
+
 
 class Bags(NamedTuple):
     """A training batch with the normal bags first: ``snippet_features`` (N + M, C, L, D), ``label`` (N + M,), N and M."""
@@ -50,7 +53,7 @@ class BagModule(AnomalyModule):
         self.segments = segments
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
-        """Score snippets.
+        """Score snippets; of a long video a few crops at a time, which :func:`crop_portions` cuts.
 
         Args:
             snippet_features: Shape (B, C, T, D).
@@ -119,9 +122,11 @@ class BagModule(AnomalyModule):
                 f"a training batch needs normal and anomalous videos; got {len(label) - anomalous} normal and {anomalous} "
                 "anomalous. Draw both in every batch, as the data modules of this package do."
             )
-        order = torch.argsort(label, stable=True)
         features = pool_segments(batch["snippet_features"], self.segments, batch["length"])
-        return Bags(features[order], label[order], len(label) - anomalous, anomalous)
+        if bool((label.diff() < 0).any()):  # else in order, as our data modules give them
+            order = torch.argsort(label, stable=True)
+            features, label = features[order], label[order]
+        return Bags(features, label, len(label) - anomalous, anomalous)
 
     def _features(self, batch: Batch) -> Batch:
         if "snippet_features" not in batch:
@@ -130,6 +135,24 @@ class BagModule(AnomalyModule):
                 "module of videos, or give 'snippet_features' (B, C, T, D); extract-features makes them from video files."
             )
         return batch
+
+
+def crop_portions(snippet_features: Tensor, *, apart: bool = False) -> tuple[Tensor, ...]:
+    """Crops of a few videos in portions that are scored at once; all together where they are short, or a graph is recorded.
+
+    Args:
+        snippet_features: Shape (B, C, T, D).
+        apart: Every crop by itself: the rounding of products of many rows depends on how many there are.
+
+    Returns:
+        Shapes (B, some, T, D), in order.
+    """
+    batch, _, snippets, width = snippet_features.shape
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if recorded:  # how many depends on sizes that a graph leaves open
+        return (snippet_features,)
+    at_once = 1 if apart else max(1, VALUES_AT_ONCE // max(1, batch * snippets * width))
+    return torch.split(snippet_features, at_once, 1)
 
 
 def top_mean(snippet_score: Tensor, k: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from anomaly_suite.contract import SEGMENTS, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
+from anomaly_suite.methods.weak_video.bags import BagModule, Bags, crop_portions, smoothness, top_mean
 from anomaly_suite.methods.weak_video.snippet_contrast import Edge, contrast, mine, mining_mask
 from anomaly_suite.nn.conv_transformer import INIT_STD, AttentionScale, ConvTransformer
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
@@ -280,25 +280,33 @@ class CTMIL(BagModule):
 
         The last window of a video is filled up with its last snippet. Padding does not change the scores.
         """
+        values = [self._crop_values(few, length) for few in crop_portions(snippet_features)]
+        mean = torch.cat(values, 2).mean(2)  # 1 or 2, B T
+        return mean.prod(0) if len(mean) > 1 else mean[0]
+
+    def _crop_values(self, snippet_features: Tensor, length: Tensor) -> Tensor:
+        """See :meth:`_values`, window by window or all at once: shape (B, C, T, D) to (1 or 2, B, C, T)."""
         if not self.windows:
-            return self._score(snippet_features, length)
-        batch, _, snippets, _ = snippet_features.shape
+            return self._values(snippet_features, length)
+        batch, crops, snippets, _ = snippet_features.shape
         count = -(-snippets // self.segments)
         start = self.segments * torch.arange(count, device=length.device)
         video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
         position = start[window].unsqueeze(1) + torch.arange(self.segments, device=length.device)
         position = torch.minimum(position, length[video].unsqueeze(1) - 1)  # W L
         cut = snippet_features[video.unsqueeze(1), :, position].transpose(1, 2)  # W C L D
-        score = snippet_features.new_zeros(batch, count, self.segments, dtype=torch.float32)
-        score[video, window] = self._score(cut, None)
-        return score.flatten(1)[:, :snippets]
+        values = self._values(cut, None).transpose(0, 1)  # W 1 or 2 C L
+        placed = values.new_zeros(batch, count, values.shape[1], crops, self.segments)
+        placed[video, window] = values
+        return placed.permute(2, 0, 3, 1, 4).flatten(3)[..., :snippets]
 
-    def _score(self, snippet_features: Tensor, length: Tensor | None) -> Tensor:
+    def _values(self, snippet_features: Tensor, length: Tensor | None) -> Tensor:
+        """Scores, and with ``use_video_prob`` beside each the probability of its sequence: (B, C, T, D) to (1 or 2, B, C, T)."""
         encoded = self.encode(snippet_features, length)
-        score: Tensor = self.snippet_head(encoded.embedding).mean(1)
+        values: list[Tensor] = [self.snippet_head(encoded.embedding)]
         if self.use_video_prob and encoded.video_logit is not None:
-            score = score * encoded.video_logit.sigmoid().mean(1, keepdim=True)
-        return score
+            values.append(encoded.video_logit.sigmoid().unsqueeze(2).expand_as(values[0]))
+        return torch.stack(values)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Ranking, classification of videos, regularisation and contrast."""

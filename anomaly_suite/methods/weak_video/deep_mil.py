@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from anomaly_suite.contract import SEGMENTS, Batch, pool_segments
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.methods.weak_video.bags import BagModule, smoothness, top_mean
+from anomaly_suite.methods.weak_video.bags import BagModule, crop_portions, smoothness, top_mean
 
 HIDDEN = (512, 32)  # section 3.2
 DROPOUT = 0.6
@@ -111,16 +111,24 @@ class DeepMIL(BagModule):
 
     def segment_scores(self, features: Tensor) -> Tensor:
         """Score each feature by itself: shape (B, C, L, D) to (B, L), the mean over crops, float32 in [0, 1]."""
+        return self._crop_scores(features).mean(1)
+
+    def _crop_scores(self, features: Tensor) -> Tensor:
         if self.normalize:
             features = F.normalize(features, dim=-1)
         logit: Tensor = self.scorer(features)
-        return logit.squeeze(-1).float().sigmoid().mean(1)
+        return logit.squeeze(-1).float().sigmoid()  # B C L
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
         """Scores of all snippets, shape (B, C, T, D) to (B, T)."""
-        if self.mode == "snippets":
-            return self.segment_scores(snippet_features)
-        score = self.segment_scores(pool_segments(snippet_features, self.segments, length))
+        by_segment = self.mode == "segments"
+        crops = (
+            pool_segments(few, self.segments, length) if by_segment else few
+            for few in crop_portions(snippet_features, apart=True)
+        )
+        score = torch.cat([self._crop_scores(few) for few in crops], 1).mean(1)
+        if not by_segment:
+            return score
         position = torch.arange(snippet_features.shape[2], device=score.device)
         # The last segment that holds the snippet: with fewer snippets than segments, several do, and all score alike.
         segment = ((position + 1) * self.segments - 1) // length.unsqueeze(1)

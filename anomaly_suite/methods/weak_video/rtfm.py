@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 
 from anomaly_suite.contract import SEGMENTS, Batch
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
+from anomaly_suite.methods.weak_video.bags import BagModule, Bags, crop_portions, smoothness, top_mean
 from anomaly_suite.methods.weak_video.deep_mil import ranking_loss
 from anomaly_suite.nn.multiscale_temporal import TemporalNetwork
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
@@ -289,8 +289,8 @@ class RTFM(BagModule):
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:
         """Scores of all snippets, the mean over crops: shape (B, C, T, D) to (B, T)."""
-        score: Tensor = self.classifier(self.embed(snippet_features, length))
-        return score.mean(1)
+        scores = [self.classifier(self.embed(few, length)) for few in crop_portions(snippet_features)]  # B some T
+        return torch.cat(scores, 1).mean(1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses, each of which is logged."""

@@ -180,6 +180,7 @@ class Tuned(Rounding):
         self.turned = False
 
     def predict(self, batch: Batch) -> Prediction:
+        assert not self.training  # nothing is dropped, and no statistic of a batch is used
         prediction = super().predict(batch)
         if self.turned:
             prediction["pred_target"] = 1 - prediction["pred_target"].clamp(max=1)

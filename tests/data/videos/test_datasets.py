@@ -19,7 +19,7 @@ from video_parts import Listed, listed, names, splits, videos
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.data.videos import datasets, scale
 from anomaly_suite.data.videos.datasets import BalancedBags, WholeVideos
-from anomaly_suite.data.videos.feature_files import Video, read_video
+from anomaly_suite.data.videos.feature_files import Video, read_pooled, read_video
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 
 Save = Callable[..., Path]
@@ -137,14 +137,17 @@ class TestBags:
         train = [Video(file.stem, index // 2, file) for index, file in enumerate(files)]
         test = videos("test", 1, 1)
         reads: list[str] = []
-        read = read_video
 
-        def counted(video: Video, layout: Any) -> Tensor:
-            reads.append(video.name)
-            return read(video, layout)
+        def counted(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def counting(video: Video, *options: Any) -> Tensor:
+                reads.append(video.name)
+                return read(video, *options)
 
-        monkeypatch.setattr(datasets, "read_video", counted)
-        monkeypatch.setattr(scale, "read_video", counted)
+            return counting
+
+        monkeypatch.setattr(datasets, "read_video", counted(read_video))
+        monkeypatch.setattr(datasets, "read_pooled", counted(read_pooled))
+        monkeypatch.setattr(scale, "read_video", counted(read_video))
 
         def fetch(**options: Any) -> tuple[dict[str, Tensor], int]:
             reads.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_suite.contract import pool_segments
+from anomaly_suite.data.videos import feature_files
 from anomaly_suite.data.videos.feature_files import (
     Video,
     find_features,
     open_features,
+    read_pooled,
     read_video,
     require_features,
     require_same_shape,
@@ -135,6 +139,81 @@ class TestFiles:
                 DatasetError, match=r"rgb__0.npy' holds features of shape \(2, 6, 3\) and .* beside it of"
             ):
                 read_video(Video("v", 0, files, beside=beside))
+
+
+class TestPooling:
+    @pytest.mark.parametrize("snippets", [1, 5, 32, 67])
+    @pytest.mark.parametrize("layout", ["snippets_first", "crops_first"])
+    @pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int32", "uint8"])
+    def test_means_are_those_of_the_whole_video(self, save: Save, snippets: int, layout: Any, kind: str) -> None:
+        values = (100 * np.random.default_rng(0).random((snippets, 2, 3))).astype(kind)
+        video = Video("v", 0, save("v.npy", values=values if layout == "snippets_first" else np.swapaxes(values, 0, 1)))
+        pooled = read_pooled(video, 32, layout)
+        assert pooled.shape == (2, 32, 3)
+        # Sums of at most three numbers, in another order.
+        torch.testing.assert_close(
+            pooled, pool_segments(read_video(video, layout)[None])[0], rtol=3e-7, atol=0, check_stride=False
+        )
+
+    def test_crops_and_features_beside_each_other(self, save: Save) -> None:
+        rgb, flow = (np.random.default_rng(seed).random((2, 40, 3 + seed)).astype("float32") for seed in (0, 1))
+        files = tuple(save(f"rgb__{crop}.npy", values=rgb[crop]) for crop in (0, 1))
+        beside = tuple(save(f"flow__{crop}.npy", values=flow[crop, :39]) for crop in (0, 1))
+        video = Video("v", 0, files, beside=beside)
+        torch.testing.assert_close(
+            read_pooled(video, 8), pool_segments(read_video(video)[None], 8)[0], rtol=1e-6, atol=0
+        )
+        in_memory = Video("v", 0, read_video(video))
+        assert torch.equal(read_pooled(in_memory, 8), pool_segments(read_video(video)[None], 8)[0])
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_values_that_are_no_numbers_name_their_file(self, save: Save, bad: float) -> None:
+        values = np.ones((70, 4))
+        good = save("v__0.npy", values=values)
+        values[69, 1] = bad
+        with pytest.raises(DatasetError, match=r"v__1.npy' holds NaN or infinity.*video 'v'"):
+            read_pooled(Video("v", 0, (good, save("v__1.npy", values=values))), 32)
+
+    def test_large_numbers_whose_sum_is_none(self, save: Save) -> None:
+        video = Video("v", 0, save("v.npy", values=np.full((6, 1, 2), 2e38, np.float32)))
+        assert torch.allclose(read_pooled(video, 1), torch.full((1, 1, 2), 2e38))
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Bytes that NumPy had at most during a call, what it returns included; mapped files do not count."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+@pytest.mark.parametrize("layout", ["snippets_first", "crops_first"])
+def test_a_file_is_copied_once(save: Save, monkeypatch: pytest.MonkeyPatch, layout: Any) -> None:
+    file = save("v.npy", values=np.ones((400, 10, 256) if layout == "snippets_first" else (10, 400, 256), np.float32))
+    monkeypatch.setattr(feature_files, "PIECE", 2**18)
+    size = file.stat().st_size
+    assert size < peak(lambda: read_video(Video("v", 0, file), layout)) < 1.1 * size
+    assert peak(lambda: read_pooled(Video("v", 0, file), 32, layout)) < 0.2 * size
+
+
+def test_pages_of_a_file_are_given_back_while_it_is_read(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        pytest.skip("resident pages are counted in /proc")
+
+    def mapped() -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssFile"))
+
+    file = save("v.npy", values=np.ones((2000, 4, 512), np.float32))  # 16 MB
+    monkeypatch.setattr(feature_files, "PIECE", 2**20)
+    seen: list[int] = []
+    finite = np.isfinite
+    monkeypatch.setattr(np, "isfinite", lambda values: seen.append(mapped()) or finite(values))
+    before = mapped()
+    read_video(Video("v", 0, file))
+    assert len(seen) > 10
+    assert max(seen) - before < 4096  # KiB
 
 
 class TestFindFeatures:

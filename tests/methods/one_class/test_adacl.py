@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from anomaly_suite.cli.samples import read_stack, sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.methods.one_class import adacl
 from anomaly_suite.methods.one_class.adacl import ADACL, draw_labels, label_loss
 
 
@@ -93,6 +95,26 @@ def test_the_options_reach_the_training_loss(
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
     loss = model.training_step({"image": torch.rand(2, 1, 8, 8)}, 0)  # targets 0, 0, 1, 1
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pseudo_anomalies_and_labels_are_drawn_anew_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seeds = ADACL(widths=(4, 4, 4, 4)), []
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    for draws in ("pseudo_anomaly", "draw_labels"):
+        drawn = getattr(adacl, draws)
+
+        def noted(*args: Any, drawn: Any = drawn, **options: Any) -> Any:
+            generator = next(part for part in (*args, *options.values()) if isinstance(part, torch.Generator))
+            seeds.append(generator.initial_seed())
+            return drawn(*args, **options)
+
+        monkeypatch.setattr(adacl, draws, noted)
+    monkeypatch.setattr(ADACL, "current_epoch", 2)
+    for step in range(2):
+        model.training_step({"image": torch.rand(2, 1, 8, 8)}, step)
+    expected = [model.step_generator(step).initial_seed() for step in range(2)]
+    assert seeds == [expected[0]] * 2 + [expected[1]] * 2
+    assert expected[0] != expected[1]
 
 
 def test_learning_rate_is_a_triangle() -> None:

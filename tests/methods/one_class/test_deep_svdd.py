@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -424,3 +425,46 @@ def test_scales_and_window_of_ms_ssim_and_initial_weights() -> None:
     bounds = [25**-0.5, (2 / (1 + 0.01**2) * 6 / (25 * (1 + 8))) ** 0.5]
     for layer, bound in zip(layers, bounds, strict=True):
         assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound  # type: ignore[union-attr]
+
+
+class Others:
+    """A strategy, or a sum, with what another process has beside this one's."""
+
+    def __init__(self, *values: Tensor) -> None:
+        self.values = list(values)
+
+    def reduce(self, value: Tensor, *, reduce_op: str) -> Tensor:
+        other = self.values.pop(0)
+        return torch.maximum(value, other) if reduce_op == "max" else value + other
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, image: Tensor, others: Others, **options: Any) -> DeepSVDD:
+    """A model that sees these training images, in a process beside another."""
+    model = DeepSVDD(**{**TINY, "latent_dim": 2, "ae_epochs": 0, **options})
+    monkeypatch.setattr(model, "_trainer", SimpleNamespace(strategy=others, max_epochs=1, world_size=2))
+    monkeypatch.setattr(model, "training_images", lambda: iter(image.split(2)))
+    return model
+
+
+def test_the_centre_is_the_mean_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = Others(torch.tensor([10.0, 20.0], dtype=torch.float64), torch.tensor(4.0))
+    model = alone(monkeypatch, torch.rand(3, 1, 16, 16), others)
+    monkeypatch.setattr(model, "normalize", lambda image: image)
+    monkeypatch.setattr(model, "encode", lambda x: x.flatten(1)[:, :2] * 0 + 1)
+    assert model._mean_code().tolist() == pytest.approx([13 / 7, 23 / 7])
+
+
+def test_the_input_range_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = blobs(4)
+    x = global_contrast_normalization(image)
+    model = alone(monkeypatch, image, Others(torch.tensor([50.0, -100.0])))
+    model.on_train_start()
+    assert model.input_range.tolist() == pytest.approx([-50.0, float(x.max())])
+
+
+def test_the_radius_is_a_quantile_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = alone(monkeypatch, blobs(4), Others(), objective="soft-boundary", nu=0.5, warmup_epochs=0)
+    monkeypatch.setattr(model, "all_gather", lambda value: torch.stack([value, torch.tensor([16.0, 25.0, 36.0])]))
+    monkeypatch.setattr(DeepSVDD, "current_epoch", 0)
+    model._update_radius(torch.tensor([1.0, 4.0, 9.0]))
+    assert float(model.radius) == pytest.approx(3.5)  # of 1 to 6

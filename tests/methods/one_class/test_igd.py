@@ -185,6 +185,20 @@ def test_critic_gets_no_gradient_from_the_generator_step() -> None:
     assert all(weight.grad is None for weight in part.critic.parameters())
 
 
+def test_the_generators_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = IGD(**TINY, gaussian_weight=3.0, interpolation_weight=0.5).eval()
+    monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
+    part, image = model.descriptors["global"], torch.rand(4, 3, 16, 16)
+    part.center, part.variance = torch.full((6,), 0.1), torch.tensor(2.0)
+    loss, (reconstruction, _, alpha) = model._generator_loss("", part, image, torch.Generator().manual_seed(0))
+    latent, _ = part.autoencoder(image)
+    abnormality = 1 - (-((latent - 0.1) ** 2).sum(1) / 2).exp()
+    fooled = part.critic(part.autoencoder.decoder(interpolate(latent, alpha))) ** 2
+    expected = part.compare(image, reconstruction).mean() + 3 * abnormality.mean() + 0.5 * fooled.mean()
+    torch.testing.assert_close(loss, expected)
+    assert len({float(share) for share in alpha}) == 4
+
+
 class TestEStep:
     def fit(self, trainer: Trainer, **options: Any) -> IGD:
         seed_everything(0, verbose=False)

@@ -365,12 +365,14 @@ class Watch(Callback):
         self.rates: list[list[float]] = []
         self.steps: list[float] = []
         self.loss: list[float] = []
+        self.moments: list[set[Tensor]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (optimizer,) = trainer.optimizers
         self.state.append(tensors(pl_module))
         self.rates.append([group["lr"] for group in optimizer.param_groups])
         self.steps.append(float(list(optimizer.state.values())[-1]["step"]))
+        self.moments.append(set(optimizer.state))
         self.loss.append(trainer.callback_metrics["train/loss"].item())
 
 
@@ -383,6 +385,7 @@ class TestPhases:
         trainer_in(max_epochs=4, callbacks=[watch]).fit(model, loader(stripes(8)))
         assert watch.rates == [[2e-3, 0.0]] * 2 + [[0.0, 1e-3]] * 2
         assert watch.steps == [2, 4, 2, 4]  # two batches an epoch; the state starts anew
+        assert watch.moments[3] == set(model.students.parameters())  # what the first phase left is gone
         states = [start, *watch.state]
         assert any("running_mean" in name for name in start)
         for epoch in range(4):

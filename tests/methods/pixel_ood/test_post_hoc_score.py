@@ -121,6 +121,22 @@ def test_no_known_pixel_is_told():
 # All scores ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("score", ["sml", "mahalanobis"])
+def test_padding_rows_do_not_count(score):
+    features, target = blobs()
+    model = fit(tiny(score=score, sample=1.0), features, target)
+    mean, count = model.mean.clone(), model.count.clone()
+    repeated = {
+        "image": torch.cat([features, features.flip(1) + 5]),
+        "target": target.repeat(2, 1, 1),
+        "padding": torch.tensor([False, True]),
+    }
+    model.training_step(repeated, 0)
+    model.fit_statistics()
+    assert torch.equal(model.mean, mean)
+    assert torch.equal(model.count, count)
+
+
 def test_energy_of_a_temperature():
     logits = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1)
     assert float(tiny(num_classes=2).score_map(logits)) == pytest.approx(-2.126928, abs=1e-5)

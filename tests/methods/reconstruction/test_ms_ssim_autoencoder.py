@@ -33,6 +33,16 @@ def test_warm_up_weighs_l1_more() -> None:
     assert part.loss(image, warmup=True).item() == pytest.approx((0.15 * (1 - similarity) + 0.85 * l1).item(), abs=1e-6)
 
 
+def test_warm_up_takes_so_many_epochs(trainer_in: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MSSSIMAutoencoder(**TINY, warmup_epochs=2)
+    part, phases = model.scopes["global"], []
+    loss = part.loss
+    monkeypatch.setattr(part, "loss", lambda image, *, warmup: phases.append(warmup) or loss(image, warmup=warmup))
+    data = Digits(normal_class=3, image_size=16, validation="none")
+    trainer_in(max_epochs=4, limit_train_batches=1).fit(model, data)
+    assert phases == [True, True, False, False]
+
+
 def test_squared_error_is_the_mse_row() -> None:
     model = MSSSIMAutoencoder(**TINY, loss="mse").eval()
     image = torch.rand(2, 3, 16, 16)

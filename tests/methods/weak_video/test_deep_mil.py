@@ -70,7 +70,7 @@ def test_training_step_equals_the_formula():
 
 
 def test_means_are_sums_divided_by_the_number_of_bags():
-    batch = batch_of(3, 3)
+    batch = batch_of(2, 3)  # of anomalous ones
     sums, means = tiny(dropout=0.0, weight_penalty=0.0), tiny(dropout=0.0, weight_penalty=0.0, reduction="mean")
     means.load_state_dict(sums.state_dict())
     assert float(means.training_step(batch, 0)) == pytest.approx(float(sums.training_step(batch, 0)) / 3, rel=1e-5)
@@ -120,6 +120,10 @@ def test_normalized_features_have_no_scale():
     features = torch.rand(1, 1, 6, 8)
     assert torch.allclose(model.segment_scores(features), model.segment_scores(50 * features))
     assert model.segment_scores(torch.zeros(1, 1, 6, 8)).isfinite().all()
+    unit = features / features.square().sum(3, keepdim=True).sqrt()  # a vector each, of length 1
+    plain = tiny().eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.allclose(model.segment_scores(features), plain.segment_scores(unit))
 
 
 @pytest.mark.parametrize("snippets", [3, 6, 20])

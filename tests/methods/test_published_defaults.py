@@ -1,0 +1,342 @@
+"""Published settings of every method: what its constructor takes, what its optimisers start with, and constants of its file.
+
+The values were taken from the method cards (the papers and the releases they describe), not from the package; the section stands
+beside them. A value of ours that fills a gap of the paper is marked "ours"; it is pinned all the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from lightning.pytorch import Callback
+from tiny_runs import METHODS, make_data, make_trainer
+from torch.optim import Adagrad
+
+import anomaly_suite.methods
+from anomaly_suite.cli.samples import samples_folder
+from anomaly_suite.contract import AnomalyModule
+
+ADAM = (0.9, 0.999)  # betas of Adam where a paper gives none
+WGAN = (0.0, 0.9)  # betas of WGAN-GP's family
+
+# Constructor arguments ---------------------------------------------------------------------------------------------------
+
+SEGMENTER = {"output_stride": 8, "num_classes": 19, "width": 256}  # deeplabv3plus.md, 2b, 2c
+TUNED = {**SEGMENTER, "lr": 1e-5, "trunk_mode": "eval"}  # pebal.md, 2: Adam 1e-5, frozen part in evaluation mode
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "ADACL": {  # adacl.md
+        "widths": (32, 64, 128, 128), "strides": (1, 2, 2, 1), "kernel_size": 3, "hidden": 64,  # 2
+        "low": 0.3, "high": 0.7, "labels": "continuous", "loss": "mse", "operations": None,  # 3
+        "clip_in_loss": False,  # 2, 6: the literal clip never learns from outside
+        "lr_min": 1e-4, "lr_max": 2e-3, "half_period": 2.0,  # 3, optimiser
+    },
+    "CTMIL": {  # ctmil.md
+        "preset": "default", "hidden": (512, 128), "dropout": 0.7, "encoder": "transformer",  # 2
+        "video_loss": True, "contrastive": True, "pairs": "same", "regularizer": "released", "lr": 1e-3,  # 3
+        "mine_eval": False, "windows": True, "use_video_prob": False, "segments": 32,  # 3, 4
+    },
+    "DAE": {"latent_dim": 128, "noise_std": 0.0, "loss": "mse", "lr": 1e-4},  # dae_vae.md, 2, 3
+    "DeepGamblers": {  # pixel_ood_scores.md, 3; the outlier term is that of pebal.md, 3.1
+        **TUNED, "payoff": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "score": "abstention",
+    },
+    "DeepLabV3Plus": {  # deeplabv3plus.md, 3, the ResNet101; 2d, its auxiliary head
+        **SEGMENTER, "optimizer": "sgd", "lr": 0.01, "lr_power": 0.9, "weight_decay": 5e-4, "auxiliary_weight": 0.4,
+        "restart_power": None, "relaxation_epochs": 0, "class_weight_bound": 0.0,
+        "strict_classes": (5, 6, 7, 11, 12, 17, 18),
+    },
+    "DeepMIL": {  # deep_mil.md, 2 and 3; the optimiser of the release, which has C3D features
+        "hidden": (512, 32), "dropout": 0.6, "optimizer": "adagrad", "lr": 1e-2, "weight_penalty": 1e-3, "weight_decay": 0.0,
+        "smoothness_weight": 8e-5, "sparsity_weight": 8e-5, "top_k": 1, "reduction": "sum", "normalize": False,
+        "mode": "snippets", "segments": 32,  # 4
+    },
+    "DeepSVDD": {  # deep_svdd.md, 3
+        "objective": "one-class", "nu": 0.1, "warmup_epochs": 10, "lr": 1e-4, "lr_decay": "milestones", "lr_milestones": (50,),
+        "weight_decay": 5e-7, "betas": ADAM, "ae_lr": 1e-4, "ae_lr_milestones": (50,), "ae_weight_decay": 5e-4,
+        "reconstruction_weight": 0.0, "rho": 0.15, "score": "distance",
+    },
+    "EntropyMaximisation": {**SEGMENTER, "outlier_weight": 0.9, "lr": 1e-5},  # pixel_ood_scores.md, 3, Meta-OoD
+    "FAnoGAN": {  # fanogan.md, 2 and 3
+        "variant": "izif", "kappa": 1.0, "feature": "critic", "latent_dim": 128, "width": 64, "image_size": 64,
+        "patch_size": 32, "patch_stride": 16, "lr": 1e-4, "encoder_lr": 5e-5,
+    },
+    "IGD": {  # igd.md, 2 and 3
+        "image_size": 256, "patch_size": 32, "patch_stride": 16, "patches_per_step": 450, "latent_dim": 128,
+        "gaussian_weight": 1.0, "interpolation_weight": 0.1, "rho": 0.15, "pixel_space": "standardized",
+        "critic_norm": "layer", "critic_activation": "none", "zeta": None, "e_step_every": 10, "clamp_center": True,
+        "variance_floor": 1.0, "lr": 1e-4, "weight_decay": 1e-6,
+        "xi_global": 0.1, "xi_local": 0.9, "beta": 0.5,  # 4
+    },
+    "KnowledgeDistillation": {"teacher": "resnet18", "teacher_size": 224, "lr": 1e-4, "weight_decay": 1e-5},  # igd.md, 3
+    "MSSSIMAutoencoder": {  # msssim_autoencoder.md, 3 and 4
+        "latent_dim": 128, "loss": "ms_ssim", "rho": 0.0, "warmup_epochs": 1, "nu": 0.5, "lr": 1e-4, "weight_decay": 1e-6,
+    },
+    "PEBAL": {  # pebal.md, 2, 3.1 to 3.5
+        **TUNED, "abstention": "adaptive", "penalty_floor": 1.0, "penalty_detach": False, "penalty_blur": True,
+        "fixed_penalty": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "energy": True, "margin_in": -12.0,
+        "margin_out": -6.0, "regularizer": "released", "energy_weight": 0.1, "smoothing": True,
+    },
+    "PaDiM": {"backbone": "resnet18", "num_channels": 100, "eps": 0.01, "sigma": 4.0, "score": "smoothed"},  # padim.md, 2, 4
+    "PostHocScore": {  # pixel_ood_scores.md, 3
+        **SEGMENTER, "temperature": 1.0, "sample": 0.01, "per_class": False, "boundary_width": 4, "boundary_steps": 4,
+        "dilated_smoothing": True,
+    },
+    "RTFM": {  # rtfm.md, 2 and 3; null takes the variant's value, see test_settings_of_variants
+        "variant": "released", "hidden": (512, 128), "dropout": 0.7, "margin": 100.0, "smoothness_weight": 8e-4,
+        "sparsity_weight": 8e-3, "lr": 1e-3, "segments": 32,
+    },
+    "StudentTeacher": {  # student_teacher.md, 2 and 3
+        "patch_sizes": (17, 33, 65), "num_students": 3, "width": 128, "teacher": "resnet18", "patches_per_image": 64,
+        "distillation_weight": 1.0, "compactness_weight": 1.0, "triplet_weight": 0.0, "teacher_lr": 2e-4, "lr": 1e-4,
+        "weight_decay": 1e-5, "pool": "max",
+    },
+    "VAE": {  # dae_vae.md, 2 to 4
+        "latent_dim": 128, "beta": 1.0, "likelihood": "gaussian", "score": "residual", "samples": 0, "lr": 1e-4,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_arguments_of_constructors(name: str) -> None:
+    parameters = inspect.signature(getattr(anomaly_suite.methods, name)).parameters
+    assert {option: parameters[option].default for option in DEFAULTS[name]} == DEFAULTS[name]
+
+
+# What optimisers start with ----------------------------------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """An optimiser and the settings of its groups in the first step of a phase; by default Adam's own betas, no decay."""
+
+    optimizer: str
+    lr: tuple[float, ...]
+    betas: tuple[float, float] | None = ADAM
+    weight_decay: float = 0.0
+    momentum: float | None = None
+    eps: float | None = None
+    """Of Adagrad; that of the others is torch's."""
+
+
+NETWORK = {
+    "backbone": "mobilenetv3_small_050", "num_classes": 7, "width": 16, "output_stride": 16, "backbone_weights": None,
+}  # fmt: skip
+FRAMES = {"feature_dim": 16, "hidden": (8, 4)}
+SMALL = {"image_size": 16, "encoder": "residual", "encoder_weights": None, "width": 8, "latent_dim": 16}
+LENET = {"in_channels": 1, "image_size": 16, "widths": [8, 4]}
+STUDENTS = {
+    "patch_sizes": [17],
+    "num_students": 2,
+    "width": 8,
+    "teacher": "test_resnet",
+    "teacher_size": 32,
+    "patches_per_image": 4,
+}
+DCGAN = {"in_channels": 1, "image_size": 32, "widths": [8, 16, 16], "latent_dim": 16}
+
+STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes that make it small, optimisers
+    "ADACL": ("ADACL", {"widths": (8, 8, 8, 8), "hidden": 8}, [Start("Adam", (1e-4,))]),  # adacl.md, 3
+    "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
+    "CTMIL thesis": (  # ctmil.md, 3
+        "CTMIL", {**FRAMES, "preset": "thesis", "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)],
+    ),
+    "CTMIL released": (  # ctmil.md, 3
+        "CTMIL", {**FRAMES, "preset": "released", "depth": 1}, [Start("Adam", (1e-3,), weight_decay=5e-3)],
+    ),
+    "DAE": ("DAE", DCGAN, [Start("Adam", (1e-4,))]),  # dae_vae.md, 3
+    "VAE": ("VAE", DCGAN, [Start("Adam", (1e-4,))]),
+    "DeepGamblers": ("DeepGamblers", NETWORK, [Start("Adam", (1e-5,))]),  # pixel_ood_scores.md, 3
+    "DeepLabV3Plus": (  # deeplabv3plus.md, 3
+        "DeepLabV3Plus", NETWORK, [Start("SGD", (0.01,), betas=None, weight_decay=5e-4, momentum=0.9)],
+    ),
+    "DeepMIL": ("DeepMIL", FRAMES, [Start("Adagrad", (1e-2,), betas=None, eps=1e-8)]),  # deep_mil.md, 2
+    "DeepSVDD pre-training": ("DeepSVDD", LENET, [Start("Adam", (1e-4, 1e-4), weight_decay=5e-4)]),  # deep_svdd.md, 3
+    "DeepSVDD": ("DeepSVDD", {**LENET, "ae_epochs": 0}, [Start("Adam", (1e-4,), weight_decay=5e-7)]),
+    "EntropyMaximisation": ("EntropyMaximisation", NETWORK, [Start("Adam", (1e-5,))]),  # pixel_ood_scores.md, 3
+    "FAnoGAN": (  # fanogan.md, 3: generator, critic, encoder
+        "FAnoGAN", {"in_channels": 1, "image_size": 8, "width": 4},
+        [Start("Adam", (1e-4,), WGAN), Start("Adam", (1e-4,), WGAN), Start("RMSprop", (5e-5,), betas=None, momentum=0)],
+    ),
+    "IGD": (  # igd.md, 2: no weight decay for the critic
+        "IGD", SMALL, [Start("Adam", (1e-4,), WGAN, weight_decay=1e-6), Start("Adam", (1e-4,), WGAN)],
+    ),
+    "KnowledgeDistillation": (  # igd.md, 3
+        "KnowledgeDistillation", {"teacher": "test_resnet", "teacher_weights": None, "teacher_size": 32, "image_size": 16, "width": 8},
+        [Start("Adam", (1e-4,), weight_decay=1e-5)],
+    ),
+    "MSSSIMAutoencoder": (  # msssim_autoencoder.md, 3
+        "MSSSIMAutoencoder", SMALL, [Start("Adam", (1e-4,), WGAN, weight_decay=1e-6)],
+    ),
+    "PEBAL": ("PEBAL", NETWORK, [Start("Adam", (1e-5,))]),  # pebal.md, 2
+    "RTFM": ("RTFM", FRAMES, [Start("Adam", (1e-3,), weight_decay=5e-3)]),  # rtfm.md, 3
+    "RTFM thesis": ("RTFM", {**FRAMES, "variant": "thesis"}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),  # rtfm.md, 2
+    "StudentTeacher distillation": (  # student_teacher.md, 3; the students rest
+        "StudentTeacher", {**STUDENTS, "teacher_weights": None}, [Start("Adam", (2e-4, 0.0), weight_decay=1e-5)],
+    ),
+    "StudentTeacher": (  # the teachers rest
+        "StudentTeacher", {**STUDENTS, "teacher_weights": None, "teacher_epochs": 0}, [Start("Adam", (0.0, 1e-4), weight_decay=1e-5)],
+    ),
+}  # fmt: skip
+WITHOUT_GRADIENTS = {"PaDiM", "PostHocScore"}
+
+
+class FirstStep(Callback):
+    """Notes what the optimisers of a run hold in its first step."""
+
+    def __init__(self) -> None:
+        self.starts: list[Start] = []
+
+    def on_before_optimizer_step(self, trainer: Any, *args: Any) -> None:
+        for optimizer in () if self.starts else trainer.optimizers:
+            groups = optimizer.param_groups
+            (decay,) = {group["weight_decay"] for group in groups}
+            (betas,) = {group.get("betas") for group in groups}
+            (momentum,) = {group.get("momentum") for group in groups}
+            eps = groups[0]["eps"] if isinstance(optimizer, Adagrad) else None
+            rates = tuple(float(group["lr"]) for group in groups)
+            self.starts.append(Start(type(optimizer).__name__, rates, betas and tuple(betas), decay, momentum, eps))
+        trainer.should_stop = True
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_optimizers_of_a_run(case: str) -> None:
+    name, sizes, expected = STARTS[case]
+    model: AnomalyModule = getattr(anomaly_suite.methods, name)(**sizes)
+    few = {"SyntheticStreets": {"train_size": 8, "val_size": 1, "test_size": 2}, "SyntheticVideos": {"train_size": 16}}
+    data = make_data(name)
+    data = make_data(name, **few.get(type(data).__name__, {}))
+    seen = FirstStep()
+    # Schedules stand at their beginning in the first step of many.
+    trainer = make_trainer(max_epochs=1000, limit_train_batches=1, limit_val_batches=0, callbacks=[seen])
+    trainer.fit(model, datamodule=data)
+    assert seen.starts == expected
+
+
+def test_every_method_has_its_settings() -> None:
+    assert DEFAULTS.keys() == set(METHODS)
+    assert {name for name, *_ in STARTS.values()} | WITHOUT_GRADIENTS == set(METHODS)
+
+
+# Settings of variants, and constants -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (  # rtfm.md, 2 and 3, column "released"
+            "released",
+            {"fuse": True, "attention_width": "half", "attention_scaling": True, "mag_loss": "released", "bag_loss": "mean",
+             "select_dropout": 0.7, "sparsity": "released", "weight_decay": 5e-3, "magnitude_weight": 1e-4, "top_k": 3},
+        ),
+        (  # column "thesis"; the hinge's weight is ours
+            "thesis",
+            {"fuse": False, "attention_width": "full", "attention_scaling": False, "mag_loss": "hinge", "bag_loss": "each",
+             "select_dropout": 0.0, "sparsity": "l1", "weight_decay": 5e-4, "magnitude_weight": 1e-2, "top_k": 3},
+        ),
+    ],
+)  # fmt: skip
+def test_settings_of_variants(variant: str, expected: dict[str, Any]) -> None:
+    model = anomaly_suite.methods.RTFM(feature_dim=16, hidden=(8, 4), variant=variant)  # type: ignore[arg-type]
+    found = {**model.settings, "magnitude_weight": model.magnitude_weight, "top_k": model.top_k}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [  # ctmil.md, 2 and 3; widths of the default are ours
+        ("default", ("snippet", 512, 2, 8, 3, 1, "head", "width3", 5e-4)),
+        ("thesis", ("snippet", None, 12, 8, 3, 1, "head", "width3", 5e-4)),
+        ("released", ("channel", None, 6, 8, 3, 2, "width", "released", 5e-3)),
+    ],
+)
+def test_presets(preset: str, expected: tuple[Any, ...]) -> None:
+    names = "tokens embed_dim depth heads kernel kv_stride attention_scale edge weight_decay"
+    settings = importlib.import_module("anomaly_suite.methods.weak_video.ctmil").PRESETS[preset]
+    assert [getattr(settings, name) for name in names.split()] == list(expected)
+
+
+@pytest.mark.parametrize(("regularizer", "weights"), [("released", (3e-6, 5e-4)), ("printed", (5e-4, 3e-6))])
+def test_weights_of_pebals_regularizers(regularizer: str, weights: tuple[float, float]) -> None:
+    # pebal.md, 2: the release has them the other way round than the paper.
+    model = anomaly_suite.methods.PEBAL(**NETWORK, regularizer=regularizer)  # type: ignore[arg-type]
+    assert (model.smoothness_weight, model.sparsity_weight) == weights
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"), [({}, 150), ({"backbone": "residual", "image_size": 32, "width": 8, "weights": None}, 0)]
+)
+def test_epochs_of_deep_svdds_pretraining(options: dict[str, Any], epochs: int) -> None:
+    # deep_svdd.md, 3; other networks have no decoder to be pre-trained with.
+    assert anomaly_suite.methods.DeepSVDD(**options).ae_epochs == epochs
+
+
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "augment": {"MIN_CHANGE": 0.01, "MAX_TRIES": 5, "MIN_SHIFT": 4},  # adacl.md, 3: our choice
+    "contract.videos": {"SNIPPET_FRAMES": 16, "SEGMENTS": 32},  # deep_mil.md, 1
+    "losses": {  # igd.md, 3
+        "SCALE_WEIGHTS": (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), "SIGMA": 1.5, "K1": 0.01, "K2": 0.03, "SMALLEST_MEAN": 1e-6,
+        "CENTER_MARGIN": 0.1,
+    },
+    "methods.one_class.adacl": {"NEGATIVE_SLOPE": 0.2, "INITIAL_BIAS": 0.5},  # adacl.md, 2
+    "methods.one_class.deep_svdd": {"LR_DECAY": 0.1, "GREY_LATENT_DIM": 32, "LATENT_DIM": 128},  # deep_svdd.md, 2, 3
+    "methods.one_class.student_teacher": {"GREY_SHARE": 0.1, "MARGIN": 1.0},  # student_teacher.md, 3; the margin is ours
+    "methods.pixel_ood.abstention": {"LR_POWER": 0.9, "LR_FLOOR": 1e-8},  # pebal.md, 2
+    "methods.pixel_ood.mahalanobis": {"RIDGE": 1e-4},  # pixel_ood_scores.md, 3
+    "methods.pixel_ood.pebal": {"PUBLISHED_PIXELS": 8 * 900 * 900, "MARGIN": 3.0},  # pebal.md, 6.4 and 3.5
+    "methods.pixel_ood.segmenter": {"BLUR_SIGMA": 1.0, "BLUR_RADIUS": 3},  # pebal.md, 4: 7 x 7, sigma 1
+    "methods.pixel_ood.standardized_max_logits": {  # pixel_ood_scores.md, 3 and 6.5
+        "SMALLEST_VARIANCE": 1e-6, "SMOOTHING_SIDE": 7, "SMOOTHING_SIGMA": 1.0, "SMOOTHING_DILATION": 6,
+    },
+    "methods.reconstruction.dae": {"LOG_VARIANCE_RANGE": (-10.0, 10.0)},  # dae_vae.md, 3
+    "methods.reconstruction.fanogan": {"CRITIC_STEPS": 5, "PENALTY_WEIGHT": 10.0, "EPSILON": 1e-12},  # fanogan.md, 3 and 6.2
+    "methods.reconstruction.ms_ssim_autoencoder": {"WARMUP_RHO": 0.85},  # msssim_autoencoder.md, 3
+    "methods.weak_video.ctmil": {  # ctmil.md, 2 and 3
+        "EMBEDDING_KERNEL": 3, "TOP_K": 3, "CONTRAST_WEIGHT": 0.25, "PENALTY": {"released": 8e-5, "thesis": 5e-4},
+    },
+    "methods.weak_video.rtfm": {"RANKING_PENALTY": 8e-5},  # deep_mil.md, 3
+    "methods.weak_video.snippet_contrast": {  # ctmil.md, 3
+        "MINING_DROPOUT": 0.6, "EASY_SHARE": 8, "HARD_SHARE": 16, "WINDOW": 10, "MAJORITY": 9, "TEMPERATURE": 0.07,
+    },
+    "nn.conv_transformer": {"INIT_STD": 0.02, "MLP_RATIO": 4},  # ctmil.md, 2
+    "nn.critic": {"ALPHA_MAX": 0.5},  # igd.md, 3
+    "nn.deeplab.network": {"RATES": {8: (12, 24, 36), 16: (6, 12, 18)}, "LOW_WIDTH": 48},  # deeplabv3plus.md, 2a, 2b
+    "nn.encoders": {  # igd.md, 1 and 3
+        "IMAGENET_MEAN": (0.485, 0.456, 0.406), "IMAGENET_STD": (0.229, 0.224, 0.225), "STANDARDIZED_RANGE": 4.7579,
+    },
+    "nn.lenet": {"BN_EPS": 1e-4, "GREY_WIDTHS": (8, 4), "COLOUR_WIDTHS": (32, 64, 128)},  # deep_svdd.md, 2
+    "nn.multiscale_temporal": {"DILATIONS": (1, 2, 4)},  # rtfm.md, 2
+    "nn.patch_network": {"SLOPE": 5e-3},  # student_teacher.md, 2
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", CONSTANTS)
+def test_constants(module: str) -> None:
+    found = importlib.import_module(f"anomaly_suite.{module}")
+    assert {name: getattr(found, name) for name in CONSTANTS[module]} == CONSTANTS[module]
+
+
+# Sample configurations that bear the published settings of another network or data set -----------------------------------
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "one_class/deep_svdd_cifar10": {"ae_epochs": 350, "ae_lr_milestones": [250], "ae_weight_decay": 5e-7},  # deep_svdd.md, 3
+    "pixel_ood/deeplab_v3_plus_cityscapes_resnet101": {"lr": 0.01, "lr_power": 0.9, "weight_decay": 5e-4, "auxiliary_weight": 0.4},
+    "pixel_ood/deeplab_v3_plus_cityscapes_wide_resnet38": {  # deeplabv3plus.md, 3
+        "lr": 1e-3, "lr_power": 1.0, "restart_power": 1.5, "weight_decay": 1e-4, "relaxation_epochs": 100,
+    },
+    "weak_video/deep_mil_shanghaitech": {"optimizer": "adam", "lr": 1e-4, "weight_decay": 5e-4},  # deep_mil.md, 2: I3D
+    "weak_video/deep_mil_ucf_crime": {"optimizer": "adam", "lr": 1e-4, "weight_decay": 5e-4},
+    "weak_video/deep_mil_xd_violence": {"optimizer": "adam", "lr": 1e-4, "weight_decay": 5e-4},
+    "weak_video/deep_mil_polyp_video": {"optimizer": "adam", "lr": 1e-4, "weight_decay": 5e-4},
+    "weak_video/deep_mil_ucf_crime_c3d": {"feature_dim": 4096, "normalize": True},  # the release
+    "weak_video/rtfm_xd_violence": {"lr": 1e-4},  # rtfm.md, 3
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_sample_configurations(sample: str) -> None:
+    content = yaml.safe_load((samples_folder() / f"{sample}.yaml").read_text(encoding="utf-8"))
+    options = content["model"]["init_args"]
+    assert {name: options.get(name) for name in SAMPLES[sample]} == SAMPLES[sample]
