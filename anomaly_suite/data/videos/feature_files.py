@@ -17,6 +17,7 @@ from torch import Tensor
 from anomaly_suite.data.videos.lists import split_name
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import is_junk
+from anomaly_suite.io.regular import require_regular
 
 Layout = Literal["snippets_first", "crops_first"]
 
@@ -56,11 +57,12 @@ def open_array(file: Path) -> npt.NDArray[Any]:
         DatasetNotFoundError: there is no such file.
         DatasetError: it is no plain array.
     """
+    if not file.exists():
+        raise DatasetNotFoundError(f"there is no file '{file}'. Check root and the list of videos.")
+    require_regular(file, DatasetError)
     try:
         # numpy.load would open archives of arrays as well.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
-    except FileNotFoundError as error:
-        raise DatasetNotFoundError(f"there is no file '{file}'. Check root and the list of videos.") from error
     except Exception as error:  # damaged headers raise errors of many kinds
         raise DatasetError(
             f"'{file}' is no plain NumPy array ({error}). Object arrays hold pickles, which are never loaded: save it again with "
