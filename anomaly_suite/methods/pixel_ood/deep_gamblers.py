@@ -91,6 +91,7 @@ class DeepGamblers(FineTunedSegmenter):
         self.outlier_weight = outlier_weight
         self.outlier_form: OutlierForm = outlier_form
         self.score = score
+        self.scores_abstention = score == "abstention"
 
     def score_map(self, logits: Tensor) -> Tensor:
         """Probability of abstention, in [0, 1], or free energy: (B, K, H, W) to (B, 1, H, W)."""

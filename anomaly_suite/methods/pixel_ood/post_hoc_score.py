@@ -154,9 +154,17 @@ class PostHocScore(SegmenterModule):
         """Whether the statistics are there, where the score needs any."""
         return not self.fits or self.mean.numel() > 0
 
-    def setup(self, stage: str) -> None:
-        """Load the segmenter, also before a test without a checkpoint."""
-        self.load_pretrained_once()
+    def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of what the fit fills, by class; the segmenter decides the width of features."""
+        by_class = (self.num_classes,)
+        if self.score == "mahalanobis":
+            return {"count": by_class, "mean": (*by_class, None), "whitening": (None, None, None)}
+        return dict.fromkeys(("count", "mean", "variance"), by_class)
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether there is a trained segmenter: a file of its weights, or a network of one's own."""
+        return super().has_whole_weights or isinstance(self.network, SegmenterAdapter)
 
     def load_pretrained(self) -> None:
         """Load the segmenter; without one, the scores are those of an untrained classifier."""
