@@ -62,13 +62,13 @@ NAMES: dict[Range, str] = {
     RATE: "lr ae_lr teacher_lr encoder_lr lr_min lr_max",
     POSITIVE: "half_period temperature fixed_penalty payoff margin variance_floor",
     NOT_NEGATIVE: "weight_decay ae_weight_decay noise_std momentum lr_power restart_power eps sigma kappa beta penalty_floor "
-    "class_weight_bound weight_penalty xi_global xi_local scene outlier_fraction",
+    "class_weight_bound weight_penalty xi_global xi_local outlier_fraction",
     SHARE: "rho low high",
     SOME_SHARE: "sample train_fraction outlier_share",
-    NOT_ALL: "dropout select_dropout betas contamination difficulty",
+    NOT_ALL: "dropout select_dropout betas contamination",
     PROPER: "test_fraction",
     SIZE: "image_size center_crop window stride patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
-    "feature_dim in_channels strides kernel_size kernel kv_stride depth heads num_channels num_classes output_stride channels segments "
+    "feature_dim in_channels strides kernel_size kernel kv_stride depth heads num_classes output_stride channels segments "
     "train_crops crops num_students",
     COUNT: "train_batch_size eval_batch_size batches_per_epoch e_step_every batch_size patches_per_step patches_per_image gan_epochs "
     "train_size test_size boundary_steps",

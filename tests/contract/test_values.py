@@ -80,7 +80,7 @@ def test_what_has_no_range_by_its_name_works_or_is_refused(kind: type) -> None:
 @pytest.mark.parametrize("name", tiny_runs.METHODS)
 def test_numbers_of_methods_have_ranges(name: str) -> None:
     """A new option of a number has a range by its name, or may be any finite number, which its method then says here."""
-    free = {"margin_in", "margin_out", "zeta", "top_k", "nu"}
+    free = {"margin_in", "margin_out", "zeta", "top_k", "nu", "num_channels"}
     kind = getattr(anomaly_suite.methods, name)
     open_ended = {option for option, value in impossible(kind) if value in (-1, (-1, -1))}
     numbers = {option for option, _ in impossible(kind)}

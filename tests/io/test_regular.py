@@ -45,7 +45,7 @@ def test_what_is_no_regular_file_is_not_opened(read: Callable[[Path], Any], tmp_
     os.mkfifo(pipe)
     link.symlink_to("/dev/zero")
     for path, what in ((pipe, "is a pipe"), (link, "is a device")):
-        with pytest.raises(AnomalySuiteError, match=f"expected a regular file at '{path}', which {what}"):
+        with pytest.raises(AnomalySuiteError, match=f"'{path}'.* {what}"):
             read(path)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from anomaly_suite.data.videos.lists import split_name
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import is_junk
-from anomaly_suite.io.regular import require_regular
+from anomaly_suite.io.regular import fault_of
 
 Layout = Literal["snippets_first", "crops_first"]
 
@@ -59,7 +59,8 @@ def open_array(file: Path) -> npt.NDArray[Any]:
     """
     if not file.exists():
         raise DatasetNotFoundError(f"there is no file '{file}'. Check root and the list of videos.")
-    require_regular(file, DatasetError)
+    if (fault := fault_of(file)) is not None:
+        raise DatasetError(f"'{file}' is no plain NumPy array: it {fault}. Take it out of the folder of features.")
     try:
         # numpy.load would open archives of arrays as well.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="r")

@@ -83,6 +83,7 @@ class PostHocScore(SegmenterModule):
     """
 
     single_pass = True
+    whole_weights = ("segmenter_weights", "segmenter_adapter", "own_segmenter")
 
     count: Tensor
     mean: Tensor
@@ -163,8 +164,8 @@ class PostHocScore(SegmenterModule):
 
     @property
     def has_whole_weights(self) -> bool:
-        """Whether there is a trained segmenter: a file of its weights, or a network of one's own."""
-        return super().has_whole_weights or isinstance(self.network, SegmenterAdapter)
+        """Always: there is nothing but a segmenter, and :meth:`load_pretrained` says where that is not given."""
+        return True
 
     def load_pretrained(self) -> None:
         """Load the segmenter; without one, the scores are those of an untrained classifier."""

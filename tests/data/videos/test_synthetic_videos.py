@@ -142,7 +142,7 @@ def test_crops_share_the_scene_and_the_event() -> None:
         ({"train_size": 0}, "train_size must be at least 1; got 0"),
         ({"crops": 0}, "crops must be at least 1; got 0"),
         ({"difficulty": 1.0}, r"difficulty must be in \[0, 1\) and scene at least 0; got 1.0"),
-        ({"scene": -0.1}, "scene must be at least 0; got -0.1"),
+        ({"scene": -0.1}, "scene at least 0; got 0.0 and -0.1"),
         ({"segments": 0}, "segments must be at least 1"),
     ],
 )
