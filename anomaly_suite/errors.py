@@ -11,7 +11,13 @@ from collections.abc import Iterable
 
 
 class AnomalySuiteError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    A loader worker's error is raised again by torch with the worker's whole traceback for a message; of that only the sentence is kept.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_sentence(type(self), args[0]) if len(args) == 1 else arg for arg in args))
 
 
 class ConfigError(AnomalySuiteError, ValueError):
@@ -50,8 +56,25 @@ class CheckpointError(AnomalySuiteError, ValueError):
     """A checkpoint does not fit the class that loads it."""
 
 
+class StateDictError(CheckpointError, RuntimeError):
+    """Tensors do not fit the module that loads them; also the error that torch itself would raise."""
+
+
 class WeightsError(AnomalySuiteError, ValueError):
     """A file of pretrained weights does not fit the network."""
+
+
+class FileWriteError(AnomalySuiteError, OSError):
+    """A file could not be written whole; an older one of its name is as it was."""
+
+
+def _sentence(error: type[AnomalySuiteError], message: object) -> object:
+    """What an error said before torch put the traceback of the process or thread that raised it in front."""
+    if not isinstance(message, str) or not message.startswith(f"Caught {error.__name__} in "):
+        return message
+    # A traceback ends in the error itself; one of the main program is written without its module.
+    ends = [message.rfind(f"\n{name}: ") for name in (f"{error.__module__}.{error.__qualname__}", error.__qualname__)]
+    return message[max(ends) :].partition(": ")[2].rstrip("\n") if max(ends) >= 0 else message
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

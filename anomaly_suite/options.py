@@ -1,13 +1,15 @@
-"""Options of public constructors: a wrong keyword in Python gets the sentence that the command line gives."""
+"""Options of public constructors: a wrong keyword or an impossible value gets one sentence before anything is built."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 from typing_extensions import Self
 
 from anomaly_suite.errors import ConfigError, did_you_mean
+from anomaly_suite.ranges import EVERYWHERE, check_values
 
 
 class UnknownOptionError(ConfigError, TypeError):
@@ -15,23 +17,36 @@ class UnknownOptionError(ConfigError, TypeError):
 
 
 class ChecksOptions:
-    """First base of the classes that users construct: refuses unknown options before anything is built.
+    """First base of the classes that users construct: refuses unknown options and impossible values before anything is built.
 
     The check stands in ``__new__``, so that a subclass keeps its own signature, and ``save_hyperparameters`` finds its frame.
 
     Raises:
         UnknownOptionError: an option that the class does not have; the message has the nearest name.
+        ConfigError: a value out of the range that its name has, see :mod:`anomaly_suite.ranges`.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Check the names of the options; Python checks the rest."""
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-            known = [parameter.name for parameter in parameters][1:]
-            for name in options:
-                if name not in known:
-                    raise UnknownOptionError(unknown_option(cls.__name__, name, known))
+        """Check names and values of the options; Python checks the rest."""
+        types, in_order, is_open = _signature(cast(Any, cls))
+        for name in options:
+            if not is_open and name not in types:
+                raise UnknownOptionError(unknown_option(cls.__name__, name, list(types)))
+        placed = dict(zip(in_order, args, strict=False)) if len(args) <= len(in_order) else {}
+        given = {**placed, **options}
+        ours = cls.__module__.startswith("anomaly_suite.")
+        check_values(cls.__name__, {key: each for key, each in given.items() if ours or key in EVERYWHERE}, types)
         return super().__new__(cls)
+
+
+@lru_cache(maxsize=1024)
+def _signature(cls: type) -> tuple[dict[str, str], list[str], bool]:
+    """Of a constructor: annotations of all options as they are written, the options in order, and whether it takes any other."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    named = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    types = {each.name: each.annotation if isinstance(each.annotation, str) else "" for each in named}
+    in_order = [each.name for each in named if each.kind is not each.KEYWORD_ONLY]
+    return types, in_order, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def unknown_option(owner: str, name: str, known: list[str]) -> str:

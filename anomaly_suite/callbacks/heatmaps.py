@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from anomaly_suite.callbacks.drawing import (
 from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
-from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.atomic import save_array, save_bytes, save_json
 from anomaly_suite.io.naming import MirroredNames
 
 UNSCORED_GREY = 96  # of truth masks
@@ -249,19 +248,16 @@ def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
 
 
 def _write_png(path: Path, picture: npt.NDArray[Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    save_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
 
 
 def _write_raw(path: Path, anomaly_map: npt.NDArray[np.float32], kind: Literal["png16", "npy"]) -> None:
     if kind == "npy":
-        with replacing(path.with_suffix(".npy")) as temporary:
-            np.save(temporary, anomaly_map, allow_pickle=False)
+        save_array(path.with_suffix(".npy"), anomaly_map)
         return
     low, high = float(anomaly_map.min()), float(anomaly_map.max())
     if not np.isfinite([low, high]).all():
         raise NotFiniteError(f"a 16-bit image cannot hold the NaN or infinity in the map of {path.name}. Use raw: npy.")
     scale = 65535 / (high - low) if high > low else 0.0
-    with replacing(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"low": low, "high": high}))
+    save_json(path.with_suffix(".json"), {"low": low, "high": high}, indent=None)
     _write_png(path, ((anomaly_map.astype(np.float64) - low) * scale).round().astype(np.uint16))

@@ -5,6 +5,7 @@ Axes: H and W pixels, F frames with a score.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -113,6 +114,16 @@ def write_overlay(
             raise DatasetError(
                 f"'{original}' has {'more' if surplus > 0 else 'fewer'} frames than the {len(frames.score)} scores of its video"
             )
+        _check_written(temporary, written)
+
+
+def _check_written(video: Path, frames: int) -> None:
+    """OpenCV says nothing of a disk that is full: count what can be read again."""
+    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    capture.release()
+    if count != frames:
+        raise OSError(errno.EIO, f"{count} of {frames} frames were written")
 
 
 def _overlaid(picture: Picture, strip: Picture, place: float, score: float, *, alarmed: bool) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from anomaly_suite.callbacks.plots import new_axes
 from anomaly_suite.callbacks.processes import gather_rows
 from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.atomic import save_array, save_columns
 
 log = logging.getLogger(__name__)
 
@@ -207,15 +206,11 @@ def _path(folder: Path, name: Path, suffix: str) -> Path:
 
 
 def _write_npy(path: Path, frames: Frames) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, frames.score, allow_pickle=False)
+    save_array(path, frames.score)
 
 
 def _write_csv(path: Path, frames: Frames) -> None:
     columns = {"frame": list(range(len(frames.score))), "score": frames.score.tolist()}
     if frames.label is not None:
         columns["label"] = frames.label.astype(int).tolist()
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    save_columns(path, columns)

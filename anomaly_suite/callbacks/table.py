@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from anomaly_suite.callbacks.base import Stage, StageCallback, Step, labels_of, 
 from anomaly_suite.callbacks.processes import gather_rows
 from anomaly_suite.callbacks.videos import frames_of
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.atomic import save_bytes, save_columns
 
 
 class ScoreRow(NamedTuple):
@@ -110,18 +110,10 @@ class ScoreTable(StageCallback):
             if name not in OPTIONAL or any(getattr(row, name) is not None for row in rows)
         ]
         columns = {"index": list(range(len(rows)))} | {name: [getattr(row, name) for row in rows] for name in fields}
-        with replacing(self._target) as temporary:
-            if self.format == "csv":
-                _write_csv(temporary, columns)
-            else:
-                _write_parquet(temporary, columns)
-
-
-def _write_csv(path: Path, columns: dict[str, list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        if self.format == "csv":
+            save_columns(self._target, columns)
+        else:
+            _write_parquet(self._target, columns)
 
 
 def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
@@ -132,4 +124,6 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     types |= dict.fromkeys(("anomaly_score", "normalized_score", "frame_AUROC"), pyarrow.float64())
     types |= dict.fromkeys(("snippets", "frames", "peak_frame"), pyarrow.int64())
     schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in columns])
-    parquet.write_table(pyarrow.table(columns, schema=schema), path)
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns, schema=schema), content)
+    save_bytes(path, content.getbuffer())

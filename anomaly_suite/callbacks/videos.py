@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ShapeError
-from anomaly_suite.io.naming import free_name, tree_parts
+from anomaly_suite.io.naming import free_name, require_file_name, tree_parts
 from anomaly_suite.io.videos import VIDEO_SUFFIXES
 from anomaly_suite.metrics import auroc
 
@@ -110,6 +110,8 @@ def video_names(names: Sequence[str | None]) -> list[Path]:
     used: set[str] = set()
     found = []
     for number, name in enumerate(names):
+        if name:
+            require_file_name(name)
         parts = tree_parts(bare_name(name)) if name else ()
         found.append(free_name(Path(*parts or (f"video_{number:06d}",)), used))
     return found

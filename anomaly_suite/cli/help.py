@@ -25,6 +25,7 @@ common options:
   --model NAME --data NAME  short class name (see list), or the dotted name of your own class in the current folder
   --print_config            print the complete configuration and stop
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
+  --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights
   --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, heatmaps, plots,
                             curves, table
   --version                 print the version

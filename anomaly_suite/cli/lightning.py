@@ -29,7 +29,10 @@ from anomaly_suite.callbacks import (
 from anomaly_suite.cli.parser_errors import SuiteParser, own_error
 from anomaly_suite.cli.samples import origin_line
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
+from anomaly_suite.contract.checkpoint_file import read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
+from anomaly_suite.io.atomic import save_text
+from anomaly_suite.tensor_files import numpy_numbers
 
 LAYER = {
     "calibrate": Calibrate,
@@ -63,7 +66,7 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=RunConfig if subcommand == "fit" else None,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},  # RunConfig writes it itself
             seed_everything_default=0,
             trainer_defaults={"default_root_dir": "runs"},
             parser_class=SuiteParser,
@@ -115,13 +118,74 @@ class SuiteCLI(LightningCLI):
             # would lose its last epochs.
             config.checkpoint.save_on_train_epoch_end = True
         if self.subcommand != "fit" and config.ckpt_path is None:
-            print(f"{self.subcommand} without --run or --ckpt_path: the model is untrained.", file=sys.stderr)
+            self._require_weights(self.subcommand, config)
         if self.subcommand == "fit" and is_single_pass(config.model.class_path) and config.trainer.max_epochs != 1:
             if config.trainer.max_epochs is not None:
                 print(
                     f"{config.model.class_path} is fitted in one pass: max_epochs is 1, not {config.trainer.max_epochs}."
                 )
             config.trainer.max_epochs = 1
+
+    def _require_weights(self, verb: str, config: Any) -> None:
+        """Refuse to score an untrained network, unless that is asked for."""
+        known = getattr(class_of(config.model.class_path), "whole_weights", ())
+        options = config.model.get("init_args") or {}
+        if any(options.get(name) is not None for name in known):
+            return
+        if not config.untrained:
+            also = f", or --model.{known[0]} FILE" if known else ""
+            raise ConfigError(
+                f"{verb} needs a trained model; got neither a run nor a checkpoint{' nor weights of the whole network' if known else ''}. "
+                f"Give --run RUN or --ckpt_path FILE{also}; --untrained true scores the network as a fit would begin with it."
+            )
+        print(f"{verb} --untrained: the scores are those of an untrained network.", file=sys.stderr)
+
+    def _set_seed(self) -> None:
+        """Seed the run.
+
+        Raises:
+            ConfigError: a seed that NumPy cannot take.
+        """
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything must be between 0 and {2**32 - 1}; got {seed}. Give another seed.")
+        super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; an untrained model gets the pretrained weights that a fit would begin with."""
+        super().instantiate_classes()
+        use_checkpoint_files(self.trainer)
+        if (
+            self.subcommand != "fit"
+            and self.config[self.subcommand].get("untrained")
+            and self._get(self.config, "ckpt_path") is None
+        ):
+            self.model.load_pretrained()
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the options of the checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            ConfigError: the command line gives weights of pre-training that the checkpoint was not made with.
+        """
+        if not self.config.get("subcommand"):
+            return
+        config = self.config[self.config.subcommand]
+        path, given = config.get("ckpt_path"), weights_of(config)
+        try:
+            with numpy_numbers():
+                super()._parse_ckpt_path()
+        except Exception:  # whatever a damaged file leads to
+            if path and Path(path).is_file():
+                read_checkpoint(path)
+            raise
+        used = weights_of(self.config[self.config.subcommand])
+        for name, value in given.items():
+            if self.config.subcommand != "fit" and value not in (None, "imagenet", used.get(name)):
+                raise ConfigError(
+                    f"the checkpoint '{path}' holds its own weights, so --model.{name} {value} would not be read. Leave one of the two out."
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer.
@@ -139,9 +203,28 @@ class SuiteCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         SuiteParser.known |= {action.dest for action in parser._actions}
         parser.set_defaults({"weights_only": True})  # never unpickle a stranger's checkpoint
+        if subcommand != "fit":
+            text = "Score a model without a checkpoint or weights, as a fit would begin with it."
+            parser.add_argument("--untrained", type=bool, default=False, help=text)
         if subcommand == "predict":  # results go to files; keeping every map would fill the memory
             parser.set_defaults({"return_predictions": False})
         return parser
+
+
+def class_of(class_path: str) -> Any:
+    """The class of a dotted name, which can be imported."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def weights_of(config: Any) -> dict[str, Any]:
+    """The options of a configured model that name weights, such as ``segmenter_weights``.
+
+    Args:
+        config: Configuration of one verb.
+    """
+    options = (config.get("model") or {}).get("init_args") or {}
+    return {name: value for name, value in vars(options).items() if name.endswith("weights")} if options else {}
 
 
 def is_single_pass(class_path: str) -> bool:
@@ -150,8 +233,7 @@ def is_single_pass(class_path: str) -> bool:
     Args:
         class_path: Dotted name of the class, which can be imported.
     """
-    module, _, name = class_path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = class_of(class_path)
     return isinstance(found, type) and issubclass(found, AnomalyModule) and found.single_pass
 
 
@@ -174,9 +256,9 @@ class RunConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the names of the configurations in front of the file, which has just been written; in the first process only."""
+        """Write the file, whole or not at all, with the names of the configurations in front; in the first process only."""
         if self._folder is None:
             return
-        file = Path(self._folder) / self.config_filename
         files = [Path(str(path)) for path in self.config.get("config") or []]
-        file.write_text(origin_line(files) + file.read_text(encoding="utf-8"), encoding="utf-8")
+        text = self.parser.dump(self.config, skip_none=False)
+        save_text(Path(self._folder) / self.config_filename, origin_line(files) + text)

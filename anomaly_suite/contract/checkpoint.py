@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from typing_extensions import Self
 
 from anomaly_suite.contract.calibration import Calibration
+from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.contract.resume import take_up
-from anomaly_suite.errors import CheckpointError
+from anomaly_suite.errors import AnomalySuiteError, CheckpointError, StateDictError
+from anomaly_suite.tensor_files import numpy_numbers
+
+RESUMED = ("loops", "optimizer_states", "lr_schedulers")
+"""What a checkpoint needs beside weights for training to go on."""
 
 
 class CheckpointSupport(LightningModule):
@@ -18,12 +28,32 @@ class CheckpointSupport(LightningModule):
     calibration: Calibration
     single_pass: ClassVar[bool]
 
+    whole_weights: ClassVar[tuple[str, ...]] = ()
+    """Options, each of which gives the weights of all that scores: with one of them, ``test`` needs no checkpoint."""
+
     _has_news: bool = False  # steps that fit_statistics has not seen
     _seed: int | None = None
+    _growing: frozenset[str] = frozenset()  # buffers that the fit fills
     _has_weights: bool = False  # pretrained ones, or those of a checkpoint
 
     def load_pretrained(self) -> None:
         """Load pretrained weights; called once at the start of a fit that does not resume, never by the constructor."""
+
+    def setup(self, stage: str) -> None:
+        """Write and read checkpoints safely. An evaluation without checkpoint loads weights that are whole.
+
+        Without any it says that the network is untrained.
+        """
+        use_checkpoint_files(self.trainer)
+        if stage == "fit":
+            return  # see on_fit_start
+        if self.has_whole_weights:
+            self.load_pretrained_once()
+        elif not self._has_weights and self.trainer.ckpt_path is None:
+            rank_zero_warn(
+                f"{type(self).__name__} was neither fitted by a Trainer nor loaded from a checkpoint: unless it was trained otherwise, "
+                "these are the scores of an untrained network."
+            )
 
     def on_fit_start(self) -> None:
         """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it.
@@ -32,6 +62,11 @@ class CheckpointSupport(LightningModule):
         """
         super().on_fit_start()
         self.load_pretrained_once()
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether an option gives the weights of all that scores."""
+        return any(getattr(self, name, None) is not None for name in self.whole_weights)
 
     def load_pretrained_once(self) -> None:
         """Load pretrained weights, unless that has been done or the weights are or will be those of a checkpoint."""
@@ -49,27 +84,121 @@ class CheckpointSupport(LightningModule):
         """Refuse the checkpoint of another class, and go on where it was saved, if a fit resumes.
 
         Raises:
-            CheckpointError: the checkpoint was written by another class or another program.
+            CheckpointError: the checkpoint was written by another class or another program, or has weights alone and training
+                should go on from it.
         """
-        saved = checkpoint.get("anomaly_suite", {}).get("class")
+        written = checkpoint.get("anomaly_suite")
+        saved = written.get("class") if isinstance(written, Mapping) else None
         if saved != type(self).__name__:
             raise CheckpointError(
-                f"{type(self).__name__} cannot load a checkpoint of {saved or 'a class outside anomaly_suite'}. "
+                f"{type(self).__name__} cannot load a checkpoint of {saved or 'a class outside anomaly_suite'}: {self._where()}. "
                 f"Give the checkpoint to {saved or 'the class that wrote it'}."
             )
-        self._seed = checkpoint["anomaly_suite"]["seed"]
-        self._has_news = checkpoint["anomaly_suite"].get("news", False)
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if missing := [name for name in RESUMED if fitting and name not in checkpoint]:
+            raise CheckpointError(
+                f"{self._where()} has no {missing[0]}: it was saved to be tested (save_weights_only), and training cannot go on from it. "
+                "Give a whole checkpoint, or begin a new fit."
+            )
+        record: Mapping[str, Any] = written if isinstance(written, Mapping) else {}
+        self._seed = record.get("seed")
+        self._has_news = record.get("news", False)
         self._has_weights = True
         if self._trainer is not None:
             collects = self.single_pass and not any(checkpoint.get("optimizer_states", ()))
             take_up(self.trainer, checkpoint, collects=collects)
+
+    def _where(self) -> str:
+        path = None if self._trainer is None else self.trainer.ckpt_path
+        return "the checkpoint" if path is None else f"'{path}'"
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Build the method of a checkpoint, as Lightning does.
+
+        Args:
+            checkpoint_path: The file.
+            args: ``map_location``, ``hparams_file``, ``strict`` and ``weights_only``.
+            options: The same by name, and options of the constructor other than those of the checkpoint.
+
+        Raises:
+            CheckpointError: the file cannot be read, is no checkpoint, or one of another class.
+        """
+        try:
+            with numpy_numbers():
+                return super().load_from_checkpoint(checkpoint_path, *args, **options)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # whatever a damaged file leads to
+            if is_local(checkpoint_path) and options.get("weights_only", True) is not False:
+                read_checkpoint(checkpoint_path)
+            if isinstance(error, AnomalySuiteError):
+                raise type(error)(f"'{checkpoint_path}': {error}") from error
+            raise CheckpointError(
+                f"'{checkpoint_path}' cannot be made a {cls.__name__} ({type(error).__name__}: {' '.join(str(error).split())}). "
+                "Give a checkpoint that fit wrote, and the options that it leaves open."
+            ) from error
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load tensors, as torch does.
+
+        Raises:
+            StateDictError: some are missing, needless or of another shape; names the first.
+        """
+        try:
+            found = super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise StateDictError(
+                f"{self._where()} does not fit {type(self).__name__}: {_misfit(str(error))}. "
+                "Give the options that it was fitted with, or another checkpoint."
+            ) from error
+        self._has_weights |= strict
+        return found
+
+    def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the buffers that the fit fills, by their names in ``state_dict``; None where the data decide."""
+        return {}
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Register a buffer, as torch does; one that is empty is filled by the fit and takes any shape then."""
+        super().register_buffer(name, tensor, persistent)
+        if tensor is not None and tensor.numel() == 0:
+            self._growing = self._growing | {name}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape, in parts of the method too.
         for path, module in self.named_modules(prefix=prefix.removesuffix(".")):
             for name, buffer in module._buffers.items():
                 saved = state_dict.get(f"{path}.{name}" if path else name)
-                fitted = buffer is not None and (module is self or buffer.numel() == 0)
+                grows = module is self and name in self._growing
+                fitted = buffer is not None and (grows or buffer.numel() == 0)
+                if isinstance(saved, Tensor) and (fault := self._shape_fault(path, name, saved)):
+                    args[-1].append(fault)
+                    return
                 if fitted and isinstance(saved, Tensor) and saved.shape != buffer.shape:
                     module._buffers[name] = buffer.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _shape_fault(self, path: str, name: str, saved: Tensor) -> str | None:
+        """What is wrong with the shape of a buffer that the fit fills, in torch's words."""
+        wanted = self.statistics_shapes().get(f"{path}.{name}" if path else name)
+        if wanted is None or not saved.numel():
+            return None
+        if len(wanted) == saved.ndim and all(
+            size in (None, there) for size, there in zip(wanted, saved.shape, strict=True)
+        ):
+            return None
+        here = str(list(wanted)).replace("None", "any")
+        return f"size mismatch for {name}: copying a param with shape {saved.shape} from checkpoint, not torch.Size({here})"
+
+
+def _misfit(message: str) -> str:
+    """The first tensor of each kind that torch complains of, and how many there are."""
+    faults = []
+    for kind, said in (("Missing", "it lacks"), ("Unexpected", "it also holds")):
+        if found := re.search(rf"{kind} key\(s\) in state_dict: (.*?)\. *$", message, re.MULTILINE):
+            names = re.findall('"([^"]+)"', found[1])
+            faults.append(f"{said} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    shapes = re.findall(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)", message)
+    faults += [f"{name} has the shape {there} in it and {here} here" for name, there, here in shapes[:1]]
+    return ", ".join(faults) or " ".join(message.split())[:300]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anomaly_suite import __version__
 from anomaly_suite.errors import ConfigError, NotFiniteError
-from anomaly_suite.io.atomic import replacing, save_csv, save_json
+from anomaly_suite.io.atomic import check_size, replacing, save_csv, save_json
 from anomaly_suite.io.naming import natural_key
 
 RECORD, TABLE = "features.json", "videos.csv"
@@ -86,31 +86,34 @@ def growing_array(path: Path, shape: tuple[int, int]) -> Iterator[Callable[[Tens
         NotFiniteError: from that function, where a block holds NaN or infinity.
     """
     rows = 0
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
 
-        def header() -> None:
-            """Write the header anew, with the rows so far."""
-            file.seek(0)
-            content = {"descr": "<f4", "fortran_order": False, "shape": (rows, *shape)}
-            np.lib.format.write_array_header_1_0(file, content)
+            def header() -> None:
+                """Write the header anew, with the rows so far."""
+                file.seek(0)
+                content = {"descr": "<f4", "fortran_order": False, "shape": (rows, *shape)}
+                np.lib.format.write_array_header_1_0(file, content)
 
-        def append(block: Tensor) -> None:
-            """Append a block, shape (N, C, D).
+            def append(block: Tensor) -> None:
+                """Append a block, shape (N, C, D).
 
-            Raises:
-                NotFiniteError: it holds NaN or infinity.
-            """
-            nonlocal rows
-            if not bool(block.isfinite().all()):
-                raise NotFiniteError(
-                    f"the network gave NaN or infinity from snippet {rows} on. Try precision 32, or check the weights."
-                )
-            file.write(block.numpy().astype("<f4").tobytes())
-            rows += len(block)
+                Raises:
+                    NotFiniteError: it holds NaN or infinity.
+                """
+                nonlocal rows
+                if not bool(block.isfinite().all()):
+                    raise NotFiniteError(
+                        f"the network gave NaN or infinity from snippet {rows} on. Try precision 32, or check the weights."
+                    )
+                file.write(block.numpy().astype("<f4").tobytes())
+                rows += len(block)
 
-        header()
-        yield append
-        header()
+            header()
+            yield append
+            header()
+            size = file.tell()
+        check_size(temporary, size + 4 * rows * shape[0] * shape[1])
 
 
 def table_file(folder: Path, number: int, shards: int) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.errors import DatasetError, ImageReadError
+from anomaly_suite.io.regular import require_regular
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 
@@ -42,8 +43,9 @@ def check_file(path: Path) -> int:
     """Size of an image file in bytes, after checks that need no decoding.
 
     Raises:
-        ImageReadError: it is empty, truncated or a Git LFS pointer.
+        ImageReadError: it is empty, truncated, a Git LFS pointer or no regular file.
     """
+    require_regular(path)
     with path.open("rb") as file:
         head = file.read(_EDGE)
         size = file.seek(0, os.SEEK_END)
@@ -78,6 +80,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     from PIL import Image
 
+    require_regular(path)
     try:
         with Image.open(path) as image:
             return image.height, image.width
@@ -173,6 +176,7 @@ def _explain(path: Path, data: bytes) -> None:
 
 
 def _decode(path: Path, flags: int) -> npt.NDArray[np.uint8]:
+    require_regular(path)
     data = path.read_bytes()
     if _is_suspicious(data[:_EDGE], data[-_EDGE:]):
         _explain(path, data)

@@ -8,6 +8,8 @@ import re
 import zlib
 from pathlib import Path
 
+from anomaly_suite.errors import ConfigError
+
 
 def natural_key(name: str) -> list[tuple[str, int]]:
     """Sorting key that reads digits as numbers.
@@ -28,6 +30,18 @@ def tree_parts(path: str) -> tuple[str, ...]:
     """
     given = Path(os.path.normpath(path))
     return tuple(part for part in given.parts if part not in (given.anchor, os.pardir))[-3:]
+
+
+def require_file_name(path: str) -> None:
+    """Check that an ``image_path`` names a file, not a folder such as ``..``: output files are called after it.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if os.path.basename(os.path.normpath(path)) in ("", os.curdir, os.pardir):
+        raise ConfigError(
+            f"image_path must name a file; got {path!r}. Give every image or video its own path in the loader."
+        )
 
 
 def free_name(name: Path, used: set[str]) -> Path:
@@ -73,6 +87,7 @@ class MirroredNames:
         return free.with_name(f"{free.name}.png")
 
     def _mirrored(self, path: str) -> Path:
+        require_file_name(path)
         whole = Path(os.path.abspath(path))
         if self._root is not None and whole.is_relative_to(self._root):
             parts = whole.relative_to(self._root).parts

@@ -31,7 +31,9 @@ def find_checkpoint(folder: Path) -> Path:
         CheckpointError: there is none.
     """
     chosen = folder / "checkpoints" / "model.ckpt"
-    found = [chosen] if chosen.is_file() else sorted(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    # Names that begin with a dot are those of files that were cut while they were written.
+    whole = [file for file in folder.rglob("*.ckpt") if not file.name.startswith(".")]
+    found = [chosen] if chosen.is_file() else sorted(whole, key=lambda file: file.stat().st_mtime)
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}. Was the fit stopped early? Give one with --ckpt_path.")
     return found[-1]

@@ -15,6 +15,7 @@ from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.folders import is_junk
 from anomaly_suite.io.images import IMAGE_SUFFIXES, read_image
 from anomaly_suite.io.naming import natural_key
+from anomaly_suite.io.regular import require_regular
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -80,6 +81,7 @@ def open_video(path: Path) -> tuple[int, Iterator[Pixels]]:
     if path.is_dir():
         files = frame_files(path)
         return len(files), map(_read_frame, files)
+    require_regular(path, DatasetError)
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise DatasetError(f"'{path}' ({path.stat().st_size} bytes) cannot be opened as a video. Fetch the file again.")

@@ -114,7 +114,10 @@ class SegmenterAdapter(nn.Module):
         try:
             self.network.load_state_dict(read_tensors(weights))
         except RuntimeError as error:
-            raise WeightsError(f"segmenter_weights: {weights} does not fit the segmenter. {error}") from error
+            said = " ".join(str(error).split())[:300]
+            raise WeightsError(
+                f"segmenter_weights: {weights} does not fit the segmenter. {said} Give the weights that this network was trained to."
+            ) from error
 
     def load_backbone(self, weights: str | None) -> None:
         """Do nothing: the network comes with its weights."""

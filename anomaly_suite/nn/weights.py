@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
 from anomaly_suite.errors import CheckpointError, DatasetNotFoundError, WeightsError
 from anomaly_suite.io.runs import checkpoint_file
+from anomaly_suite.tensor_files import read_tensor_file
 
 PREFIXES = ("module.", "backbone.", "model.", "encoder.", "net.")
 """What training programs put before the names of a network's tensors."""
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs put a network's tensors."""
+
+INSTEAD = (
+    "Give the network's state_dict(), saved by torch.save or as safetensors, a checkpoint, or the folder of a run."
+)
 
 
 class Mismatch(NamedTuple):
@@ -46,21 +49,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         WeightsError: no such file or run, an unreadable one, or no tensors in it.
     """
     file = _file_of(path)
-    try:
-        content = _load(file)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{file} must hold plain tensors, saved by torch.save or as safetensors; reading it failed ({reason}). "
-            "Save the network's state_dict() instead."
-        ) from error
+    content = read_tensor_file(file, WeightsError, instead=INSTEAD)
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {key: value for key, value in named if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(
-            f"{file} must hold a mapping of names to tensors; it holds none. Save the network's state_dict()."
+            f"{file} must hold a mapping of names to tensors; it holds none, but a {type(content).__name__}. {INSTEAD}"
         )
     return tensors
 
@@ -73,23 +70,11 @@ def _file_of(path: str | Path) -> Path:
             return checkpoint_file(path)
         except (CheckpointError, DatasetNotFoundError) as error:
             raise WeightsError(f"weights: {error}") from error
-    if not file.is_file():
+    if not file.exists():
         raise WeightsError(
             f"weights must be null, 'imagenet', an existing file or the folder of a run; got {str(path)!r}. Check the path."
         )
     return file
-
-
-def _load(file: Path) -> Any:
-    if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def without_prefixes(name: str, known: Collection[str] = (), *, separator: str = ".") -> str:

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
-from anomaly_suite.io.atomic import replacing, save_csv, save_json
+from anomaly_suite.callbacks.heatmaps import _write_png, _write_raw
+from anomaly_suite.callbacks.overlay import write_overlay
+from anomaly_suite.callbacks.plots import new_axes
+from anomaly_suite.callbacks.score_curves import _write_csv, _write_npy
+from anomaly_suite.callbacks.videos import Frames
+from anomaly_suite.errors import FileWriteError
+from anomaly_suite.features.record import growing_array
+from anomaly_suite.io.atomic import (
+    check_size,
+    replacing,
+    save_array,
+    save_bytes,
+    save_columns,
+    save_csv,
+    save_json,
+    save_text,
+)
+
+NOISE = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+FRAMES = Frames(NOISE.ravel(), None)
 
 
 def files(folder: Path) -> list[str]:
@@ -63,3 +88,94 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, save: Callab
         save(path)
     assert files(tmp_path) == ["a"]
     assert path.read_text() == "old"
+
+
+# A full disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file can become larger than 8,192 bytes, which stands for a disk that has no more room."""
+    limit, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limit[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def write_features(path: Path) -> None:
+    with growing_array(path, (4, 64)) as append:
+        for _ in range(20):
+            append(torch.zeros(2, 4, 64))
+
+
+def draw(path: Path) -> None:
+    with new_axes(path) as axes:
+        axes.plot(NOISE[0])
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "a.npy": lambda path: save_array(path, NOISE),
+    "b.csv": lambda path: save_columns(path, {"score": NOISE.ravel().tolist()}),
+    "c.json": lambda path: save_json(path, NOISE.tolist()),
+    "d.txt": lambda path: save_text(path, "a" * 9000),
+    "e.png": lambda path: _write_png(path, (255 * NOISE).astype(np.uint8).repeat(4, 0).repeat(4, 1) ^ 3),
+    "f.npy": lambda path: _write_raw(path, NOISE, "npy"),
+    "g.png": lambda path: _write_raw(path, np.random.default_rng(1).random((96, 96)).astype(np.float32), "png16"),
+    "h.npy": lambda path: _write_npy(path, FRAMES),
+    "i.csv": lambda path: _write_csv(path, FRAMES),
+    "j.npy": write_features,
+    "k.png": draw,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_old_file_and_one_sentence(name: str, tmp_path: Path, small_disk: None) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    with pytest.raises(FileWriteError, match=f"'{path}' could not be written .*Make room on the disk"):
+        WRITERS[name](path)
+    assert path.read_bytes() == b"old"
+    assert not [file for file in files(tmp_path) if file.startswith(".")]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_with_room_they_write(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 8192
+
+
+def test_a_video_that_was_cut_is_noticed(tmp_path: Path, small_disk: None) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in range(40):
+        (tmp_path / "frames" / f"{number}.jpg").write_bytes(
+            cv2.imencode(".jpg", np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
+        )
+    with pytest.raises(FileWriteError, match="could not be written"):
+        write_overlay(tmp_path / "frames", tmp_path / "out.mp4", Frames(NOISE.ravel()[:40], None))
+    assert [file for file in files(tmp_path) if not file.startswith("frames/")] == []
+
+
+def test_an_array_whose_last_flush_failed_unnoticed(tmp_path: Path) -> None:
+    """8,192 of 8,228 bytes, as ``numpy.save`` once left them: the size is checked before the file gets its name."""
+    (tmp_path / "a").write_bytes(b"x" * 8192)
+    with pytest.raises(OSError, match="8192 of 8228 bytes were written"):
+        check_size(tmp_path / "a", 8228)
+    check_size(tmp_path / "a", 8192)
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("fsync"), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), rename(*names)))
+    save_bytes(tmp_path / "a", b"content")
+    assert done == ["fsync", "replace"]
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.json", tmp_path / "folder"):
+        with pytest.raises(FileWriteError, match=f"'{path}' could not be written"):
+            save_json(path, {})

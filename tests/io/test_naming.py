@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
+
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.naming import MirroredNames, free_name, natural_key, tree_parts
 
 
@@ -41,3 +45,18 @@ def test_processes_do_not_take_each_others_names() -> None:
     assert one.name.startswith("a-")
     assert MirroredNames(rank=1, world=2).next("/x/1/2/a.png") == one  # the path decides, not the process
     assert [first.next("").as_posix(), second.next("").as_posix()] == ["image_000002.png", "image_000003.png"]
+
+
+@pytest.mark.parametrize("path", ["..", "a/..", "/", ".", "../..", "a/b/../.."])
+@pytest.mark.parametrize("root", [None, "/data"])
+def test_a_path_that_names_a_folder_is_refused(path: str, root: str | None) -> None:
+    with pytest.raises(ConfigError, match=f"image_path must name a file; got {re.escape(repr(path))}"):
+        MirroredNames(root).next(path)
+
+
+@pytest.mark.parametrize("path", ["../a.png", "/a.png", "../../../etc/a.png", "a/../../b.png"])
+def test_no_name_leaves_the_output_folder(path: str) -> None:
+    for root in (None, "/data", "a"):
+        name = MirroredNames(root).next(path)
+        assert not name.is_absolute()
+        assert ".." not in name.parts

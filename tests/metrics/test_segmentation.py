@@ -103,7 +103,7 @@ def test_what_cannot_be_counted_is_refused() -> None:
         confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 2]), 2)
     with pytest.raises(ValueError, match="pred_target must hold classes 0 to 1; got -1"):
         confusion_matrix(torch.tensor([-1, 1]), torch.tensor([0, 1]), 2)
-    with pytest.raises(ConfigError, match="num_classes must be positive"):
+    with pytest.raises(ConfigError, match="num_classes must be at least 1"):
         MeanIoU(num_classes=0)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from lightning.pytorch.cli import LightningCLI
 
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
+from anomaly_suite.contract.checkpoint_file import read_checkpoint, save_checkpoint
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.io.atomic import replacing
 
 
 def calibrate(words: list[str]) -> None:
@@ -30,9 +29,8 @@ def _save(cli: LightningCLI) -> None:
     if cli.config["validate"].ckpt_path is None:
         raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
     source = Path(cli.config["validate"].ckpt_path)
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(source)
     checkpoint["state_dict"]["calibration._extra_state"] = cli.model.calibration.get_extra_state()
     target = source.with_name(f"{source.stem}-calibrated.ckpt")
-    with replacing(target) as file:
-        torch.save(checkpoint, file)
+    save_checkpoint(target, checkpoint)
     print(f"calibrated checkpoint: {target}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
-from anomaly_suite.errors import ConfigError, DatasetNotFoundError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.runs import find_run
 
 RESULTS = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
@@ -23,6 +23,7 @@ def report(words: list[str]) -> None:
     Raises:
         ConfigError: not one word.
         DatasetNotFoundError: the folder is no run, or has not been tested.
+        DatasetError: its results cannot be read.
     """
     if len(words) != 1:
         raise ConfigError(f"report needs one run folder; got {' '.join(words) or 'nothing'}.")
@@ -30,7 +31,10 @@ def report(words: list[str]) -> None:
     file = folder / "metrics.json"
     if not file.is_file():
         raise DatasetNotFoundError(f"no metrics.json in {folder}. Run: anomaly-suite test --run {folder}")
-    result = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"'{file}' is cut or damaged ({error}). Run: anomaly-suite test --run {folder}") from error
     print_report(with_former_files(result, folder), folder, figures_of(folder, result.get("dataset", "unknown")))
 
 

@@ -16,6 +16,7 @@ from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.folders import check_leaks, require_images
 from anomaly_suite.io.images import area_or_linear, read_image
+from anomaly_suite.io.regular import require_regular
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def add_overlay(image: Pixels, path: Path) -> Pixels:
     Raises:
         DatasetError: no such array, unsigned numbers (which have lost their sign), or another shape.
     """
+    require_regular(path)
     try:
         with np.load(path, allow_pickle=False) as content:
             overlay = content["rgb"]

@@ -6,6 +6,7 @@ Axes: B videos, C crops, T snippets, L segments, D feature width, F frames of al
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.videos.feature_files import Layout, Video, read_pooled, read_video, require_same_shape
 from anomaly_suite.data.videos.frame_truth import LengthRule, fit_length
 from anomaly_suite.data.videos.scale import Scale
-from anomaly_suite.io.atomic import replacing
+from anomaly_suite.io.atomic import save_array
+
+log = logging.getLogger(__name__)
 
 
 class WholeVideos(BatchedDataset):
@@ -176,10 +179,14 @@ class BalancedBags(BatchedDataset):
         fingerprint = "" if self.videos.scale is None else self.videos.scale.fingerprint()
         state = f"{states} {self.segments} {self.videos.layout} {fingerprint}"
         pooled = self.cache / f"{hashlib.sha256(state.encode()).hexdigest()[:24]}.npy"
-        if not pooled.is_file():
-            with replacing(pooled) as temporary:  # several processes may pool the same video
-                np.save(temporary, self._pool(row).numpy())
-        return torch.from_numpy(np.load(pooled, allow_pickle=False))
+        if pooled.is_file():
+            try:
+                return torch.from_numpy(np.load(pooled, allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:  # cut by a full disk, or by what else wrote there
+                log.warning("'%s' is no whole array (%s): video %r is pooled again", pooled, error, video.name)
+        features = self._pool(row)
+        save_array(pooled, features.numpy())  # whole at once: several processes may pool the same video
+        return features
 
     def _pool(self, row: int) -> Tensor:
         if self.videos.scale is None:

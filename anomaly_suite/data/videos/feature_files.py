@@ -19,6 +19,7 @@ from anomaly_suite.contract.videos import pool_segments, segment_bounds
 from anomaly_suite.data.videos.lists import split_name
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import is_junk
+from anomaly_suite.io.regular import fault_of
 
 Layout = Literal["snippets_first", "crops_first"]
 
@@ -61,11 +62,13 @@ def open_array(file: Path) -> npt.NDArray[Any]:
         DatasetNotFoundError: there is no such file.
         DatasetError: it is no plain array.
     """
+    if not file.exists():
+        raise DatasetNotFoundError(f"there is no file '{file}'. Check root and the list of videos.")
+    if (fault := fault_of(file)) is not None:
+        raise DatasetError(f"'{file}' is no plain NumPy array: it {fault}. Take it out of the folder of features.")
     try:
         # numpy.load would open archives of arrays as well.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
-    except FileNotFoundError as error:
-        raise DatasetNotFoundError(f"there is no file '{file}'. Check root and the list of videos.") from error
     except Exception as error:  # damaged headers raise errors of many kinds
         raise DatasetError(
             f"'{file}' is no plain NumPy array ({error}). Object arrays hold pickles, which are never loaded: save it again with "

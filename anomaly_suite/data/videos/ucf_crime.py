@@ -21,6 +21,7 @@ from anomaly_suite.data.videos.lists import choose_names, find_folders, read_lin
 from anomaly_suite.data.videos.module import VideoFeatures, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
 from anomaly_suite.io.folders import data_root, is_junk
+from anomaly_suite.io.regular import require_regular
 
 OBTAIN = (
     "Lists and annotation come with the data set from its authors' page, the features with the released code of RTFM; "
@@ -226,6 +227,7 @@ def _parse(line: str, file: Path) -> tuple[str, Annotation]:
 
 
 def _read_mat(file: Path) -> tuple[str, Annotation]:
+    require_regular(file, DatasetError)
     from scipy.io import loadmat  # type: ignore[import-untyped] # scipy has no types of its own
 
     try:

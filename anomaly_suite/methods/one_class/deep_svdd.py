@@ -196,6 +196,10 @@ class DeepSVDD(AnomalyModule):
         self.register_buffer("center", torch.empty(0))  # (D,)
         self.register_buffer("radius", torch.zeros(()))
 
+    def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of what the fit fills."""
+        return {"center": (self.head.out_features,), "input_range": (2,)}
+
     def _check_options(self, backbone: str) -> None:
         if not 0 < self.nu <= 1:
             raise ConfigError(f"nu must be above 0 and at most 1; got {self.nu}. The paper uses 0.1 and 0.01.")

@@ -262,6 +262,11 @@ class IGD(AnomalyModule):
         """Whether the Gaussians have been estimated."""
         return all(part.center.numel() > 0 for part in self.descriptors.parts())
 
+    def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the centres that the fit fills."""
+        latent_dim = self.hparams["latent_dim"]
+        return {f"{path}.center": (latent_dim,) for path, part in self.named_modules() if isinstance(part, Descriptor)}
+
     def load_pretrained(self) -> None:
         """Load the encoders' weights."""
         self.descriptors.load_encoder_weights()

@@ -97,6 +97,7 @@ class PaDiM(AnomalyModule):
             mine = chosen[(chosen >= start) & (chosen < start + width)] - start
             self.register_buffer(f"channels_{index}", mine)
             start += width
+        self.num_channels = num_channels
         self.weights = weights
         self.eps = eps
         self.score = score
@@ -112,6 +113,11 @@ class PaDiM(AnomalyModule):
     def is_fitted(self) -> bool:
         """Whether the Gaussians are there."""
         return self.factor.numel() > 0
+
+    def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of what the fit fills; the size of the images decides the grid."""
+        width = self.num_channels
+        return {"mean": (None, None, width), "factor": (None, width * (width + 1) // 2)}
 
     def load_pretrained(self) -> None:
         """Load the backbone's weights."""

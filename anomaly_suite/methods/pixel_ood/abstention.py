@@ -12,11 +12,12 @@ import math
 from typing import Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Adam
 
 from anomaly_suite.contract import OUTLIER, Batch
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.errors import ConfigError, WeightsError
 from anomaly_suite.losses import polynomial_decay
 from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
 from anomaly_suite.nn.deeplab import DeepLabNetwork, TrunkMode
@@ -186,9 +187,22 @@ class FineTunedSegmenter(SegmenterModule):
         self.network.freeze_trunk(trunk_mode)
         self.lr = lr
 
+    scores_abstention: bool = False
+    """Scores come from the abstention channel, which a segmenter does not have."""
+
     def load_pretrained(self) -> None:
-        """Load the segmenter; without one, the frozen part stays as the backbone's weights make it."""
+        """Load the segmenter; without one, the frozen part stays as the backbone's weights make it.
+
+        Raises:
+            WeightsError: without a fit, the scores would be those of an abstention channel that nobody has trained.
+        """
         super().load_pretrained()
+        fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if self.scores_abstention and not fitting and not getattr(self.network, "abstention_loaded", True):
+            raise WeightsError(
+                f"{type(self).__name__} scores by its abstention channel, which the segmenter in '{self.segmenter_weights}' does not have. "
+                f"Run fit first, give weights of a {type(self).__name__}, or score by energy."
+            )
         if self.segmenter_weights is None:
             log.warning(
                 "%s trains the last block of a segmenter alone, and segmenter_weights is null: the rest stays untrained. Give the "

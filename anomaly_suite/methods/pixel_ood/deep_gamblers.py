@@ -102,6 +102,7 @@ class DeepGamblers(FineTunedSegmenter):
         self.outlier_form: OutlierForm = outlier_form
         self.outlier_clamp = outlier_clamp
         self.score = score
+        self.scores_abstention = score == "abstention"
 
     def score_map(self, logits: Tensor) -> Tensor:
         """Probability of abstention, in [0, 1], or free energy: (B, K, H, W) to (B, 1, H, W)."""

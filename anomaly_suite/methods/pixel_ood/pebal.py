@@ -211,6 +211,7 @@ class PEBAL(FineTunedSegmenter):
         self.save_hyperparameters()
         smooth, sparse = RELEASED_WEIGHTS if regularizer == "released" else RELEASED_WEIGHTS[::-1]
         self.abstention: Abstention = abstention
+        self.scores_abstention = abstention == "extra_class"
         self.penalty_floor = penalty_floor
         self.penalty_detach = penalty_detach
         self.penalty_blur = penalty_blur

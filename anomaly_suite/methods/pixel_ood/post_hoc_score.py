@@ -83,6 +83,7 @@ class PostHocScore(SegmenterModule):
     """
 
     single_pass = True
+    whole_weights = ("segmenter_weights", "segmenter_adapter", "own_segmenter")
 
     count: Tensor
     mean: Tensor
@@ -154,10 +155,17 @@ class PostHocScore(SegmenterModule):
         """Whether the statistics are there, where the score needs any."""
         return not self.fits or self.mean.numel() > 0
 
-    def setup(self, stage: str) -> None:
-        """Load the segmenter, also before a test without a checkpoint."""
-        if stage != "fit":
-            self.load_pretrained_once()
+    def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of what the fit fills, by class; the segmenter decides the width of features."""
+        by_class = (self.num_classes,)
+        if self.score == "mahalanobis":
+            return {"count": by_class, "mean": (*by_class, None), "whitening": (None, None, None)}
+        return dict.fromkeys(("count", "mean", "variance"), by_class)
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Always: there is nothing but a segmenter, and :meth:`load_pretrained` says where that is not given."""
+        return True
 
     def load_pretrained(self) -> None:
         """Load the segmenter; without one, the scores are those of an untrained classifier."""

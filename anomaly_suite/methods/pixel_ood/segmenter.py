@@ -62,6 +62,7 @@ class SegmenterModule(AnomalyModule):
     """
 
     num_classes: int
+    whole_weights = ("segmenter_weights",)
 
     def __init__(
         self,

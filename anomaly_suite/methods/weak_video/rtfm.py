@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from anomaly_suite.contract import SEGMENTS, Batch
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, crop_portions, smoothness, top_mean
 from anomaly_suite.methods.weak_video.deep_mil import ranking_loss
 from anomaly_suite.nn.multiscale_temporal import TemporalNetwork
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
+from anomaly_suite.nn.weights import first_mismatch, read_tensors, without_prefixes
 
 TOP_SHARE = 10  # one segment in ten is selected: 3 of 32
 RANKING_PENALTY = 8e-5  # smoothness and sparsity of DeepMIL, which ``magnitude: false`` takes over
@@ -46,6 +47,23 @@ VARIANTS: dict[str, tuple[Any, Any]] = {  # what the release does, what the thes
 }
 MAGNITUDE_WEIGHT = {"released": 1e-4, "hinge": 1e-2}  # the second is ours: the thesis gives none
 
+RELEASED = {  # beginnings of names in the authors' files of weights, and ours
+    **{
+        f"Aggregate.conv_{branch + 1}.{layer}.": f"temporal.branches.{branch}.{layer}."
+        for branch in range(3)
+        for layer in (0, 2)
+    },
+    "Aggregate.conv_4.0.": "temporal.attention.reduce.",
+    "Aggregate.non_local.theta.": "temporal.attention.query.",
+    "Aggregate.non_local.phi.": "temporal.attention.key.",
+    "Aggregate.non_local.g.": "temporal.attention.value.",
+    "Aggregate.non_local.W.0.": "temporal.attention.expand.",
+    "Aggregate.non_local.W.1.": "temporal.attention.norm.",
+    "Aggregate.conv_5.0.": "temporal.fuse.0.",
+    "Aggregate.conv_5.2.": "temporal.fuse.2.",
+    **{f"fc{number + 1}.": f"classifier.layers.{3 * number}." for number in range(3)},
+}
+
 Terms = dict[str, tuple[float, Tensor]]  # each loss by name, with its weight
 
 
@@ -57,6 +75,18 @@ def _ranking_terms(score: Tensor, bags: Bags) -> Terms:
         "smoothness": (RANKING_PENALTY / bags.anomalous, smoothness(anomalous).sum()),
         "sparsity": (RANKING_PENALTY / bags.anomalous, anomalous.sum()),
     }
+
+
+def own_name(name: str) -> str:
+    """Our name of a tensor in a file of the authors' or of ours, with or without what training programs put in front.
+
+    Example:
+        >>> own_name("module.Aggregate.non_local.g.weight"), own_name("fc3.bias"), own_name("temporal.fuse.0.weight")
+        ('temporal.attention.value.weight', 'classifier.layers.6.bias', 'temporal.fuse.0.weight')
+    """
+    name = without_prefixes(name)
+    theirs = next((beginning for beginning in RELEASED if name.startswith(beginning)), None)
+    return name if theirs is None else RELEASED[theirs] + name.removeprefix(theirs)
 
 
 def magnitudes(embedded: Tensor) -> Tensor:
@@ -171,6 +201,9 @@ def sparsity_loss(anomalous: Tensor, *, kind: Literal["released", "l1"]) -> Tens
     return torch.linalg.vector_norm(anomalous) if kind == "released" else anomalous.sum(1).mean()
 
 
+NETWORKS = ("temporal.", "classifier.")
+
+
 class RTFM(BagModule):
     """A temporal network makes features whose magnitude tells anomalous videos from normal ones; a classifier scores them.
 
@@ -207,6 +240,8 @@ class RTFM(BagModule):
         weight_decay: Of Adam, added to gradients; released: 5e-3, thesis: 5e-4.
         train_crops: Crops drawn at random for each step, the same for the whole batch; None takes all.
         segments: L.
+        weights: The authors' published weights (``*.pkl``, with the options of ``variant: released``), a checkpoint of this method, or
+            the folder of its run; a test then needs no other checkpoint. null begins with random weights.
 
     Raises:
         ConfigError: an option out of its range.
@@ -214,6 +249,8 @@ class RTFM(BagModule):
     Source:
         Chapter 8 and table 8.5 of the thesis.
     """
+
+    whole_weights = ("weights",)
 
     def __init__(
         self,
@@ -241,11 +278,13 @@ class RTFM(BagModule):
         weight_decay: float | None = None,
         train_crops: int | None = None,
         segments: int = SEGMENTS,
+        weights: str | None = None,
     ) -> None:
         super().__init__(feature_dim=feature_dim, segments=segments)
         self.save_hyperparameters()
         if variant not in ("released", "thesis"):
             raise ConfigError(f"variant must be released or thesis; got {variant!r}.")
+        self.weights = weights
         self.magnitude = magnitude
         self.settings = {name: pair[variant == "thesis"] for name, pair in VARIANTS.items()}
         self.settings |= {name: self.hparams[name] for name in VARIANTS if self.hparams[name] is not None}
@@ -268,6 +307,27 @@ class RTFM(BagModule):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+
+    def load_pretrained(self) -> None:
+        """Load published weights, or those of another run.
+
+        Raises:
+            WeightsError: no such file, an unreadable one, or one of another network: the first difference is named.
+        """
+        if self.weights is None:
+            return
+        state = {key: value for key, value in self.state_dict().items() if key.startswith(NETWORKS)}
+        tensors = {own_name(key): value for key, value in read_tensors(self.weights).items()}
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("calibration.")}
+        extra = sorted(tensors.keys() - state.keys())
+        if fault := first_mismatch(tensors, state) or (
+            extra and f"it also holds {extra[0]} {tuple(tensors[extra[0]].shape)}"
+        ):
+            raise WeightsError(
+                f"the weights in '{self.weights}' must fit RTFM with these options, but {fault}. Give a file of RTFM, and the options "
+                "(feature_dim, variant, pdc, tsa, fuse, hidden) that it was fitted with."
+            )
+        self.load_state_dict(tensors, strict=False)
 
     def embed(self, snippet_features: Tensor, length: Tensor | None = None) -> Tensor:
         """Temporal features, after dropout in training.

@@ -81,6 +81,7 @@ class DeepLabNetwork(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         self.abstains = False
+        self.abstention_loaded = False  # by load_weights, from a file that has it
         self.trunk_mode: TrunkMode | None = None
         normed = not wide if normed is None else normed
         self.trunk: WideResNet38 | DilatedFeatures
@@ -254,6 +255,7 @@ class DeepLabNetwork(nn.Module):
         own = {own_name(key): key for key in self.state_dict() if not key.startswith(AUXILIARY)}
         found = named_tensors(weights, ["final.0.weight", "final1.0.weight"])
         rows = self.last.out_channels
+        self.abstention_loaded = self.abstains and LAST in found and len(found[LAST]) == rows
         if LAST in found and (classes := len(found[LAST])) != rows:
             if not (self.abstains and classes == self.num_classes):
                 raise WeightsError(

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_parts import FAST, succeed
+from cli_parts import FAST, command, one_sentence, succeed
 
 from anomaly_suite.cli.verbs.report import print_report
+from anomaly_suite.errors import DatasetError
 
 pytestmark = pytest.mark.xdist_group("flow")
 
@@ -24,6 +25,15 @@ def test_report_prints_the_metrics(flow):
     assert str(flow.folder.relative_to(flow.root)) in said
     assert "test_scores.csv" in said
     assert "Validation was the test set" not in said
+
+
+def test_results_that_were_cut_end_in_one_sentence(cwd):
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    Path("run/metrics.json").write_text('{"metrics": ', encoding="utf-8")
+    said = one_sentence(command("report", "run"), DatasetError)
+    assert said.startswith("'run/metrics.json' is cut or damaged")
+    assert said.endswith("Run: anomaly-suite test --run run")
 
 
 def report_of(**changes):

@@ -9,17 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
-from cli_parts import FAST, MODEL, OWN, QUIET, command, load, one_sentence, succeed, table, thresholds, weights
+from cli_parts import DIGITS, FAST, MODEL, OWN, QUIET, command, load, one_sentence, succeed, table, thresholds, weights
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from test_readme import block
+from unreadable import UNREADABLE, write_unreadable
 
 import anomaly_suite
 from anomaly_suite import data
-from anomaly_suite.errors import CheckpointError, ConfigError, DatasetNotFoundError
+from anomaly_suite.errors import CheckpointError, ConfigError, DatasetNotFoundError, ImageReadError
 from anomaly_suite.io.runs import find_run
 
 pytestmark = pytest.mark.xdist_group("flow")
@@ -132,6 +134,14 @@ def test_a_segmenter_is_trained_tuned_and_tested(cwd):
         "--trainer.max_epochs",
         "1",
     ]
+    once = succeed("test", *tuned, "--trainer.logger", "false", "--trainer.default_root_dir", "runs/once")
+    assert "untrained" not in once.err
+    plain_metrics = json.loads(Path("runs/once/metrics.json").read_text(encoding="utf-8"))["segmentation"]["metrics"]
+    succeed("test", "--run", "runs/segmenter")
+    wanted = json.loads((find_run("runs/segmenter") / "metrics.json").read_text(encoding="utf-8"))["segmentation"][
+        "metrics"
+    ]
+    assert plain_metrics["mIoU"] == pytest.approx(wanted["mIoU"], abs=1e-6)  # of the same network
     succeed("fit", *tuned, "--trainer.default_root_dir", "runs/pebal")
     folder = find_run("runs/pebal")
     succeed("test", "--run", "runs/pebal", "--components.threshold", "best", "--components.min_object", "1")
@@ -160,7 +170,19 @@ def test_a_data_module_from_a_file_in_the_current_folder(cwd):
         "        super().__init__(image_size=side, normal_class=7, eval_batch_size=512)\n"
     )
     succeed("fit", *MODEL, "--data", "my_data.Sevens", "--trainer.fast_dev_run", "true", *QUIET)
-    succeed("test", *MODEL, "--data", "my_data.Sevens", "--data.side", "8", "--trainer.logger", "false", *QUIET)
+    succeed(
+        "test",
+        *MODEL,
+        "--data",
+        "my_data.Sevens",
+        "--data.side",
+        "8",
+        "--trainer.logger",
+        "false",
+        "--untrained",
+        "true",
+        *QUIET,
+    )
     result = json.loads(Path("runs/metrics.json").read_text(encoding="utf-8"))
     assert (result["dataset"], result["data"]["normal"]) == ("Sevens", 60)
 
@@ -207,6 +229,126 @@ def test_checkpoints_that_are_not_there_end_in_one_sentence(cwd):
     done = command("calibrate", *FAST)
     assert done.code == 2
     assert "Give --run RUN or --ckpt_path FILE" in one_sentence(done, ConfigError)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_an_untrained_network_is_scored_only_where_that_is_asked_for(verb, cwd):
+    done = command(verb, *FAST)
+    assert done.code == 2
+    said = one_sentence(done, ConfigError)
+    assert said.startswith(f"{verb} needs a trained model; got neither a run nor a checkpoint.")
+    assert "--untrained true" in said
+    assert not Path("runs").exists()
+    assert (
+        f"{verb} --untrained: the scores are those of an untrained network."
+        in succeed(verb, *FAST, "--untrained", "true").err
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--model.lr_max", ".nan"),
+        ("--model.half_period", "-1"),
+        ("--data.num_workers", "-1"),
+        ("--data.seed", "-1"),
+        ("--seed_everything", "-1"),
+    ],
+)
+def test_impossible_values_end_in_one_sentence(option, value, cwd):
+    done = command("fit", *FAST, option, value)
+    assert done.code == 2
+    said = one_sentence(done, ConfigError)
+    assert said.startswith(f"{option.split('.')[-1].removeprefix('--')} must be ")
+    assert f"; got {value.removeprefix('.')}" in said
+
+
+def test_weights_that_a_checkpoint_was_not_made_with_are_refused(flow, cwd):
+    network = [
+        "--model",
+        "KnowledgeDistillation",
+        "--model.teacher",
+        "resnet10t",
+        "--model.teacher_size",
+        "32",
+        "--model.width",
+        "4",
+    ]
+    plain = [
+        "--model.teacher_weights",
+        "null",
+        *DIGITS,
+        *QUIET,
+        "--trainer.fast_dev_run",
+        "true",
+        "--trainer.logger",
+        "false",
+    ]
+    checkpoint = load(flow.folder / "checkpoints" / "model.ckpt")
+    checkpoint["hyper_parameters"] = {
+        "_class_path": "anomaly_suite.methods.KnowledgeDistillation",
+        "teacher_weights": None,
+    }
+    torch.save(checkpoint, "model.ckpt")
+    words = [*network, *plain, "--ckpt_path", "model.ckpt"]
+    done = command("test", *words, "--model.teacher_weights", "other.pth")
+    assert done.code == 2
+    said = one_sentence(done, ConfigError)
+    assert said.startswith(
+        "the checkpoint 'model.ckpt' holds its own weights, so --model.teacher_weights other.pth would not be read"
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in UNREADABLE if kind not in ("pipe", "absent")])
+def test_an_unreadable_checkpoint_ends_in_one_sentence(kind, flow, cwd):
+    file = write_unreadable(kind, cwd, whole=(flow.folder / "checkpoints" / "model.ckpt").read_bytes())
+    verb = {"cut": "fit", "empty": "predict", "html": "calibrate", "noise": "validate"}.get(kind, "test")
+    done = command(verb, *FAST, "--ckpt_path", "model.ckpt")
+    assert done.code == 1
+    assert one_sentence(done, CheckpointError).startswith(
+        f"{file.name} must hold plain tensors, but it {UNREADABLE[kind]}"
+    )
+    assert not (cwd / "ran").exists()
+
+
+def test_an_unreadable_checkpoint_of_a_run(flow, cwd):
+    folder = cwd / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_bytes((flow.folder / "config.yaml").read_bytes())
+    torch.save({"layer.weight": torch.ones(2)}, folder / "checkpoints" / "model.ckpt")
+    for verb in ("validate", "test", "predict", "calibrate"):
+        said = one_sentence(command(verb, "--run", "run"), CheckpointError)
+        assert said.startswith(
+            "run/checkpoints/model.ckpt must be a checkpoint of Lightning; it holds a bare state_dict"
+        )
+
+
+def test_an_error_in_a_loader_worker_is_the_same_sentence(cwd):
+    Path("images/normal").mkdir(parents=True)
+    Path("images/abnormal").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (24, 24, 3), np.uint8)
+        cv2.imwrite(f"images/{'abnormal' if number < 3 else 'normal'}/{number}.png", pixels)
+    words = [
+        "--data",
+        "Folder",
+        "--data.root",
+        "images",
+        "--data.image_size",
+        "16",
+        *QUIET,
+        "--trainer.logger",
+        "false",
+    ]
+    words = [*MODEL, "--model.in_channels", "3", *words, "--trainer.max_epochs", "1"]
+    for number in range(3, 12):  # whole at both ends, so that only decoding finds out
+        file = Path(f"images/normal/{number}.png")
+        content = file.read_bytes()
+        file.write_bytes(content[:60] + bytes(len(content) - 130) + content[-70:])
+    said = {
+        one_sentence(command("fit", *words, "--data.num_workers", workers), ImageReadError) for workers in ("0", "1")
+    }
+    assert len({re.sub(r"[0-9]+\.png", "N.png", sentence) for sentence in said}) == 1
 
 
 def test_the_checkpoint_of_another_class_is_refused(flow, cwd):

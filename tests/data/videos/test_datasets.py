@@ -172,6 +172,28 @@ class TestBags:
         os.utime(files[1], ns=(1, 1))
         check(fetch(cache=cache), {**plain, "b": fetch()[0]["b"]}, 1)
 
+    @pytest.mark.parametrize("left", [0, 60, -1])
+    def test_a_cut_file_of_the_cache_is_named_and_made_again(
+        self, left: int, save: Save, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        train = [Video(name, index, save(f"{name}.npy", 40)) for index, name in enumerate("ab")]
+
+        def fetch() -> Tensor:
+            data = Listed(
+                train, videos("test", 1, 1), validation="none", train_batch_size=1, cache=str(tmp_path / "cache")
+            )
+            (batch,) = data.train_dataloader()
+            return batch["snippet_features"]
+
+        plain = fetch()
+        assert "again" not in caplog.text
+        cut = sorted((tmp_path / "cache").iterdir())[0]
+        whole = cut.read_bytes()
+        cut.write_bytes(whole[:left])
+        assert torch.equal(fetch(), plain)
+        assert f"'{cut}' is no whole array" in caplog.text
+        assert cut.read_bytes() == whole
+
     def test_missing_files_are_found_before_training(self, save: Save, tmp_path: Path) -> None:
         train = [Video("a", 0, save("a.npy")), Video("b", 1, tmp_path / "b.npy")]
         for options in ({}, {"cache": str(tmp_path / "cache")}):

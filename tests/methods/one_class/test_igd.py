@@ -301,7 +301,7 @@ def test_pixel_space_unit_scales_back() -> None:
     ("options", "message"),
     [
         ({"xi_global": 1.5}, "xi_global must be between 0 and 1"),
-        ({"beta": -0.1}, "beta must be between 0 and 1"),
+        ({"beta": -0.1}, "beta must be at least 0"),
         ({"zeta": 2.0}, "zeta must be between 0 and 1"),
         ({"e_step_every": 0}, "e_step_every must be at least 1"),
         ({"image_size": 28}, "image_size must have a shorter side of 8, 16, 32"),

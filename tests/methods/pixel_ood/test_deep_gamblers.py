@@ -86,7 +86,7 @@ def test_predicted_class_is_never_abstention() -> None:
     [
         ({"payoff": 1.0}, "payoff must be above 1 and at most num_classes=4; got 1.0"),
         ({"payoff": 4.001}, "at most num_classes=4; got 4.001"),
-        ({"outlier_weight": -0.1}, "outlier_weight must be 0 or above"),
+        ({"outlier_weight": -0.1}, "outlier_weight must be at least 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -317,9 +317,9 @@ def test_published_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"auxiliary_weight": -0.1}, "auxiliary_weight must be 0 or above"),
-        ({"relaxation_epochs": -1}, "relaxation_epochs must be 0 or above"),
-        ({"class_weight_bound": -1.0}, "class_weight_bound must be 0 or above"),
+        ({"auxiliary_weight": -0.1}, "auxiliary_weight must be at least 0"),
+        ({"relaxation_epochs": -1}, "relaxation_epochs must be at least 0"),
+        ({"class_weight_bound": -1.0}, "class_weight_bound must be at least 0"),
         ({"restart_power": 1.5}, "got relaxation_epochs=0"),
         ({"border_loss": "released"}, "got relaxation_epochs=0"),
     ],

@@ -279,11 +279,11 @@ class TestOptions:
         [
             ({"margin_in": None}, "both given or both null; got None and -6.0"),
             ({"margin_out": None}, "both given or both null; got -12.0 and None"),
-            ({"penalty_floor": -1.0}, "penalty_floor must be 0 or above; got -1.0"),
-            ({"outlier_weight": -0.1}, "outlier_weight must be 0 or above"),
-            ({"smoothness_weight": -0.1}, "smoothness_weight must be 0 or above"),
-            ({"sparsity_weight": -0.1}, "sparsity_weight must be 0 or above"),
-            ({"energy_weight": -0.1}, "energy_weight must be 0 or above"),
+            ({"penalty_floor": -1.0}, "penalty_floor must be at least 0; got -1.0"),
+            ({"outlier_weight": -0.1}, "outlier_weight must be at least 0"),
+            ({"smoothness_weight": -0.1}, "smoothness_weight must be at least 0"),
+            ({"sparsity_weight": -0.1}, "sparsity_weight must be at least 0"),
+            ({"energy_weight": -0.1}, "energy_weight must be at least 0"),
             ({"fixed_penalty": 0.0}, "fixed_penalty must be above 0; got 0.0"),
         ],
     )

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
@@ -27,6 +31,11 @@ class Energy(SegmenterModule):
 
     def score_map(self, logits: Tensor) -> Tensor:
         return energy(logits)
+
+
+def one(image: Tensor) -> DataLoader[Any]:
+    """A loader of one batch."""
+    return DataLoader([{"image": image}], batch_size=None)  # type: ignore[arg-type]
 
 
 def make(**options: Any) -> Energy:
@@ -200,6 +209,64 @@ def test_weights_of_the_segmenter_go_before_those_of_the_backbone(tmp_path: Path
         assert same(model) == answer
     with pytest.raises(WeightsError, match=r"num_classes=7 needs 7 channels of logits; the network in .* has 5"):
         make(num_classes=7, segmenter_weights=str(whole)).load_pretrained()
+
+
+@pytest.mark.parametrize("verb", ["test", "predict", "validate"])
+def test_an_evaluation_without_a_fit_scores_the_segmenter_that_is_given(
+    verb: str, tmp_path: Path, trainer_in: Callable[..., Trainer]
+) -> None:
+    """And never what the constructor drew."""
+    torch.manual_seed(1)
+    source = DeepLabV3Plus(**TINY).eval()
+    torch.save(source.state_dict(), tmp_path / "whole.pt")
+    image = torch.rand(2, 3, 32, 32)
+    scores = []
+
+    class Look(Callback):
+        def collect(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            scores.append(outputs["anomaly_map"])
+
+        on_test_batch_end = on_predict_batch_end = on_validation_batch_end = collect
+
+    makers: list[Callable[..., SegmenterModule]] = [PEBAL, DeepLabV3Plus, EntropyMaximisation, PostHocScore]
+    for method in (*makers, partial(DeepGamblers, payoff=2, score="energy")):
+        options = {"smoothing": False, "segmenter_weights": str(tmp_path / "whole.pt")}
+        model = method(**TINY, **options)
+        getattr(trainer_in(callbacks=[Look()]), verb)(model, one(image))
+        with torch.no_grad():
+            logits = source.segment(image)
+            expected = model.score_map(logits) if method is EntropyMaximisation else energy(logits)
+        assert torch.allclose(scores.pop(), expected, atol=1e-4), method
+    model = DeepGamblers(**TINY, payoff=2, segmenter_weights=str(tmp_path / "whole.pt"))
+    with pytest.raises(WeightsError, match=r"abstention channel, which the segmenter in .*whole\.pt' does not have"):
+        getattr(trainer_in(), verb)(model, one(image))
+    torch.save(model.state_dict(), tmp_path / "with_abstention.pt")
+    model = DeepGamblers(**TINY, payoff=2, segmenter_weights=str(tmp_path / "with_abstention.pt"))
+    getattr(trainer_in(callbacks=[Look()]), verb)(model, one(image))
+    assert len(scores) == 1
+
+
+def test_an_untrained_network_is_told_once_it_is_scored(
+    trainer_in: Callable[..., Trainer], recwarn: pytest.WarningsRecorder
+) -> None:
+    model, image = make(), one(torch.rand(1, 3, 32, 32))
+    told = "Energy was neither fitted by a Trainer nor loaded from a checkpoint"
+    trainer_in().test(model, image, verbose=False)
+    assert any(told in str(each.message) for each in recwarn)
+    recwarn.clear()
+    model.load_state_dict(make().state_dict())  # as a user may do
+    trainer_in().test(model, image, verbose=False)
+    assert not any(told in str(each.message) for each in recwarn)
+
+
+def test_weights_that_were_loaded_by_hand_stay(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    torch.save(make().state_dict(), tmp_path / "a.pt")
+    model = make(segmenter_weights=str(tmp_path / "a.pt"))
+    torch.manual_seed(2)
+    mine = Energy(**TINY).state_dict()
+    model.load_state_dict(mine)
+    trainer_in().test(model, one(torch.rand(1, 3, 32, 32)), verbose=False)
+    assert torch.equal(model.state_dict()["network.final.0.weight"], mine["network.final.0.weight"])
 
 
 # Options -------------------------------------------------------------------------------------------------------------

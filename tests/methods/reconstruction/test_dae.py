@@ -296,7 +296,7 @@ class TestVAE:
             assert (at_mean(image)[0] - score).abs().min() > 1e-4
 
     def test_a_negative_count_of_samples_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="samples must be 0"):
+        with pytest.raises(ConfigError, match="samples must be at least 0"):
             VAE(**TINY, samples=-1)
 
     def test_a_huge_beta_forgets_the_image(self, trainer_in: Make) -> None:

@@ -155,7 +155,7 @@ class TestWiring:
             ({"kernel": 4}, "kernel must be odd"),
             ({"kernel": 1, "kv_stride": 2}, "above 1 needs a convolution"),
             ({"embed_dim": 0}, "embed_dim must be at least 1"),
-            ({"dropout": 1.0}, "dropout in"),
+            ({"dropout": 1.0}, "dropout must be in"),
             ({"segments": 0}, "segments must be at least 1"),
             ({"feature_dim": 0}, "feature_dim must be at least 1"),
         ],

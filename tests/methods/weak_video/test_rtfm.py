@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
 from torch import Generator, Tensor
+from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import SNIPPET_FRAMES, as_batch, frame_scores
 from anomaly_suite.data import SyntheticVideos
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods import RTFM
 from anomaly_suite.methods.weak_video import rtfm
 from anomaly_suite.methods.weak_video.bags import Bags
@@ -457,3 +462,106 @@ def test_more_crops_than_there_are() -> None:
 def test_batches_of_one_class_are_refused() -> None:
     with pytest.raises(ShapeError, match="4 normal and 0"):
         RTFM(**SMALL).training_step(bags(4, 0), 0)
+
+
+# Published weights ---------------------------------------------------------------------------------------------------
+
+
+def released_state(width: int = D, *, hidden: tuple[int, int] = (6, 5)) -> dict[str, Tensor]:
+    """Tensors by the names of the authors' files, none of them at its initial value."""
+    part, half = width // 4, width // 8
+    convolutions = {f"conv_{index}": (part, width, 3, True) for index in (1, 2, 3)}
+    convolutions |= {"conv_4": (part, width, 1, False), "conv_5": (width, width, 3, False)}
+    state = {f"Aggregate.{name}.0.weight": torch.randn(shape[:3]) / 4 for name, shape in convolutions.items()}
+    state |= {f"Aggregate.{name}.0.bias": torch.randn(shape[0]) for name, shape in convolutions.items() if shape[3]}
+    for name, (outputs, inputs) in {
+        "g": (half, part),
+        "theta": (half, part),
+        "phi": (half, part),
+        "W.0": (part, half),
+    }.items():
+        state[f"Aggregate.non_local.{name}.weight"] = torch.randn(outputs, inputs, 1) / 2
+        state[f"Aggregate.non_local.{name}.bias"] = torch.randn(outputs)
+    norms = {"conv_1.2": part, "conv_2.2": part, "conv_3.2": part, "conv_5.2": width, "non_local.W.1": part}
+    for name, channels in norms.items():
+        values = {"weight": torch.randn(channels), "bias": torch.randn(channels), "running_mean": torch.randn(channels)}
+        values |= {"running_var": torch.rand(channels) + 0.5, "num_batches_tracked": torch.tensor(3)}
+        state |= {f"Aggregate.{name}.{key}": value for key, value in values.items()}
+    widths = (width, *hidden, 1)
+    for number in range(3):
+        state[f"fc{number + 1}.weight"] = torch.randn(widths[number + 1], widths[number]) / 4
+        state[f"fc{number + 1}.bias"] = torch.randn(widths[number + 1])
+    return state
+
+
+def released_scores(state: dict[str, Tensor], features: Tensor) -> Tensor:
+    """Scores (T,) of one crop (T, D), step by step as the method's description has them."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, var, weight, bias = (
+            state[f"Aggregate.{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return ((x - mean[:, None]) / (var[:, None] + 1e-5).sqrt()) * weight[:, None] + bias[:, None]
+
+    def convolve(x: Tensor, name: str, **options: int) -> Tensor:
+        name = f"Aggregate.{name}"
+        return F.conv1d(x[None], state[f"{name}.weight"], state.get(f"{name}.bias"), **options)[0]
+
+    x = features.T  # D T
+    parts = [
+        norm(convolve(x, f"conv_{index}.0", padding=dilation, dilation=dilation).relu(), f"conv_{index}.2")
+        for index, dilation in ((1, 1), (2, 2), (3, 4))
+    ]
+    reduced = convolve(x, "conv_4.0").relu()
+    theta, phi, g = (convolve(reduced, f"non_local.{name}") for name in ("theta", "phi", "g"))
+    attention = theta.T @ phi / x.shape[1]  # T T
+    parts.append(norm(convolve(g @ attention.T, "non_local.W.0"), "non_local.W.1") + reduced)
+    out = (norm(convolve(torch.cat(parts), "conv_5.0", padding=1).relu(), "conv_5.2") + x).T  # T D
+    for number in (1, 2):
+        out = F.linear(out, state[f"fc{number}.weight"], state[f"fc{number}.bias"]).relu()
+    return F.linear(out, state["fc3.weight"], state["fc3.bias"]).sigmoid()[:, 0]
+
+
+class TestPublishedWeights:
+    @pytest.mark.parametrize("prefix", ["", "module."])
+    def test_scores_are_those_of_the_released_network(
+        self, prefix: str, tmp_path: Path, trainer_in: Callable[..., Trainer]
+    ) -> None:
+        state = released_state()
+        torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "rtfm.pkl")
+        model = RTFM(feature_dim=D, hidden=(6, 5), weights=str(tmp_path / "rtfm.pkl"))
+        features = torch.rand(1, 3, 9, D)
+        (found,) = trainer_in().predict(model, DataLoader([{"snippet_features": features}], batch_size=None))  # type: ignore[arg-type,misc,var-annotated]
+        expected = torch.stack([released_scores(state, crop) for crop in features[0]]).mean(0)
+        assert expected.std() > 1e-3
+        assert torch.allclose(found["snippet_score"][0], expected, atol=1e-5)  # type: ignore[call-overload] # other order of sums
+
+    def test_the_table_has_the_names_of_a_whole_file(self) -> None:
+        model = RTFM(feature_dim=D, hidden=(6, 5))
+        own = [key for key in model.state_dict() if key.startswith(rtfm.NETWORKS)]
+        assert sorted(map(rtfm.own_name, released_state())) == sorted(own)
+        assert len(rtfm.RELEASED) == 17
+
+    def test_a_run_of_ones_own_is_taken_too(self, tmp_path: Path) -> None:
+        source = settled(hidden=(6, 5))
+        torch.save({"state_dict": source.state_dict()}, tmp_path / "a.ckpt")
+        model = RTFM(**{**SMALL, "hidden": (6, 5)}, weights=str(tmp_path / "a.ckpt")).eval()
+        model.load_pretrained()
+        batch = as_batch(bags())
+        assert torch.equal(model.predict(batch)["snippet_score"], source.predict(batch)["snippet_score"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"hidden": (6, 7)}, r"classifier.layers.3.weight is \(5, 6\) in it and \(7, 6\) in the network"),
+            ({"tsa": False}, "it also holds|fuse.0.weight is"),
+            ({"feature_dim": 32}, "temporal.branches.0.0.weight is"),
+        ],
+    )
+    def test_other_options_are_named(self, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+        torch.save(released_state(), tmp_path / "rtfm.pkl")
+        with pytest.raises(WeightsError, match=message) as raised:
+            RTFM(
+                **{"feature_dim": D, "hidden": (6, 5), **options}, weights=str(tmp_path / "rtfm.pkl")
+            ).load_pretrained()
+        assert str(tmp_path / "rtfm.pkl") in str(raised.value)
