@@ -160,11 +160,6 @@ def _results(folder: Path) -> dict[str, Any]:
     }
 
 
-def state(model: AnomalyModule) -> dict[str, Any]:
-    """``state_dict``, flat: the calibration's extra state is a mapping."""
-    return {key: leaf for part, item in model.state_dict().items() for key, leaf in flat(item, part).items()}
-
-
 def hyper_parameters(model: AnomalyModule) -> dict[str, Any]:
     """What ``save_hyperparameters`` recorded, paths of this process's folder made alike."""
     return {name: _plain(value) for name, value in model.hparams.items()}

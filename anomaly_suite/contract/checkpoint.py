@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from keyword import iskeyword
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -55,6 +57,7 @@ class CheckpointSupport(LightningModule):
         self._has_weights = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        _rename_keywords(state_dict, known={prefix + name for name in self.state_dict()})
         # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape, in parts of the method too.
         for path, module in self.named_modules(prefix=prefix.removesuffix(".")):
             for name, buffer in module._buffers.items():
@@ -63,3 +66,14 @@ class CheckpointSupport(LightningModule):
                 if fitted and isinstance(saved, Tensor) and saved.shape != buffer.shape:
                     module._buffers[name] = buffer.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _rename_keywords(state_dict: dict[str, Any], *, known: Collection[str]) -> None:
+    """Rename in place what former versions called by a keyword of Python, which code made by exporters cannot contain.
+
+    The part ``global`` of a name is now ``global_``.
+    """
+    for key in [key for key in state_dict if key not in known]:
+        valid = ".".join(f"{part}_" if iskeyword(part) else part for part in key.split("."))
+        if valid in known:
+            state_dict[valid] = state_dict.pop(key)

@@ -25,6 +25,7 @@ from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, smoothness, top_mean
 from anomaly_suite.methods.weak_video.snippet_contrast import Edge, contrast, mine, mining_mask
 from anomaly_suite.nn.conv_transformer import INIT_STD, AttentionScale, ConvTransformer
+from anomaly_suite.nn.exporting import is_exporting
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
 
 EMBEDDING_KERNEL = 3
@@ -283,9 +284,13 @@ class CTMIL(BagModule):
         if not self.windows:
             return self._score(snippet_features, length)
         batch, _, snippets, _ = snippet_features.shape
-        count = -(-snippets // self.segments)
+        count = (snippets + self.segments - 1) // self.segments
         start = self.segments * torch.arange(count, device=length.device)
-        video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
+        if is_exporting():  # a graph cannot choose, and scores of padding do not matter
+            every = torch.arange(batch * count, device=length.device)
+            video, window = every // count, every % count
+        else:
+            video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
         position = start[window].unsqueeze(1) + torch.arange(self.segments, device=length.device)
         position = torch.minimum(position, length[video].unsqueeze(1) - 1)  # W L
         cut = snippet_features[video.unsqueeze(1), :, position].transpose(1, 2)  # W C L D
