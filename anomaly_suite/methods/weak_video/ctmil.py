@@ -284,19 +284,23 @@ class CTMIL(BagModule):
         if not self.windows:
             return self._score(snippet_features, length)
         batch, _, snippets, _ = snippet_features.shape
-        count = (snippets + self.segments - 1) // self.segments
-        start = self.segments * torch.arange(count, device=length.device)
-        if is_exporting():  # a graph cannot choose, and scores of padding do not matter
-            every = torch.arange(batch * count, device=length.device)
-            video, window = every // count, every % count
+        device, size = length.device, self.segments
+        if is_exporting():  # a graph takes as many windows of every video
+            count = (snippets + size - 1) // size
+            every = torch.arange(batch * count, device=device)
+            video, first = every // count, torch.arange(batch, device=device) * count
         else:
-            video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
-        position = start[window].unsqueeze(1) + torch.arange(self.segments, device=length.device)
+            held = (length + size - 1) // size  # windows that hold any snippet
+            first = held.cumsum(0) - held
+            video = torch.arange(batch, device=device).repeat_interleave(held)
+            every = torch.arange(len(video), device=device)
+        window = every - first[video]
+        position = size * window.unsqueeze(1) + torch.arange(size, device=device)
         position = torch.minimum(position, length[video].unsqueeze(1) - 1)  # W L
         cut = snippet_features[video.unsqueeze(1), :, position].transpose(1, 2)  # W C L D
-        score = snippet_features.new_zeros(batch, count, self.segments, dtype=torch.float32)
-        score[video, window] = self._score(cut, None)
-        return score.flatten(1)[:, :snippets]
+        score = self._score(cut, None)  # W L
+        place = torch.minimum(torch.arange(snippets, device=device), length.unsqueeze(1) - 1)  # B T
+        return score.flatten()[size * first.unsqueeze(1) + place]
 
     def _score(self, snippet_features: Tensor, length: Tensor | None) -> Tensor:
         encoded = self.encode(snippet_features, length)
