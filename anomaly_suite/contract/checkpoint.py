@@ -6,6 +6,7 @@ from collections.abc import Collection
 from keyword import iskeyword
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -55,6 +56,15 @@ class CheckpointSupport(LightningModule):
             )
         self._seed = checkpoint["anomaly_suite"]["seed"]
         self._has_weights = True
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Tensors alone, all of them row by row, which safetensors demand: networks may have laid them out otherwise."""
+        with torch.inference_mode(False):
+            for tensor in (*self.parameters(), *self.buffers()):
+                if not tensor.is_contiguous():
+                    tensor.data = tensor.data.contiguous()
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_keywords(state_dict, known={prefix + name for name in self.state_dict()})

@@ -95,7 +95,11 @@ class PatchGrid:
         down, right = (-(side - self.size) % self.stride for side in (height, width))
         image = F.pad(image, (0, right, 0, down), mode="replicate")
         if is_exporting():  # ONNX has no views of windows; this copies twice
-            return F.unfold(image, self.size, stride=self.stride).transpose(1, 2).reshape(-1, channels, self.size, self.size)
+            return (
+                F.unfold(image, self.size, stride=self.stride)
+                .transpose(1, 2)
+                .reshape(-1, channels, self.size, self.size)
+            )
         windows = image.unfold(2, self.size, self.stride).unfold(3, self.size, self.stride)  # B C rows columns S S
         return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, self.size, self.size)
 

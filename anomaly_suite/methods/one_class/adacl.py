@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 
 from anomaly_suite.augment import Operation, pseudo_anomaly
 from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.nn.layout import channels_last
 
 NEGATIVE_SLOPE = 0.2  # of the leaky rectifiers
 INITIAL_BIAS = 0.5  # the middle of the label range, so that no output starts outside it
@@ -52,6 +53,12 @@ class ADACLNet(nn.Sequential):
         last = nn.Linear(hidden, 1)
         nn.init.constant_(last.bias, INITIAL_BIAS)
         super().__init__(*layers, last, nn.Flatten(0))  # B
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) to scores (B,)."""
+        channels_last(self)  # usually a fifth faster on CPUs
+        score: Tensor = super().forward(image)
+        return score
 
 
 def draw_labels(
@@ -137,7 +144,7 @@ class ADACL(AnomalyModule):
         self.save_hyperparameters()
         self.net = ADACLNet(
             in_channels=in_channels, widths=widths, strides=strides, kernel_size=kernel_size, hidden=hidden
-        ).to(memory_format=torch.channels_last)  # usually a fifth faster on CPUs
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
         """Score images.
