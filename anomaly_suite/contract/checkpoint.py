@@ -57,7 +57,7 @@ class CheckpointSupport(LightningModule):
         self._seed = checkpoint["anomaly_suite"]["seed"]
         self._has_weights = True
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Tensors alone, all of them row by row, which safetensors demand: networks may have laid them out otherwise."""
         with torch.inference_mode(False):
             for tensor in (*self.parameters(), *self.buffers()):

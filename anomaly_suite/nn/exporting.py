@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
+_TRACING: Callable[[], bool] = cast(Any, torch.jit).is_tracing
 _CAPTURING = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # the former is not in torch 2.6
 
 
 def is_exporting() -> bool:
     """Whether this call is being written down as a graph. ``torch.compile`` is not meant: it keeps to the Python code."""
-    return bool(torch.jit.is_tracing() or _CAPTURING())
+    return _TRACING() or _CAPTURING()
 
 
 def plain(size: int) -> int:
@@ -19,7 +23,7 @@ def plain(size: int) -> int:
     Args:
         size: Of an axis other than the batch.
     """
-    return int(size) if torch.jit.is_tracing() else size
+    return int(size) if _TRACING() else size
 
 
 def portions(x: Tensor, at_once: int, dim: int = 0) -> tuple[Tensor, ...]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from anomaly_suite.nn.exporting import is_exporting
+
 
 @torch.inference_mode(False)  # weights made in inference mode could not be trained
 def channels_last(net: nn.Module) -> None:
@@ -17,7 +19,7 @@ def channels_last(net: nn.Module) -> None:
     Args:
         net: Its parameters stay the same objects.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or is_exporting():
         return
     kernels = (weight for weight in net.parameters() if weight.ndim == 4 and 1 not in weight.shape[1:3])
     if next(kernels, torch.empty(0)).is_contiguous():

@@ -57,7 +57,7 @@ class ADACLNet(nn.Sequential):
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, H, W) to scores (B,)."""
         channels_last(self)  # usually a fifth faster on CPUs
-        score: Tensor = super().forward(image)
+        score: Tensor = super().forward(image)  # type: ignore[no-untyped-call]
         return score
 
 
