@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -24,8 +25,11 @@ import anomaly_suite.methods
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, ComponentMetrics, SegmentationMetrics
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 
+ONLY = os.environ.get("ANOMALY_SUITE_METHODS", "").split()  # tests over all methods are then over these alone
 METHODS = [
-    name for name in anomaly_suite.methods.__all__ if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule)
+    name
+    for name in anomaly_suite.methods.__all__
+    if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule) and (not ONLY or name in ONLY)
 ]
 SEED = 0
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
