@@ -53,6 +53,13 @@ def same(found: Any, wanted: list[Tensor]) -> None:
         torch.testing.assert_close(value, true, rtol=1e-3, atol=1e-4)
 
 
+def needs_exporter() -> None:
+    """Skip where ONNX cannot be made from captured graphs; torch makes it from traces by default before 2.9."""
+    pytest.importorskip("onnxscript", reason="ONNX of a captured graph needs onnxscript")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+        pytest.skip("before torch 2.9 ONNX of a captured graph lacks operators, adaptive max pooling among them")
+
+
 def run_onnx(file: Path, batch: dict[str, Tensor]) -> list[Any]:
     session = pytest.importorskip("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
     names = {each.name for each in session.get_inputs()}
@@ -64,13 +71,13 @@ def test_a_captured_graph_and_its_onnx(name: str, tmp_path: Path) -> None:
     example, file = inputs(name, 3), tmp_path / "model.onnx"
     dims = {axis: torch.export.Dim(axis) for axis in ("batch", "snippets")}
     shapes = {key: {axis: dims[dim] for axis, dim in axes.items()} for key, axes in dynamic(example).items()}
-    program = torch.export.export(fitted(name).model, (), kwargs=example, dynamic_shapes=shapes)
+    program = torch.export.export(fitted(name).model, (), kwargs=example, dynamic_shapes=shapes, strict=False)
     for batch in sizes(name):
         same(program.module()(**batch), expected(name, batch))
-    pytest.importorskip("onnxscript", reason="ONNX of a captured graph needs onnxscript")
+    needs_exporter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(program, (), file, kwargs=example, dynamo=True, verbose=False)
+        torch.onnx.export(program, (), file, kwargs=example, dynamo=True, optimize=False, verbose=False)
     for batch in sizes(name):
         same(run_onnx(file, batch), expected(name, batch))
 
@@ -78,7 +85,7 @@ def test_a_captured_graph_and_its_onnx(name: str, tmp_path: Path) -> None:
 @pytest.mark.xdist_group("ADACL")
 def test_onnx_of_a_method_as_the_manual_says(tmp_path: Path) -> None:
     """The exporter captures the graph itself, and batches of any size need no more than a name."""
-    pytest.importorskip("onnxscript", reason="ONNX of a captured graph needs onnxscript")
+    needs_exporter()
     example, file = inputs("ADACL", 3), tmp_path / "model.onnx"
     batch = {"image": {0: torch.export.Dim("batch")}}
     fitted("ADACL").model.to_onnx(file, example["image"], dynamo=True, dynamic_shapes=batch, verbose=False)
