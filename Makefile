@@ -1,19 +1,31 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Both make .venv on their first run.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-oldest lint clean
+
+define QUICKSTART
+	$(1)/anomaly-suite fit --config sample_configs/quickstart.yaml --trainer.default_root_dir $(2)
+	$(1)/anomaly-suite test --run $(2)
+	$(1)/anomaly-suite predict --run $(2)
+	$(1)/anomaly-suite report $(2)
+endef
 
 quickstart: $(VENV)/.ready
-	$(BIN)/anomaly-suite fit --config sample_configs/quickstart.yaml
-	$(BIN)/anomaly-suite test --run $(RUN)
-	$(BIN)/anomaly-suite predict --run $(RUN)
-	$(BIN)/anomaly-suite report $(RUN)
+	$(call QUICKSTART,$(BIN),$(RUN))
 
 test: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# The lowest versions that pyproject.toml allows: the commands of the quickstart, then tests of every layer, over a few methods.
+OLDEST_TESTS := $(addprefix tests/,metrics data nn io contract cli test_losses.py test_options.py test_contract.py)
+test-oldest: $(OLDEST)/.ready-test
+	$(call QUICKSTART,$(OLDEST)/bin,runs/quickstart-oldest)
+	OMP_NUM_THREADS=1 ANOMALY_SUITE_METHODS="ADACL PaDiM DeepMIL" \
+		$(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" $(OLDEST_TESTS)
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
@@ -21,7 +33,7 @@ lint: $(VENV)/.ready-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs build dist site
+	rm -rf $(VENV) $(OLDEST) runs build dist site
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -31,6 +43,12 @@ $(VENV)/.made:
 
 $(VENV)/.ready: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(OLDEST)/.ready-test: pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e ".[test]"
 	touch $@
 
 $(VENV)/.ready-test: $(VENV)/.made pyproject.toml

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, destandardize, standardize
+from anomaly_suite.nn.exporting import is_exporting, plain
 from anomaly_suite.nn.size import ImageSize, height_width
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -158,7 +159,7 @@ def _planes(image: Tensor) -> Tensor:
     Depthwise convolutions are fastest so. Not in a compiled or exported graph: a convolution there has a fixed number of
     channels, and a batch has not.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_exporting():
         return image
     planes = image.flatten(0, 1).unsqueeze(0)
     return planes.contiguous(memory_format=torch.channels_last) if planes.device.type == "cpu" else planes
@@ -166,7 +167,7 @@ def _planes(image: Tensor) -> Tensor:
 
 def _filter(planes: Tensor, window: Tensor) -> Tensor:
     """Means (1, P, h - K + 1, w - K + 1) of all windows of (1, P, h, w), weighted by ``window`` (K,) along both axes."""
-    channels = planes.shape[1]
+    channels = plain(planes.shape[1])
     planes = F.conv2d(planes, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
     return F.conv2d(planes, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 

@@ -95,7 +95,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another 
 def entries(name: str, run: tiny_runs.Run) -> Entries:
     """Everything worth comparing of one run, by name."""
     found: Entries = {f"hyper_parameter/{key}": value for key, value in tiny_runs.hyper_parameters(run.model).items()}
-    found.update({f"state/{key}": value for key, value in tiny_runs.state(run.model).items()})
+    found.update({f"state/{key}": value for key, value in run.model.state_dict().items()})
     for number, prediction in enumerate(run.predictions):
         found.update({f"prediction/{number}/{key}": value for key, value in prediction.items()})
     found.update({f"logged/{key}": value for key, value in run.logged.items()})
@@ -107,7 +107,7 @@ def portable(run: tiny_runs.Run) -> dict[str, Any]:
     """What is the same on every machine: names and shapes."""
     return {
         "hyper_parameters": sorted(tiny_runs.hyper_parameters(run.model)),
-        "state_dict": {key: _kind(value) for key, value in tiny_runs.state(run.model).items()},
+        "state_dict": {key: _kind(value) for key, value in run.model.state_dict().items()},
         "logged": sorted(run.logged),
         "metrics.json": sorted(run.results),
     }

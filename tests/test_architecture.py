@@ -79,6 +79,8 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
 ACROSS = {  # tests of more than one module
     "contract/test_run_ends.py",
     "contract/test_long_videos.py",
+    "contract/test_export.py",
+    "contract/test_state_dict.py",
     "data/test_signatures.py",
     "methods/test_published_defaults.py",
     "contract/test_unreadable.py",

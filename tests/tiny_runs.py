@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import tempfile
 from collections.abc import Mapping
@@ -25,8 +26,11 @@ import anomaly_suite.methods
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate, ComponentMetrics, SegmentationMetrics
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 
+ONLY = os.environ.get("ANOMALY_SUITE_METHODS", "").split()  # tests over all methods are then over these alone
 METHODS = [
-    name for name in anomaly_suite.methods.__all__ if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule)
+    name
+    for name in anomaly_suite.methods.__all__
+    if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule) and (not ONLY or name in ONLY)
 ]
 SEED = 0
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
@@ -233,11 +237,6 @@ def _results(folder: Path) -> dict[str, Any]:
     return {
         key: leaf for part, item in content.items() if part not in CHANGING for key, leaf in flat(item, part).items()
     }
-
-
-def state(model: AnomalyModule) -> dict[str, Any]:
-    """``state_dict``, flat: the calibration's extra state is a mapping."""
-    return {key: leaf for part, item in model.state_dict().items() for key, leaf in flat(item, part).items()}
 
 
 def tensors(model: AnomalyModule) -> dict[str, Tensor]:

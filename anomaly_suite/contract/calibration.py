@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from anomaly_suite.contract.batch import Prediction
-from anomaly_suite.errors import NotFittedError
+from anomaly_suite.errors import CheckpointError, ConfigError, NotFittedError
 
 Level = Literal["image", "pixel"]
 """Whole images (or videos), or single pixels."""
+
+RECORD_BYTES = 2048
+"""Room for the record in ``state_dict``; always the same, because copies of a model are updated tensor by tensor."""
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -20,7 +25,8 @@ class Calibration(nn.Module):
     """Thresholds and score ranges, saved in the checkpoint and applied by every evaluation step.
 
     Unfitted it adds nothing. ``record`` says, for each level that is fitted, ``threshold``, ``low`` and ``high`` and how they
-    were chosen. They are plain numbers in the module's extra state, not buffers: weight averaging would average buffers.
+    were chosen. In ``state_dict`` it is a tensor, JSON as bytes, so that whatever takes tensors alone takes a state (safetensors,
+    exporters). It is extra state and no buffer: weight averaging would average buffers.
     """
 
     def __init__(self) -> None:
@@ -40,8 +46,13 @@ class Calibration(nn.Module):
             low: Smallest score seen; maps to 0 in ``normalized_score``.
             high: Largest score seen; maps to 1.
             how: How the threshold was chosen, for the record.
+
+        Raises:
+            ConfigError: ``how`` holds other things than text and numbers, or too much for a checkpoint.
         """
-        self.record[level] = {"threshold": threshold, "low": low, "high": high, **how}
+        entry = {"threshold": float(threshold), "low": float(low), "high": float(high), **how}
+        _encoded({**self.record, level: entry})  # what could not be saved is refused here
+        self.record[level] = entry
 
     def threshold(self, level: Level) -> float:
         """Scores of this level at or above it are anomalous.
@@ -83,10 +94,42 @@ class Calibration(nn.Module):
         above = max(self.record[level]["high"] - middle, _TINY)
         return (0.5 + 0.5 * (score - middle) / torch.where(score < middle, below, above)).clamp(0, 1)
 
-    def get_extra_state(self) -> dict[str, dict[str, Any]]:
-        """The record; part of ``state_dict``."""
-        return self.record
+    @torch.inference_mode(False)
+    def get_extra_state(self) -> Tensor:
+        """The record, part of ``state_dict``: JSON, filled up with spaces, shape (``RECORD_BYTES``,), uint8."""
+        return torch.tensor(list(_encoded(self.record)), dtype=torch.uint8, device="cpu")
 
-    def set_extra_state(self, state: dict[str, dict[str, Any]]) -> None:
-        """Restore the record."""
-        self.record = dict(state)
+    def set_extra_state(self, state: Tensor | Mapping[str, dict[str, Any]]) -> None:
+        """Restore the record, from a mapping too, as checkpoints once held it.
+
+        Raises:
+            CheckpointError: a tensor that is no record.
+        """
+        self.record = dict(_decoded(state) if isinstance(state, Tensor) else state)
+
+
+def _encoded(record: Mapping[str, dict[str, Any]]) -> bytes:
+    try:
+        text = json.dumps(record)
+    except TypeError as error:
+        raise ConfigError(
+            f"how a threshold was chosen must be text and plain numbers; got {record} ({error}). Convert it, by float() or str()."
+        ) from error
+    if len(text) > RECORD_BYTES:
+        raise ConfigError(
+            f"how thresholds were chosen must take at most {RECORD_BYTES} characters; got {len(text)}. Shorten it."
+        )
+    return text.ljust(RECORD_BYTES).encode()
+
+
+def _decoded(state: Tensor) -> dict[str, dict[str, Any]]:
+    try:  # a program that converts all weights converts these, too, and numbers below 256 are exact in every precision
+        record = json.loads(bytes(state.to("cpu", torch.uint8).tolist()))
+    except ValueError as error:
+        record = error
+    if not isinstance(record, dict):
+        raise CheckpointError(
+            f"calibration._extra_state must hold the record of thresholds as JSON; got {tuple(state.shape)} {state.dtype} "
+            f"({record}). Leave it out (strict=False) and calibrate anew."
+        )
+    return record

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from keyword import iskeyword
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -165,7 +167,17 @@ class CheckpointSupport(LightningModule):
         if tensor is not None and tensor.numel() == 0:
             self._growing = self._growing | {name}
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Tensors alone, all of them row by row, which safetensors demand: networks may have laid them out otherwise."""
+        with torch.inference_mode(False):
+            for tensor in (*self.parameters(), *self.buffers()):
+                if not tensor.is_contiguous():
+                    tensor.data = tensor.data.contiguous()
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        return state
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        _rename_keywords(state_dict, known={prefix + name for name in self.state_dict()})
         # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape, in parts of the method too.
         for path, module in self.named_modules(prefix=prefix.removesuffix(".")):
             for name, buffer in module._buffers.items():
@@ -202,3 +214,14 @@ def _misfit(message: str) -> str:
     shapes = re.findall(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)", message)
     faults += [f"{name} has the shape {there} in it and {here} here" for name, there, here in shapes[:1]]
     return ", ".join(faults) or " ".join(message.split())[:300]
+
+
+def _rename_keywords(state_dict: dict[str, Any], *, known: Collection[str]) -> None:
+    """Rename in place what former versions called by a keyword of Python, which code made by exporters cannot contain.
+
+    The part ``global`` of a name is now ``global_``.
+    """
+    for key in [key for key in state_dict if key not in known]:
+        valid = ".".join(f"{part}_" if iskeyword(part) else part for part in key.split("."))
+        if valid in known:
+            state_dict[valid] = state_dict.pop(key)

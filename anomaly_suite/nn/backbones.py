@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError, did_you_mean
+from anomaly_suite.nn.layout import channels_last
 from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors
 
 STRIDES = (4, 8, 16)
@@ -58,7 +59,7 @@ class FeatureExtractor(nn.Module):
         self.layers = _choose_layers(name, layers)
         with _seeded(seed) if seed is not None else contextlib.nullcontext():
             self.net = self._build(pretrained=False)
-        self.net.to(memory_format=torch.channels_last)
+        channels_last(self.net)
         if frozen:
             _fold_norms(self.net)
         self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())
@@ -88,6 +89,7 @@ class FeatureExtractor(nn.Module):
                 f"the backbone {self.name} takes images of 1 or 3 channels; got {tuple(image.shape)}. Convert them to grey or RGB."
             )
         x = (image.expand(-1, 3, -1, -1) - self.mean).div_(self.std)
+        channels_last(self.net)
         features: list[Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
         return [x.permute(0, 3, 1, 2) for x in features] if self._channels_last_output else features
 

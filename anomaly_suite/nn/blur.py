@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomaly_suite.nn.exporting import plain
+
 Border = Literal["mirror", "symmetric"]
 """How an image goes on beyond its border: mirrored at the outermost pixels, or behind them, so that these are repeated."""
 
@@ -30,7 +32,7 @@ def gaussian_blur(x: Tensor, *, sigma: float, radius: int | None = None, border:
     """
     most = math.ceil(4 * sigma) if radius is None else radius
     for dim in (2, 3):
-        reach = min(most, x.shape[dim] - (border == "mirror"))  # a reflection cannot be wider than the image
+        reach = min(most, plain(x.shape[dim]) - (border == "mirror"))  # a reflection cannot be wider than the image
         offset = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
         kernel = torch.softmax(-(offset**2) / (2 * sigma**2), 0)
         shape, padding = ((1, 1, -1, 1), (0, 0, reach, reach)) if dim == 2 else ((1, 1, 1, -1), (reach, reach, 0, 0))

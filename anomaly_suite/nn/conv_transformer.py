@@ -128,7 +128,7 @@ class ConvTransformer(nn.Module):
         Returns:
             The tokens, shape (B, N, W) with anything after ``length``, and the class token, shape (B, W).
         """
-        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1)
+        tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1)
         for block in self.blocks:
             tokens = block(tokens, length)
         return tokens[:, 1:], tokens[:, 0]

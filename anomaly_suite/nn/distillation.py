@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.nn.encoders import ImageEncoder
+from anomaly_suite.nn.exporting import is_exporting, plain
 from anomaly_suite.nn.size import ImageSize, height_width
 
 
@@ -41,9 +42,28 @@ class PooledTeacher(nn.Module):
         Returns:
             Shape (B, D).
         """
-        resized = F.interpolate(image, size=self.size, mode="bilinear", antialias=True)
+        resized = _resize(image, self.size)
         features: Tensor = self.encoder(resized)
         return features
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, C, H, W) in another size, bilinear and antialiased."""
+    if not is_exporting():
+        return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+    # ONNX's exporters know no antialiasing, but products.
+    down, across = (
+        _triangles(plain(before), after, image) for before, after in zip(image.shape[2:], size, strict=True)
+    )
+    return down @ image @ across.T
+
+
+def _triangles(before: int, after: int, like: Tensor) -> Tensor:
+    """Weights (after, before) of the pixels of one axis: triangles around each new pixel, as wide as an old or a new one."""
+    scale = before / after
+    pixel, centre = (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5 for count in (before, after))
+    weight = (1 - (pixel - scale * centre.unsqueeze(1)).abs() / max(scale, 1.0)).clamp_min(0)
+    return weight / weight.sum(1, keepdim=True)
 
 
 def distillation_error(student: Tensor, teacher: Tensor) -> Tensor:

@@ -192,7 +192,9 @@ def mahalanobis(portions: Sequence[Tensor], mean: Tensor, whitening: Tensor, *, 
     distances = []
     for centre, matrix, *rows in _blocks(positions, mean, whitening, *by_position):
         centred = torch.cat(rows, 1) - centre.unsqueeze(1)
-        white = [torch.bmm(centred[..., :stop], strip.mT) for (_, stop), strip in strips(matrix, mean.shape[1])]
+        white = [
+            torch.bmm(centred[..., :stop], strip.transpose(1, 2)) for (_, stop), strip in strips(matrix, mean.shape[1])
+        ]
         distances.append(torch.linalg.vector_norm(torch.cat(white, 2), dim=2))
     return torch.cat(distances)
 

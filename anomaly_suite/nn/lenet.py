@@ -121,7 +121,7 @@ class LeNetDecoder(nn.Module):
                     "Choose a train_batch_size that does not leave a single image over, or drop the last batch."
                 )
             code = self.normalize(code)
-        x = code.view(len(code), -1, CODE_GRID, CODE_GRID)
+        x = code.view(code.shape[0], -1, CODE_GRID, CODE_GRID)
         for index, (size, convolution) in enumerate(zip(self.before, self.convolutions, strict=True)):
             x = self.norms[index - 1](x) if index else x
             x = convolution(F.interpolate(F.leaky_relu(x), size=size, mode="nearest"))

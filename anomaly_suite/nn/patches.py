@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.nn.exporting import is_exporting, plain, portions
 
 PATCHES_AT_ONCE = 450
 """Patches scored at once, which bounds the memory; those of two images of 256 pixels."""
@@ -85,7 +86,7 @@ class PatchGrid:
         Raises:
             ShapeError: an image smaller than a patch.
         """
-        _, channels, height, width = image.shape
+        channels, height, width = map(plain, image.shape[1:])
         if min(height, width) < self.size:
             raise ShapeError(
                 f"images must be at least as large as a patch of {self.size} pixels; got {tuple(image.shape)}. "
@@ -93,6 +94,12 @@ class PatchGrid:
             )
         down, right = (-(side - self.size) % self.stride for side in (height, width))
         image = F.pad(image, (0, right, 0, down), mode="replicate")
+        if is_exporting():  # ONNX has no views of windows; this copies twice
+            return (
+                F.unfold(image, self.size, stride=self.stride)
+                .transpose(1, 2)
+                .reshape(-1, channels, self.size, self.size)
+            )
         windows = image.unfold(2, self.size, self.stride).unfold(3, self.size, self.stride)  # B C rows columns S S
         return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, self.size, self.size)
 
@@ -127,8 +134,8 @@ class PatchGrid:
         Returns:
             Shape (B, C, H, W), the mean where patches overlap.
         """
+        channels, height, width = plain(patches.shape[1]), plain(height), plain(width)
         count = self.count(height, width)
-        channels = patches.shape[1]
         padded = (height + -(height - self.size) % self.stride, width + -(width - self.size) % self.stride)
         columns = patches.reshape(-1, count, channels * self.size**2).transpose(1, 2)  # (B, C * S * S, P)
         total = F.fold(columns, padded, self.size, stride=self.stride)
@@ -149,7 +156,7 @@ class PatchGrid:
         Raises:
             ShapeError: an image smaller than a patch.
         """
-        pieces = [function(some) for some in torch.split(self.cut(image), PATCHES_AT_ONCE)]
+        pieces = [function(some) for some in portions(self.cut(image), PATCHES_AT_ONCE)]
         score, patch_map = (torch.cat(kind) for kind in zip(*pieces, strict=True))
         joined = self.join(patch_map, height=image.shape[2], width=image.shape[3])
         return score.view(image.shape[0], -1).amax(1), joined

@@ -60,8 +60,12 @@ class ScopeOptions:
         )
 
 
-class Scopes(nn.ModuleDict, Generic[Part]):
-    """The parts of a method by scope: a module dictionary with the keys ``global``, ``local`` or both.
+ATTRIBUTES = {"global": "global_", "local": "local"}
+"""What the part of a scope is called as a module: exporters write these names into code, where ``global`` is a keyword."""
+
+
+class Scopes(nn.Module, Generic[Part]):
+    """The parts of a method by scope: ``scopes["global"]``, ``scopes["local"]`` or both.
 
     Args:
         build: Makes the part of one scope; called for the global one first.
@@ -89,7 +93,18 @@ class Scopes(nn.ModuleDict, Generic[Part]):
             each.name: each for each in (whole, patch) if scope in (each.name, "both")
         }
         for name, options in self.options.items():
-            self[name] = build(options)
+            self.add_module(ATTRIBUTES[name], build(options))
+
+    def __getitem__(self, name: str) -> Part:
+        """The part of one scope."""
+        return cast(Part, self.get_submodule(ATTRIBUTES[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the scopes, ``global`` first."""
+        return iter(self.options)
+
+    def __len__(self) -> int:
+        return len(self.options)
 
     def parts(self) -> list[Part]:
         """The part of every scope, the global one first."""
@@ -97,7 +112,7 @@ class Scopes(nn.ModuleDict, Generic[Part]):
 
     def named_parts(self) -> list[tuple[str, Part]]:
         """The name and part of every scope, the global one first."""
-        return [(name, cast(Part, part)) for name, part in self.items()]
+        return [(name, self[name]) for name in self]
 
     def load_encoder_weights(self) -> None:
         """Load what the encoders of every scope start from.
@@ -105,7 +120,7 @@ class Scopes(nn.ModuleDict, Generic[Part]):
         Raises:
             WeightsError: no such file, an unreadable one, or one that does not fit.
         """
-        for name, part in self.items():
+        for name, part in self.named_parts():
             for module in part.modules():
                 if isinstance(module, ImageEncoder):
                     module.load_weights(self.options[name].encoder_weights)

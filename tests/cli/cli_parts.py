@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from anomaly_suite.cli import main
+from anomaly_suite.contract import Calibration
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 MODEL = ["--model", "ADACL", "--model.widths", "[4, 8, 8, 8]", "--model.hidden", "8"]
@@ -54,11 +55,13 @@ def load(checkpoint):
 
 
 def weights(checkpoint):
-    return {name: value for name, value in load(checkpoint)["state_dict"].items() if isinstance(value, torch.Tensor)}
+    return {name: value for name, value in load(checkpoint)["state_dict"].items() if name != "calibration._extra_state"}
 
 
 def thresholds(checkpoint):
-    return load(checkpoint)["state_dict"]["calibration._extra_state"]
+    calibration = Calibration()
+    calibration.set_extra_state(load(checkpoint)["state_dict"]["calibration._extra_state"])
+    return calibration.record
 
 
 def table(file):

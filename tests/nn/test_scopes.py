@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anomaly_suite.errors import ShapeError
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.patches import PatchGrid
-from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes, mix_scores
+from anomaly_suite.nn.scopes import ATTRIBUTES, Scope, ScopeOptions, Scopes, mix_scores
 
 WHOLE = ScopeOptions("global", 16, "residual", None)
 PATCH = ScopeOptions("local", 8, "residual", None)
@@ -55,7 +55,9 @@ class TestParts:
         assert asked == [{"global": WHOLE, "local": PATCH}[name] for name in NAMES[scope]]
         assert [name for name, _ in scopes.named_parts()] == list(scopes) == NAMES[scope]
         assert scopes.parts() == [scopes[name] for name in NAMES[scope]]
-        assert set(scopes.state_dict()) == {f"{name}.{key}" for name in NAMES[scope] for key in ("weight", "bias")}
+        assert set(scopes.state_dict()) == {
+            f"{ATTRIBUTES[name]}.{key}" for name in NAMES[scope] for key in ("weight", "bias")
+        }
 
     def test_a_copy_has_parts_of_its_own(self) -> None:
         scopes = make("both")

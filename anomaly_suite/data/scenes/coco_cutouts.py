@@ -167,7 +167,8 @@ def decode_runs(counts: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[
         raise DatasetError(
             f"run lengths must add up to {size[0]} x {size[1]} pixels; got {counts.sum()}. Restore the annotation file."
         )
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
+    mask: npt.NDArray[np.bool_] = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
+    return mask
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.blur import Border, smoothing_matrix, smoothing_sigma
+from anomaly_suite.nn.exporting import plain
 from anomaly_suite.nn.gaussian import POSITIONS_AT_ONCE, StreamedMoments, fit_gaussians, mahalanobis, packed_to_strips
 
 BACKBONE_CHUNK = 4
@@ -183,8 +184,7 @@ class PaDiM(AnomalyModule):
 
     def _score(self, portions: Sequence[Tensor], size: Sequence[int], *, positions: int) -> tuple[Tensor, Tensor]:
         """Scores and maps of images of ``size`` (H, W), embedded in portions (B, h, w, D); so many positions at once."""
-        height, width = size
-        rows, columns = self.mean.shape[:2]
+        (height, width), (rows, columns) = map(plain, size), map(plain, self.mean.shape[:2])
         if portions[0].shape[1:3] != (rows, columns):
             raise ShapeError(
                 f"PaDiM was fitted on a grid of {rows}x{columns} positions; images of {height}x{width} pixels give "

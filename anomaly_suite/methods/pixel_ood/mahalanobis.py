@@ -80,10 +80,11 @@ def nearest_class_distance(feature: Tensor, mean: Tensor, whitening: Tensor, pre
     shared = len(whitening) == 1
     flat = feature.movedim(1, -1).flatten(0, -2)  # cells D
     nearest = flat.new_full((len(flat),), torch.inf)
-    for number, index in enumerate(present.nonzero().flatten().tolist()):
-        if not shared or number == 0:
+    for index in range(len(mean)):  # all of them: which are there is not known to a graph
+        if not shared or index == 0:
             # In float32 also where the module, and with it the statistics, is in half precision.
             factor = whitening[0 if shared else index].float()
             white = flat @ factor.T
-        nearest = torch.minimum(nearest, (white - factor @ mean[index].float()).square().sum(1))
-    return nearest.view(len(feature), 1, *feature.shape[2:])
+        distance = (white - factor @ mean[index].float()).square().sum(1)
+        nearest = torch.minimum(nearest, distance.where(present[index], torch.inf))
+    return nearest.view(feature.shape[0], 1, *feature.shape[2:])

@@ -16,6 +16,7 @@ from anomaly_suite.contract import OUTLIER, VOID, AnomalyModule, Batch, Predicti
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.nn.blur import gaussian_blur
 from anomaly_suite.nn.deeplab import DeepLabNetwork
+from anomaly_suite.nn.exporting import portions
 from anomaly_suite.nn.segmenter_adapter import SegmenterAdapter
 from anomaly_suite.nn.size import ImageSize, height_width
 from anomaly_suite.nn.sliding_window import Blend, Place, sliding_windows, window_places
@@ -154,7 +155,7 @@ class SegmenterModule(AnomalyModule):
             Scores, maps, classes and probabilities of all images.
         """
         at_once = max(1, PIXELS_AT_ONCE // (image.shape[2] * image.shape[3]))
-        parts = [self._detect(some) for some in torch.split(image, at_once)]
+        parts = [self._detect(some) for some in portions(image, at_once)]
         return Detection(*(torch.cat(kind) for kind in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
 
     def _detect(self, image: Tensor) -> Detection:

@@ -20,6 +20,7 @@ from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import ImageEncoder
+from anomaly_suite.nn.exporting import portions
 from anomaly_suite.nn.patches import PatchGrid, random_patches
 from anomaly_suite.nn.size import ImageSize
 
@@ -114,9 +115,9 @@ class KnowledgeDistillation(AnomalyModule):
         if self.grid is None:
             return self.error(image), None
         patches = self.grid.cut(image)
-        patches = patches.view(len(image), -1, *patches.shape[1:])  # (B, P, C, S, S)
-        errors = [self.error(some.flatten(0, 1)) for some in torch.split(patches, PATCHES_AT_ONCE, 1)]
-        return torch.cat([error.view(len(image), -1) for error in errors], 1).amax(1), None
+        patches = patches.view(image.shape[0], -1, *patches.shape[1:])  # (B, P, C, S, S)
+        errors = [self.error(some.flatten(0, 1)) for some in portions(patches, PATCHES_AT_ONCE, 1)]
+        return torch.cat([error.view(image.shape[0], -1) for error in errors], 1).amax(1), None
 
     def configure_optimizers(self) -> Optimizer:
         """Adam on the student."""

@@ -25,6 +25,7 @@ from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.weak_video.bags import BagModule, Bags, crop_portions, smoothness, top_mean
 from anomaly_suite.methods.weak_video.snippet_contrast import Edge, contrast, mine, mining_mask
 from anomaly_suite.nn.conv_transformer import INIT_STD, AttentionScale, ConvTransformer
+from anomaly_suite.nn.exporting import is_exporting
 from anomaly_suite.nn.snippet_classifier import SnippetClassifier
 
 EMBEDDING_KERNEL = 3
@@ -289,15 +290,22 @@ class CTMIL(BagModule):
         if not self.windows:
             return self._values(snippet_features, length)
         batch, crops, snippets, _ = snippet_features.shape
-        count = -(-snippets // self.segments)
+        count = (snippets + self.segments - 1) // self.segments
         start = self.segments * torch.arange(count, device=length.device)
-        video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
+        if is_exporting():  # a graph takes as many windows of every video
+            every = torch.arange(batch * count, device=length.device)
+            video, window = every // count, every % count
+        else:
+            video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
         position = start[window].unsqueeze(1) + torch.arange(self.segments, device=length.device)
         position = torch.minimum(position, length[video].unsqueeze(1) - 1)  # W L
         cut = snippet_features[video.unsqueeze(1), :, position].transpose(1, 2)  # W C L D
         values = self._values(cut, None).transpose(0, 1)  # W 1 or 2 C L
-        placed = values.new_zeros(batch, count, values.shape[1], crops, self.segments)
-        placed[video, window] = values
+        if is_exporting():
+            placed = values.unflatten(0, (batch, count))
+        else:
+            placed = values.new_zeros(batch, count, values.shape[1], crops, self.segments)
+            placed[video, window] = values
         return placed.permute(2, 0, 3, 1, 4).flatten(3)[..., :snippets]
 
     def _values(self, snippet_features: Tensor, length: Tensor | None) -> Tensor:

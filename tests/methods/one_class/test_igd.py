@@ -45,7 +45,7 @@ class TestShapes:
     @pytest.mark.parametrize("scope", ["global", "local", "both"])
     def test_scopes(self, scope: Any) -> None:
         model = IGD(**{**TINY, "image_size": 32}, scope=scope, patch_size=8, patch_stride=4).eval()
-        for part in model.descriptors.values():
+        for part in model.descriptors.parts():
             part.center, part.variance = torch.full((6,), 0.2), torch.tensor(2.0)
         score, anomaly_map = model(torch.rand(3, 3, 32, 32))
         assert score.shape == (3,)
@@ -56,7 +56,7 @@ class TestShapes:
         seed_everything(0, verbose=False)
         model = IGD(**TINY, scope="both", patch_size=8, patch_stride=4, beta=0.3).eval()
         image = torch.rand(2, 1, 16, 16)
-        for part in model.descriptors.values():
+        for part in model.descriptors.parts():
             part.center = torch.full((6,), 0.2)
         error, distance, error_map = model.descriptors["global"].components(image)
         whole = 0.1 * error + 0.9 * distance
