@@ -289,24 +289,24 @@ class CTMIL(BagModule):
         """See :meth:`_values`, window by window or all at once: shape (B, C, T, D) to (1 or 2, B, C, T)."""
         if not self.windows:
             return self._values(snippet_features, length)
-        batch, crops, snippets, _ = snippet_features.shape
-        count = (snippets + self.segments - 1) // self.segments
-        start = self.segments * torch.arange(count, device=length.device)
+        batch, _, snippets, _ = snippet_features.shape
+        device, size = length.device, self.segments
         if is_exporting():  # a graph takes as many windows of every video
-            every = torch.arange(batch * count, device=length.device)
-            video, window = every // count, every % count
+            count = (snippets + size - 1) // size
+            every = torch.arange(batch * count, device=device)
+            video, first = every // count, torch.arange(batch, device=device) * count
         else:
-            video, window = (start < length.unsqueeze(1)).nonzero(as_tuple=True)  # W windows that hold any snippet
-        position = start[window].unsqueeze(1) + torch.arange(self.segments, device=length.device)
+            held = (length + size - 1) // size  # windows that hold any snippet
+            first = held.cumsum(0) - held
+            video = torch.arange(batch, device=device).repeat_interleave(held)
+            every = torch.arange(len(video), device=device)
+        window = every - first[video]
+        position = size * window.unsqueeze(1) + torch.arange(size, device=device)
         position = torch.minimum(position, length[video].unsqueeze(1) - 1)  # W L
         cut = snippet_features[video.unsqueeze(1), :, position].transpose(1, 2)  # W C L D
-        values = self._values(cut, None).transpose(0, 1)  # W 1 or 2 C L
-        if is_exporting():
-            placed = values.unflatten(0, (batch, count))
-        else:
-            placed = values.new_zeros(batch, count, values.shape[1], crops, self.segments)
-            placed[video, window] = values
-        return placed.permute(2, 0, 3, 1, 4).flatten(3)[..., :snippets]
+        values = self._values(cut, None).transpose(1, 2)  # 1 or 2, C W L
+        place = torch.minimum(torch.arange(snippets, device=device), length.unsqueeze(1) - 1)  # B T
+        return values.flatten(2)[:, :, size * first.unsqueeze(1) + place].transpose(1, 2)
 
     def _values(self, snippet_features: Tensor, length: Tensor | None) -> Tensor:
         """Scores, and with ``use_video_prob`` beside each the probability of its sequence: (B, C, T, D) to (1 or 2, B, C, T)."""
