@@ -65,6 +65,13 @@ def test_one_pass_is_said_only_where_it_changes_something(cwd):
         assert yaml.safe_load(Path("runs/config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"] == 1
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_checkpoints_are_read_without_running_code(verb):
+    said = " ".join(succeed(verb, "--help").out.split())
+    option = said.rpartition(" --weights_only {true,false,null} ")[2]
+    assert option.partition(" default: ")[2].startswith("True)")
+
+
 def test_a_strangers_checkpoint_runs_no_code(cwd):
     class Harmful:
         def __reduce__(self):
