@@ -89,19 +89,16 @@ class TestEveryMethod:
         cut = write_unreadable("cut", tmp_path, whole=checkpoint_file(name).read_bytes())
         shape = changed(name, CHANGES["other shape"][0], tmp_path / "shape.ckpt")
         bare = changed(name, lambda content: content["state_dict"], tmp_path / "bare.ckpt")
-        for file, said in ((cut, "is cut or damaged"), (shape, "has the shape"), (bare, "it holds a bare state_dict")):
-            for verb in ("fit", "test"):
-                with pytest.raises(CheckpointError, match=said) as error:
-                    getattr(trainer_in(), verb)(model, datamodule=data, ckpt_path=file)
-                sentence(error, file)
-
-    def test_weights_alone_are_no_training_to_go_on_with(
-        self, name: str, tmp_path: Path, trainer_in: Callable[..., Trainer]
-    ) -> None:
-        file = changed(name, lambda content: content.pop("optimizer_states") and None, tmp_path / "a.ckpt")
-        with pytest.raises(CheckpointError, match="has no optimizer_states: it was saved to be tested") as error:
-            trainer_in().fit(make_model(name), datamodule=make_data(name), ckpt_path=file)
-        sentence(error, file)
+        alone = changed(name, lambda content: content.pop("optimizer_states") and None, tmp_path / "alone.ckpt")
+        for verb, file, said in (
+            ("fit", cut, "is cut or damaged"),
+            ("test", shape, "has the shape"),
+            ("predict", bare, "it holds a bare state_dict"),
+            ("fit", alone, "has no optimizer_states: it was saved to be tested"),
+        ):
+            with pytest.raises(CheckpointError, match=said) as error:
+                getattr(trainer_in(), verb)(model, datamodule=data, ckpt_path=file)
+            sentence(error, file)
 
     def test_numpy_numbers_in_a_checkpoint(self, name: str, tmp_path: Path) -> None:
         file = changed(name, lambda content: content.update(mean_iu=np.float64(0.5)), tmp_path / "a.ckpt")
@@ -111,8 +108,8 @@ class TestEveryMethod:
             first, second = fitted(name).model.predict(batch), restored.predict(batch)  # type: ignore[arg-type]
         assert torch.equal(first["anomaly_score"], second["anomaly_score"])
 
-    def test_every_option_of_weights(self, name: str, tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
-        """Whatever is given, a fit stops before its first step, and says which file it is."""
+    def test_every_option_of_weights(self, name: str, tmp_path: Path) -> None:
+        """Whatever is given, what a fit does before its first step says which file it is."""
         options = [
             option for option in inspect.signature(type(make_model(name))).parameters if option.endswith("weights")
         ]
@@ -123,7 +120,7 @@ class TestEveryMethod:
                 if model is None:
                     break
                 with pytest.raises(WeightsError, match=re.escape(UNREADABLE[unreadable])) as error:
-                    trainer_in(limit_train_batches=1).fit(model, datamodule=make_data(name))
+                    model.load_pretrained()
                 sentence(error, file)
         assert not (tmp_path / "ran").exists()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class SegmenterModule(AnomalyModule):
     """
 
     num_classes: int
-    whole_weights = ("segmenter_weights",)
+    whole_weights: ClassVar[tuple[str, ...]] = ("segmenter_weights",)
 
     def __init__(
         self,
