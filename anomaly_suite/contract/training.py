@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract.batch import Batch, as_batch
+from anomaly_suite.contract.processes import share_running_statistics
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 
@@ -137,6 +138,9 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
         # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
-            return step(self, as_batch(batch), batch_idx, *args, **kwargs)
+            loss = step(self, as_batch(batch), batch_idx, *args, **kwargs)
+            if self.trainer.world_size > 1:
+                share_running_statistics(self, self.trainer.strategy)
+            return loss
 
     return training_step
