@@ -109,6 +109,8 @@ class Descriptor(nn.Module):
         xi: Share of the reconstruction error in the score.
     """
 
+    statistics = ("center", "variance")  # buffers that are measured, never averaged
+
     center: Tensor
     variance: Tensor
 
@@ -125,7 +127,7 @@ class Descriptor(nn.Module):
         self.compare = compare
         self.critic = critic
         self.xi = xi
-        self.register_buffer("center", torch.empty(0))  # (D,)
+        self.register_buffer("center", torch.full((autoencoder.projection.out_features,), torch.nan))  # (D,)
         self.register_buffer("variance", torch.ones(()))
 
     def components(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,7 +250,7 @@ class IGD(AnomalyModule):
     @property
     def is_fitted(self) -> bool:
         """Whether the Gaussians have been estimated."""
-        return all(part.center.numel() > 0 for part in self.descriptors.parts())
+        return all(bool(part.center.isfinite().all()) for part in self.descriptors.parts())
 
     def load_pretrained(self) -> None:
         """Load the encoders' weights."""
@@ -272,6 +274,7 @@ class IGD(AnomalyModule):
 
     def on_train_epoch_start(self) -> None:
         """E-step before the first epoch and every ``e_step_every`` epochs."""
+        super().on_train_epoch_start()
         self._estimated = False
         if self.current_epoch % self.e_step_every == 0 or not self.is_fitted:
             self.estimate()
@@ -281,6 +284,10 @@ class IGD(AnomalyModule):
         if self.current_epoch + 1 == self.trainer.max_epochs and not self._estimated:
             self.estimate()
             self._estimated = True
+
+    def measure_statistics(self) -> None:
+        """E-step of averaged weights."""
+        self.estimate()
 
     @torch.no_grad()
     def estimate(self) -> None:

@@ -204,7 +204,7 @@ class StudentTeacher(AnomalyModule):
         neutral = torch.tensor([0.0, 1.0]).view(1, 2, 1)
         self.register_buffer("target_statistics", neutral.repeat(len(patch_sizes), 1, width))  # mean, deviation
         self.register_buffer("score_statistics", neutral.repeat(len(patch_sizes), 1, 2))  # of error and disagreement
-        self.register_buffer("has_targets", torch.tensor(False))
+        self.register_buffer("has_targets", torch.tensor(0.0))  # 1 once they are measured
         self._has_news = False
 
     def load_pretrained(self) -> None:
@@ -283,6 +283,7 @@ class StudentTeacher(AnomalyModule):
         Raises:
             ConfigError: descriptors that are the same at every pixel.
         """
+        super().on_train_epoch_start()
         (optimizer,) = self.trainer.optimizers
         if self._trains_students and not self.has_targets:
             self._measure_targets()
@@ -307,8 +308,13 @@ class StudentTeacher(AnomalyModule):
         """Measure error and disagreement over the training pixels, if students have been trained since the last time."""
         if self._has_news:
             self._has_news = False
-            mean, deviation = self._measure(self.components, channels=2).unbind(1)
-            self.score_statistics.copy_(torch.stack([mean, deviation.clamp_min(EPS)], 1))
+            self._measure_scores()
+
+    def measure_statistics(self) -> None:
+        """Measure the targets of averaged teachers, and error and disagreement of averaged students."""
+        if self.has_targets:
+            self._measure_targets()
+            self._measure_scores()
 
     def configure_optimizers(self) -> Optimizer:
         """Adam; :meth:`on_train_epoch_start` sets its rates."""
@@ -354,6 +360,7 @@ class StudentTeacher(AnomalyModule):
 
     def _measure_targets(self) -> None:
         """Mean and deviation of the teachers' descriptors over all training pixels."""
+        self.target_statistics.copy_(self.target_statistics.new_tensor([0.0, 1.0]).view(1, 2, 1))
         mean, deviation = self._measure(self.target, channels=self.target_statistics.shape[2]).unbind(1)
         typical = deviation.mean(1, keepdim=True)
         if not bool((typical > EPS + 1e-6 * mean.abs().mean(1, keepdim=True)).all()):  # no more than rounding errors
@@ -361,7 +368,12 @@ class StudentTeacher(AnomalyModule):
                 "StudentTeacher needs training images that are not all of one colour. Look at the data set."
             )
         self.target_statistics.copy_(torch.stack([mean, deviation.clamp_min(MIN_STD * typical)], 1))
-        self.has_targets.fill_(True)
+        self.has_targets.fill_(1)
+
+    def _measure_scores(self) -> None:
+        """Mean and deviation of error and disagreement over all training pixels."""
+        mean, deviation = self._measure(self.components, channels=2).unbind(1)
+        self.score_statistics.copy_(torch.stack([mean, deviation.clamp_min(EPS)], 1))
 
     @torch.no_grad()
     def _measure(self, function: Callable[[int, Tensor], Tensor], *, channels: int) -> Tensor:

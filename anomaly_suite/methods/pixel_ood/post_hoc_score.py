@@ -156,6 +156,7 @@ class PostHocScore(SegmenterModule):
 
     def setup(self, stage: str) -> None:
         """Load the segmenter, also before a test without a checkpoint."""
+        super().setup(stage)
         self.load_pretrained_once()
 
     def load_pretrained(self) -> None:
