@@ -237,3 +237,24 @@ def test_a_resumed_average_goes_on(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(weight, saved["current_model_state"][key]) for key, weight in begun.items())
     for key, value in watch.left.items():
         torch.testing.assert_close(value, watch.measured[key], rtol=1e-5, atol=1e-6, msg=key)
+
+
+class SaveState(Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = {key: value for key, value in pl_module.state_dict().items() if "_extra_state" not in key}
+        torch.save(state, self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["DeepSVDD", "IGD", "StudentTeacher"])
+def test_two_processes_end_with_one_average(name: str, tmp_path: Path, two_processes: dict[str, Any]) -> None:
+    model, data, _, _ = prepare(name, "ema", tmp_path)
+    callbacks = [make_callback("ema", model), SaveState(tmp_path)]
+    make_trainer(callbacks=callbacks, default_root_dir=tmp_path, **FEW, **two_processes).fit(model, datamodule=data)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+    assert all(value.isfinite().all() for value in first.values())
