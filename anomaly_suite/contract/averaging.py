@@ -9,7 +9,7 @@ puts an average into the module, or takes the copy, has the right ones.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -51,13 +51,19 @@ class AveragingSupport(LightningModule):
         stays as it is.
         """
 
+    def at_rest(self) -> Iterable[nn.Module]:
+        """Parts that an earlier phase has trained and by which others are trained now: an average has them as they are."""
+        return ()
+
     def statistics(self) -> dict[str, Tensor]:
-        """The buffers that are measured, never averaged, and all that hold no floating-point numbers, by name."""
+        """By name what is never averaged: buffers that are measured or hold no floating-point numbers, and parts at rest."""
         parts = dict(self.named_modules())
-        found = {}
+        resting = {id(tensor) for part in self.at_rest() for tensor in (*part.parameters(), *part.buffers())}
+        found: dict[str, Tensor] = {name: weight for name, weight in self.named_parameters() if id(weight) in resting}
         for name, buffer in self.named_buffers():
             part, _, own = name.rpartition(".")
-            if not part or own in getattr(parts[part], "statistics", ()) or not buffer.is_floating_point():
+            measured = not part or own in getattr(parts[part], "statistics", ())
+            if measured or not buffer.is_floating_point() or id(buffer) in resting:
                 found[name] = buffer
         return found
 
@@ -148,13 +154,13 @@ class AveragingSupport(LightningModule):
 
     def _measure_copies(self) -> None:
         for copied, last in list(_COPIES.get(self, {}).items()):
-            sums = _sums(copied)
-            if sums == last:
+            if _sums(copied) == last:
                 continue  # somebody's copy that nothing moves
             with self._weights_of(copied), _mode(self, training=False):
                 self.measure_statistics()
                 _, found = self._weights_and_statistics()
             _write(copied, found)
+            sums = _sums(copied)
             _COPIES[self][copied], self._averaged = sums, (sums, found)
 
     def _adopt(self) -> bool:

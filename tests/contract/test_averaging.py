@@ -135,6 +135,10 @@ def test_averaged_weights_have_their_own_statistics(name: str, kind: str, tmp_pa
         return  # these validate and save the weights that are trained
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert any(not torch.equal(saved["current_model_state"][key], value) for key, value in model.named_parameters())
+    for part in model.at_rest():  # what others were trained by is no average
+        for key, weight in model.named_parameters():
+            if any(weight is one for one in part.parameters()):
+                assert torch.equal(saved["current_model_state"][key], saved["state_dict"][key]), key
     restored = type(model).load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True, map_location="cpu")
     torch.testing.assert_close(scores(restored, name), scores(model, name))
     last = torch.cat(watch.validated)

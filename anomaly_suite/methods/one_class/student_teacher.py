@@ -311,10 +311,13 @@ class StudentTeacher(AnomalyModule):
             self._measure_scores()
 
     def measure_statistics(self) -> None:
-        """Measure the targets of averaged teachers, and error and disagreement of averaged students."""
+        """Measure error and disagreement of averaged students."""
         if self.has_targets:
-            self._measure_targets()
             self._measure_scores()
+
+    def at_rest(self) -> list[nn.Module]:
+        """The teachers, in the phase of the students, who learn what these are and not what an average of them would be."""
+        return [self.teachers] if self.has_targets else []
 
     def configure_optimizers(self) -> Optimizer:
         """Adam; :meth:`on_train_epoch_start` sets its rates."""
@@ -360,7 +363,6 @@ class StudentTeacher(AnomalyModule):
 
     def _measure_targets(self) -> None:
         """Mean and deviation of the teachers' descriptors over all training pixels."""
-        self.target_statistics.copy_(self.target_statistics.new_tensor([0.0, 1.0]).view(1, 2, 1))
         mean, deviation = self._measure(self.target, channels=self.target_statistics.shape[2]).unbind(1)
         typical = deviation.mean(1, keepdim=True)
         if not bool((typical > EPS + 1e-6 * mean.abs().mean(1, keepdim=True)).all()):  # no more than rounding errors

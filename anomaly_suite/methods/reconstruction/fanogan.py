@@ -279,6 +279,11 @@ class FAnoGAN(AnomalyModule):
                 "Raise max_epochs or lower gan_epochs."
             )
 
+    def at_rest(self) -> list[nn.Module]:
+        """Generator and critic, in the phase of the encoder, which learns to invert this generator."""
+        parts = self.scopes.parts() if self.current_epoch >= self.gan_epochs else []
+        return [net for part in parts for net in (part.generator, part.critic)]
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A critic step and after every fifth one a generator step; in the second phase an encoder step."""
         first_phase = self.current_epoch < self.gan_epochs
