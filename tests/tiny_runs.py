@@ -28,7 +28,11 @@ METHODS = [
     name for name in anomaly_suite.methods.__all__ if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule)
 ]
 SEED = 0
-SHORT = {"ae_epochs": 1, "gan_epochs": 1, "teacher_epochs": 1}  # first phases that let a short run reach the second
+FIRST_PHASES = {
+    "ae_epochs": 1,
+    "gan_epochs": 1,
+    "teacher_epochs": 1,
+}  # first phases that let a short run reach the second
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
 SECTIONS = ("segmentation", "components")  # of metrics.json
 CHANGING = ("command", "checkpoint", "versions")  # parts of metrics.json that say where and when it was written

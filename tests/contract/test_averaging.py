@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from timm.utils import ModelEmaV3
-from tiny_runs import METHODS, SHORT, all_test_inputs, config, group, make_data, make_model, make_trainer
+from tiny_runs import FIRST_PHASES, METHODS, all_test_inputs, config, group, make_data, make_model, make_trainer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -20,7 +20,7 @@ from anomaly_suite.errors import ConfigError, NotFittedError
 from anomaly_suite.methods import StudentTeacher
 from anomaly_suite.nn.encoders import standardize
 
-FEW = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}
+FEW = {"max_epochs": 2, "limit_val_batches": 1}
 FEW_SCENES = {"train_size": 12, "val_size": 2, "train_batch_size": 4, "eval_batch_size": 2}
 CHANGES: dict[str, dict[str, Any]] = {"DeepSVDD": {"objective": "soft-boundary", "warmup_epochs": 0}}
 """Options with which a method has more statistics."""
@@ -84,7 +84,7 @@ def refusal(model: AnomalyModule, kind: str) -> str | None:
 
 
 def prepare(name: str, kind: str, folder: Path) -> tuple[AnomalyModule, Any, Watch, Trainer]:
-    short = {key: value for key, value in SHORT.items() if key in config(name)["model"]}
+    short = {key: value for key, value in FIRST_PHASES.items() if key in config(name)["model"]}
     model = make_model(name, **short, **CHANGES.get(name, {}))
     data = make_data(name, **(FEW_SCENES if group(name) == "DeepLabV3Plus" else {}))
     callback = make_callback(kind, model)
@@ -103,9 +103,13 @@ def scores(model: AnomalyModule, name: str) -> Tensor:
 
 
 def rows() -> list[Any]:
-    """Every method with every kind; scenes, which take longer and share their classes, with one."""
-    kinds = ("ema", "mean", "parameters", "swa", "by hand")
+    """Every method with every kind; scenes, which take longer and share their classes, with one.
+
+    A mean is like an exponential mean but for its arithmetic, so that those with statistics are enough.
+    """
+    kinds = ("ema", "parameters", "swa", "by hand")
     pairs = [(name, kind) for name in METHODS for kind in kinds if kind == "ema" or group(name) != "DeepLabV3Plus"]
+    pairs += [(name, "mean") for name in ("DeepSVDD", "IGD", "StudentTeacher", "PaDiM")]
     return [pytest.param(*pair, marks=pytest.mark.xdist_group(group(pair[0]))) for pair in pairs]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tiny_runs import METHODS, SHORT, config, group, make_data, make_model, make_trainer
+from tiny_runs import FIRST_PHASES, METHODS, config, group, make_data, make_model, make_trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -64,7 +64,7 @@ class Watch(Callback):
 
 def fit(name: str, folder: Path, *, batch_size: int, learn: bool, **options: Any) -> None:
     folder.mkdir()
-    changes = {key: value for key, value in SHORT.items() if key in config(name)["model"]}
+    changes = {key: value for key, value in FIRST_PHASES.items() if key in config(name)["model"]}
     model = make_model(name, **changes, **CHANGES.get(name, {}))
     if isinstance(model, DeepSVDD):  # components of the centre near 0 are all moved to 0.1
         model.head.weight.data.mul_(50)
