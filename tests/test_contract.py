@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_runs import (
     METHODS,
     SEED,
+    SHORT,
     all_test_inputs,
     checkpoint_file,
     config,
@@ -109,8 +110,8 @@ class TestEveryMethod:
     ) -> None:
         if foreign(name) is not ForeignData and kind in ("pair", "triple"):
             pytest.skip("a pair would be taken for images and labels: videos and scenes come as mappings")
-        model, data = make_model(name), foreign(name)(make_data(name), kind)
-        trainer = trainer_in(num_sanity_val_steps=sanity, **FEW)
+        model, data = make_model(name, **SHORT.get(name, {})), foreign(name)(make_data(name), kind)
+        trainer = trainer_in(num_sanity_val_steps=sanity, max_epochs=3 if name in SHORT else 1, **FEW)
         trainer.fit(model, datamodule=data)
         trainer.test(model, datamodule=data, verbose=False)
         predictions = trainer.predict(model, datamodule=data)
@@ -123,8 +124,8 @@ class TestEveryMethod:
             assert all(part["anomaly_score"].isfinite().all() for part in predictions)
 
     def test_bf16_mixed(self, name: str, trainer_in: Callable[..., Trainer]) -> None:
-        model, data = make_model(name), make_data(name)
-        trainer = trainer_in(precision="bf16-mixed", **FEW)
+        model, data = make_model(name, **SHORT.get(name, {})), make_data(name)
+        trainer = trainer_in(precision="bf16-mixed", max_epochs=3 if name in SHORT else 1, **FEW)
         trainer.fit(model, datamodule=data)
         predictions = trainer.predict(model, dataloaders=data.test_dataloader())
         assert predictions

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 from anomaly_suite.cli import RUN_VERBS, main
+from anomaly_suite.data import Digits
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,6 +64,20 @@ def test_every_fit_command_parses(words, tmp_path, monkeypatch, capsys):
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["model"]["class_path"]
     assert shown["data"]["init_args"]
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 0.25}, {"limit_train_batches": 3}], ids=str)
+def test_the_own_method_keeps_what_came_before_a_validation(options, tmp_path, monkeypatch):
+    (tmp_path / "my_method.py").write_text(block("Your own method"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    from my_method import MeanImage
+
+    model, data = MeanImage(), Digits(normal_class=3, image_size=8, train_batch_size=16)
+    Trainer(accelerator="cpu", max_epochs=5, logger=False, enable_checkpointing=False, **options).fit(model, data)
+    batches = [batch["image"] for batch in data.train_dataloader()][: options.get("limit_train_batches")]
+    torch.testing.assert_close(model.mean, torch.cat(batches).mean(0))
+    monkeypatch.delitem(sys.modules, "my_method")
 
 
 def test_every_command_has_a_known_verb():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 
 import anomaly_suite.data
@@ -35,6 +36,16 @@ FIRST_PHASES = {
 }  # first phases that let a short run reach the second
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
 SECTIONS = ("segmentation", "components")  # of metrics.json
+SHORT: dict[str, dict[str, Any]] = {
+    "DeepSVDD": {"ae_epochs": 1},
+    "FAnoGAN": {"gan_epochs": 2},
+    "IGD": {"e_step_every": 2},
+    "StudentTeacher": {"teacher_epochs": 1},
+}
+"""Options that lead through all phases in three epochs; methods that are not here have one phase, and two epochs will do."""
+
+SHORT_STEPS = 2  # of an epoch
+
 CHANGING = ("command", "checkpoint", "versions")  # parts of metrics.json that say where and when it was written
 
 
@@ -127,6 +138,70 @@ def fitted(name: str) -> Run:
     return run(name)
 
 
+class ShortRun(NamedTuple):
+    """A seeded fit of a few steps through all phases, and a checkpoint from within it."""
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+    """Of the calibration."""
+    global_step: int
+    killed: Path
+    """Checkpoint after one step: all that a killed process leaves behind."""
+    place: tuple[int, int]
+    """Epoch and batch of that step."""
+
+
+@lru_cache
+def short_run(name: str) -> ShortRun:
+    """The short fit of a method, made once in a process; the step of its checkpoint is drawn by the name."""
+    batches = min(SHORT_STEPS, len(short_data(name).train_dataloader()))
+    epochs = 1 if make_model(name).single_pass else 2 + (name in SHORT)
+    place = divmod(random.Random(name).randrange(epochs * batches), batches)
+    save = SaveAt(Path(FOLDER.name) / f"killed-{name}.ckpt", place)
+    model = short_fit(name, save, max_epochs=epochs)
+    record = copy.deepcopy(model.calibration.record)
+    return ShortRun(tensors(model), record, model.trainer.global_step, save.file, place)
+
+
+def short_data(name: str) -> AnomalyDataModule:
+    """The data of a configuration, smaller where they are large."""
+    scenes = config(name)["data"]["class"] == "SyntheticStreets"
+    return make_data(name, **{"image_size": (32, 64)} if scenes else {})
+
+
+def short_fit(
+    name: str, *callbacks: Callback, seed: int = SEED, resume: Path | None = None, **options: Any
+) -> AnomalyModule:
+    """Fit a method for a few steps.
+
+    Args:
+        name: A method.
+        callbacks: Beside the one that calibrates.
+        seed: Of the process; the initial weights are always the same.
+        resume: Checkpoint to go on from.
+        options: Of the trainer.
+    """
+    model = make_model(name, **SHORT.get(name, {}))
+    seed_everything(seed, verbose=False)
+    options = {"limit_train_batches": SHORT_STEPS, "limit_val_batches": 1, **options}
+    trainer = make_trainer(callbacks=[Calibrate(), *callbacks], **options)
+    trainer.fit(model, datamodule=short_data(name), ckpt_path=resume, weights_only=True)
+    return model
+
+
+class SaveAt(Callback):
+    """Write a checkpoint in a hook of one batch (epoch, number)."""
+
+    def __init__(self, file: Path, place: tuple[int, int], hook: str = "on_train_batch_end") -> None:
+        self.file, self.place = file, place
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer: Trainer, *args: Any) -> None:
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        if (trainer.current_epoch, batch) == self.place and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.file)
+
+
 @lru_cache
 def checkpoint_file(name: str) -> Path:
     """The checkpoint of that run."""
@@ -168,6 +243,11 @@ def _results(folder: Path) -> dict[str, Any]:
 def state(model: AnomalyModule) -> dict[str, Any]:
     """``state_dict``, flat: the calibration's extra state is a mapping."""
     return {key: leaf for part, item in model.state_dict().items() for key, leaf in flat(item, part).items()}
+
+
+def tensors(model: AnomalyModule) -> dict[str, Tensor]:
+    """Copies of the tensors in ``state_dict``."""
+    return {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def hyper_parameters(model: AnomalyModule) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.callbacks.base import of_data
 from anomaly_suite.contract import AnomalyModule, as_batch
@@ -50,6 +51,7 @@ class Calibrate(ChecksOptions, Callback):
 
     Images: one score each; for weak video, one score a video, and the record says ``unit: videos``.
     Pixels: with masks, all pixels; without, the pixels of normal images, which are known to be normal.
+    A fit that ends without a threshold, or trains on after the last validation, warns of it.
 
     Args:
         rule: ``auto`` takes ``max_f1`` where validation has both labels and ``quantile`` where it has normals only;
@@ -84,7 +86,16 @@ class Calibrate(ChecksOptions, Callback):
         self.rule = rule
         self.quantiles = {"image": quantile, "pixel": pixel_quantile}
         self.fixed = {"image": image_threshold, "pixel": pixel_threshold}
+        self._step = 0  # global step of the last calibration
         self._reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last calibration, for a run that is resumed."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self._step = state_dict["step"]
 
     def _reset(self) -> None:
         self._scores = {"image": F1Max(), "pixel": F1Max(exact=False)}
@@ -120,6 +131,7 @@ class Calibrate(ChecksOptions, Callback):
         """Set the module's calibration, the same in every process."""
         if trainer.sanity_checking or not isinstance(pl_module, AnomalyModule):
             return
+        self._step = trainer.global_step
         split = of_data(trainer, "validation", "unknown")
         for level, metric in self._scores.items():
             curve = metric.to(pl_module.device).curve()
@@ -140,6 +152,20 @@ class Calibrate(ChecksOptions, Callback):
             if self._units[level] == "videos":
                 how["unit"] = "videos"
             pl_module.calibration.set(level, threshold=threshold, low=low, high=high, **how)  # type: ignore[arg-type]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn where the thresholds are not those of the model that the fit leaves behind."""
+        if not isinstance(pl_module, AnomalyModule) or not pl_module.is_fitted:
+            return
+        advice = "Validate after the last step (check_val_every_n_epoch, val_check_interval), or run calibrate on the checkpoint."
+        if not pl_module.calibration.record:
+            rank_zero_warn(
+                f"the fit ends at step {trainer.global_step} without a threshold: no validation gave one. {advice}"
+            )
+        elif self._step != trainer.global_step:
+            rank_zero_warn(
+                f"the thresholds were calibrated at step {self._step}, but the fit ends at step {trainer.global_step}. {advice}"
+            )
 
     def _rule_for(
         self, level: str, normal: int, anomalous: int

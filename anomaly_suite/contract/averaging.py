@@ -11,16 +11,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from anomaly_suite.contract.training import TrainingSupport
 from anomaly_suite.errors import ConfigError
 
 Sums = tuple[float, ...]
@@ -29,15 +29,13 @@ _COPIES: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, Sums]] = Weak
 """Of every module its deep copies, with the sums of their weights when last looked at; () if never."""
 
 
-class AveragingSupport(LightningModule):
+class AveragingSupport(TrainingSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: the statistics of averaged weights.
 
     Statistics are the buffers that the method itself registers, and those that a part of it names in ``statistics``. They are never
     averaged, nor is what holds no floating-point numbers. Their shapes and types must be the same from the constructor on, because
     the copies are made then: NaN stands for what is not measured yet, and none is bool.
     """
-
-    single_pass: ClassVar[bool]
 
     _own: tuple[Sums, dict[str, Tensor]] | None = None  # weights and statistics before callbacks may put averages in
     _averaged: tuple[Sums, dict[str, Tensor]] | None = None  # those of the average that was measured last
@@ -47,9 +45,10 @@ class AveragingSupport(LightningModule):
     def measure_statistics(self) -> None:
         """Measure over the training set what follows from the present weights, an average; called in evaluation mode.
 
-        A method overrides it whose statistics follow from its weights. What was fixed for the whole training (a centre, margins)
+        As :meth:`fit_statistics` does, unless a method overrides it. What was fixed for the whole training (a centre, margins)
         stays as it is.
         """
+        self.fit_statistics()
 
     def at_rest(self) -> Iterable[nn.Module]:
         """Parts that an earlier phase has trained and by which others are trained now: an average has them as they are."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from anomaly_suite.contract.calibration import Calibration
+from anomaly_suite.contract.resume import take_up
 from anomaly_suite.errors import CheckpointError
 
 
@@ -15,7 +16,9 @@ class CheckpointSupport(LightningModule):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: pretrained weights once, the record, growing buffers."""
 
     calibration: Calibration
+    single_pass: ClassVar[bool]
 
+    _has_news: bool = False  # steps that fit_statistics has not seen
     _seed: int | None = None
     _has_weights: bool = False  # pretrained ones, or those of a checkpoint
 
@@ -34,13 +37,13 @@ class CheckpointSupport(LightningModule):
             self._has_weights = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record class and seed."""
-        checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed}
+        """Record class and seed, and whether statistics wait to be fitted."""
+        checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed, "news": self._has_news}
         # Under weight averaging the state is that of a copy, which no callback has calibrated.
         checkpoint["state_dict"]["calibration._extra_state"] = self.calibration.get_extra_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another class.
+        """Refuse the checkpoint of another class, and go on where it was saved, if a fit resumes.
 
         Raises:
             CheckpointError: the checkpoint was written by another class or another program.
@@ -52,7 +55,11 @@ class CheckpointSupport(LightningModule):
                 f"Give the checkpoint to {saved or 'the class that wrote it'}."
             )
         self._seed = checkpoint["anomaly_suite"]["seed"]
+        self._has_news = checkpoint["anomaly_suite"].get("news", False)
         self._has_weights = True
+        if self._trainer is not None:
+            collects = self.single_pass and not any(checkpoint.get("optimizer_states", ()))
+            take_up(self.trainer, checkpoint, collects=collects)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Fitted buffers (means, banks) are empty before the fit and take the checkpoint's shape, in parts of the method too.

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from anomaly_suite.contract.batch import as_batch
+from anomaly_suite.contract.loader import TrainingLoader
 from anomaly_suite.contract.sampler import ShardSampler
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.options import ChecksOptions
@@ -123,7 +124,7 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training normals, reshuffled every epoch from the seed and the epoch's number."""
-        return self._loader(self.require_splits().train, self.train_batch_size, shuffle=True)
+        return self._loader(self.require_splits().train, self.train_batch_size, shuffle=True, kind=TrainingLoader)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Validation images in fixed order; an empty list if there are none."""
@@ -139,11 +140,18 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         """The test images, for ``predict``."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Dataset[Any], batch_size: int, *, shuffle: bool = False) -> DataLoader[Any]:
+    def _loader(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        kind: type[DataLoader[Any]] = DataLoader,
+    ) -> DataLoader[Any]:
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
         sampler = ShardSampler(dataset, world=world, rank=rank, shuffle=shuffle, seed=self.seed)
         # Worker processes start anew each epoch, so that they see the epoch's number in the data set.
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

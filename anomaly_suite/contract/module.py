@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomaly_suite.contract.averaging import AveragingSupport
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint import CheckpointSupport
-from anomaly_suite.contract.training import TrainingSupport
 from anomaly_suite.errors import NotFittedError
 from anomaly_suite.options import ChecksOptions
 
 
-class AnomalyModule(ChecksOptions, AveragingSupport, TrainingSupport, CheckpointSupport):
+class AnomalyModule(ChecksOptions, AveragingSupport, CheckpointSupport):
     """A detector. A method writes ``__init__``, ``training_step``, ``forward`` and ``configure_optimizers``.
 
     Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks
@@ -28,7 +28,9 @@ class AnomalyModule(ChecksOptions, AveragingSupport, TrainingSupport, Checkpoint
     ``training_step``, turns what it collected into buffers in :meth:`fit_statistics`, and overrides :attr:`is_fitted`.
     It is fitted before the validation pass of its epoch and training then stops, whatever ``max_epochs`` says.
 
-    What a method may use while it is fitted: ``step_generator``, ``training_progress``, ``training_batches``,
+    A method of several phases overrides :attr:`unfinished` (``contract/training.py``): until the last phase it is unfitted.
+
+    What a method may use while it is fitted: ``step_generator``, ``training_progress``, ``steps_per_epoch``, ``training_batches``,
     ``training_images`` and ``sum_over_ranks`` (``contract/training.py``); ``load_pretrained`` (``contract/checkpoint.py``).
     """
 
@@ -45,7 +47,7 @@ class AnomalyModule(ChecksOptions, AveragingSupport, TrainingSupport, Checkpoint
     @property
     def is_fitted(self) -> bool:
         """Whether the method can predict; methods with fitted statistics override it."""
-        return True
+        return self.unfinished is None
 
     def require_fitted(self) -> None:
         """Check that the method can predict.
@@ -53,6 +55,8 @@ class AnomalyModule(ChecksOptions, AveragingSupport, TrainingSupport, Checkpoint
         Raises:
             NotFittedError: it cannot yet.
         """
+        if self.unfinished is not None:
+            raise NotFittedError(f"{type(self).__name__} cannot score yet: {self.unfinished}")
         if not self.is_fitted:
             raise NotFittedError(
                 f"{type(self).__name__} has no fitted statistics yet. Run fit first, or load a checkpoint of a fitted model."
@@ -81,9 +85,11 @@ class AnomalyModule(ChecksOptions, AveragingSupport, TrainingSupport, Checkpoint
         return prediction
 
     def _evaluate(self, batch: Any) -> Prediction | None:
-        if not self.is_fitted and self._trainer is not None and self.trainer.sanity_checking:
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and self.trainer.sanity_checking and not self.is_fitted:
             return None  # the sanity check runs before anything could be fitted
-        self.require_fitted()
+        if not (fitting and self.unfinished):
+            self.require_fitted()
         return cast(Prediction, self.calibration(self.predict(as_batch(batch))))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:

@@ -28,6 +28,8 @@ class ShardSampler(DistributedSampler[Any]):
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)
         self.count = len(cast(Any, dataset))
         self.num_samples = -(-self.count // world) if shuffle else len(range(rank, self.count, world))
+        self.skipped = 0
+        """Samples of this process that the next pass leaves out: a resumed run has seen them."""
 
     def __iter__(self) -> Iterator[int]:
         order = (
@@ -37,7 +39,8 @@ class ShardSampler(DistributedSampler[Any]):
         )
         missing = self.num_samples * self.num_replicas - self.count if self.shuffle else 0
         padded = np.concatenate([order, -1 - np.resize(order, missing)]) if missing else order
-        return iter(padded[self.rank :: self.num_replicas].tolist())
+        skipped, self.skipped = self.skipped, 0
+        return iter(padded[self.rank :: self.num_replicas][skipped:].tolist())
 
     def set_epoch(self, epoch: int) -> None:
         """Reshuffle, and tell the data set, whose random transforms derive from the epoch too."""

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -33,16 +37,37 @@ class TrainingSupport(LightningModule):
     """One pass over the training set fits the method; training stops after it."""
 
     _seed: int | None = None
+    _has_news: bool = False  # steps that fit_statistics has not seen
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "training_step" in cls.__dict__:
             cls.training_step = _with_checked_batch(cls.__dict__["training_step"])  # type: ignore[method-assign]
 
+    @property
+    def unfinished(self) -> str | None:
+        """What a method of several phases still lacks to give scores, with the phase and its option; None if nothing.
+
+        Validation inside the fit runs all the same, with scores that say little; test and predict refuse.
+        """
+        return None
+
     # Statistics of methods without gradients --------------------------------------------------------------------------
 
     def fit_statistics(self) -> None:
-        """Turn what ``training_step`` has collected so far into buffers; called with nothing new it must do nothing."""
+        """Turn what ``training_step`` has collected in this epoch into buffers, or measure anew what scores need.
+
+        Called before every validation and at the end of every epoch, however the run ends, where there were steps since the last
+        call. With a validation inside an epoch there are several calls: what was collected before the first counts in the
+        last, so it is kept until ``on_train_epoch_start``.
+        """
+
+    def _fit_news(self) -> None:
+        if self._has_news:
+            self._has_news = False
+            # Inference tensors, which a validation loop makes, could not be loaded over later.
+            with torch.inference_mode(False), torch.no_grad():
+                self.fit_statistics()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Count the batches of a single-pass method as steps: ModelCheckpoint saves nothing at global step 0."""
@@ -52,16 +77,36 @@ class TrainingSupport(LightningModule):
     def on_validation_start(self) -> None:
         """Fit what was collected, because Lightning validates before the training epoch ends."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            # Inference tensors, which a validation loop makes, could not be loaded over later.
-            with torch.inference_mode(False), torch.no_grad():
-                self.fit_statistics()
+            self._fit_news()
 
     def on_train_epoch_end(self) -> None:
         """Fit what was collected; a single-pass method is then done."""
-        with torch.no_grad():
-            self.fit_statistics()
+        self._fit_news()
         if self.single_pass:
             self.trainer.should_stop = True
+
+    def warn_of_first_phase(self, what: str, option: str, epochs: int, *, steps: float = 1.0) -> None:
+        """Warn at the start of a run that is planned to end in the first phase of a method.
+
+        Args:
+            what: The phase does, such as ``trains its teacher``.
+            option: Its name for the epochs of the phase.
+            epochs: So many.
+            steps: Of optimisers for each batch, in the mean, as ``max_steps`` counts them.
+        """
+        ends = {"max_epochs": self.trainer.max_epochs or -1, "max_steps": self.trainer.max_steps}
+        length = {"max_epochs": 1.0, "max_steps": steps * self.steps_per_epoch()}
+        for name, end in ends.items():
+            if 0 < end <= epochs * length[name] < math.inf:
+                rank_zero_warn(
+                    f"{type(self).__name__} only {what}: {name}={end} does not exceed {option}={epochs}"
+                    f"{'' if name == 'max_epochs' else ' epochs'}. Raise {name} or lower {option}."
+                )
+
+    def on_train_end(self) -> None:
+        """Say so where a method of two phases has ended in the first."""
+        if self.unfinished is not None:
+            rank_zero_warn(f"{type(self).__name__} ends unfitted: {self.unfinished}")
 
     # Seeds and progress ---------------------------------------------------------------------------------------------
 
@@ -82,20 +127,46 @@ class TrainingSupport(LightningModule):
         return derive_seed(self._seed or 0, self.current_epoch, batch_idx, self.global_rank, *more)
 
     def training_progress(self, batch_idx: int) -> float:
-        """Share of the training that lies behind this step, in [0, 1); 0 throughout if the trainer has no end.
+        """Share of the training that lies behind this step, in [0, 1]: of ``max_epochs``, ``max_steps`` or ``max_time``, whichever ends it.
 
-        For schedules of methods with several optimisers; it follows from the epoch, so a resumed run needs no more.
+        0 throughout if the trainer has no end. For schedules of methods with several optimisers, or with rates of their own; it
+        follows from Lightning's counters, so a resumed run needs no more.
         """
         trainer = self.trainer
-        epochs, per_epoch = trainer.max_epochs or -1, trainer.num_training_batches
+        per_epoch, steps = self.steps_per_epoch(), batch_idx // trainer.accumulate_grad_batches
+        shares = [0.0]
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            known = math.isfinite(per_epoch)  # else epochs are all there is to count
+            behind = self.current_epoch * per_epoch + steps if known else self.current_epoch
+            shares.append(behind / (trainer.max_epochs * (per_epoch if known else 1)))
         if trainer.max_steps > 0:
-            return min(1.0, self.global_step / trainer.max_steps)
-        return 0.0 if epochs < 0 else (self.current_epoch * per_epoch + batch_idx) / (epochs * per_epoch)
+            shares.append(self.global_step / trainer.max_steps)
+        timers = [each for each in trainer.callbacks if isinstance(each, Timer) and each.time_remaining() is not None]  # type: ignore[attr-defined]
+        # The clocks of two processes differ, and so would their rates.
+        share = max(shares + [_share_of_time(timer) for timer in timers])
+        return min(1.0, trainer.strategy.broadcast(share) if timers else share)
+
+    def epochs_behind(self, batch_idx: int) -> float:
+        """Epochs that lie behind this step, with their fraction, in optimiser steps."""
+        return self.current_epoch + batch_idx // self.trainer.accumulate_grad_batches / self.steps_per_epoch()
+
+    def steps_per_epoch(self) -> float:
+        """Optimiser steps of an epoch, also in ``configure_optimizers``; infinite where a loader has no length.
+
+        One for each batch, or for each group of accumulated ones, as ``trainer.estimated_stepping_batches`` counts them; for a
+        method with several optimisers, batches.
+        """
+        if self.trainer.train_dataloader is None:
+            self.trainer.fit_loop.setup_data()
+        batches = self.trainer.num_training_batches
+        return math.ceil(batches / self.trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
 
     # The training set and the processes ------------------------------------------------------------------------------
 
     def training_batches(self) -> Iterator[Batch]:
-        """One pass over this process's share of the training set, outside the training loop, batches on the device.
+        """One pass over what an epoch trains on, this process's share, outside the training loop, batches on the device.
+
+        ``limit_train_batches`` and ``overfit_batches`` hold for it, too.
 
         Raises:
             ConfigError: the trainer has no training set.
@@ -109,7 +180,8 @@ class TrainingSupport(LightningModule):
             # Persistent workers serve one iterator at a time: ours must not use up the training loop's.
             loader = copy.copy(loader)
             loader._iterator = None
-        for raw in loader:
+        limit = self.trainer.num_training_batches
+        for raw in islice(loader, int(limit) if math.isfinite(limit) else None):
             yield as_batch(self.trainer.strategy.batch_to_device(raw, self.device))
 
     def training_images(self) -> Iterator[Tensor]:
@@ -138,9 +210,15 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
         # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
-            loss = step(self, as_batch(batch), batch_idx, *args, **kwargs)
+            output = step(self, as_batch(batch), batch_idx, *args, **kwargs)
             if self.trainer.world_size > 1:
                 share_running_statistics(self, self.trainer.strategy)
-            return loss
+        self._has_news = True
+        return output
 
     return training_step
+
+
+def _share_of_time(timer: Timer) -> float:
+    elapsed, remaining = timer.time_elapsed(), timer.time_remaining() or 0.0
+    return elapsed / max(elapsed + remaining, 1e-9)  # a duration may be 0

@@ -318,6 +318,76 @@ def test_complaints_about_videos_call_them_videos(trainer_in, caplog):
     assert "Validation has no normal videos, so no video threshold is set" in caplog.text
 
 
+# The end of a fit -----------------------------------------------------------------------------------------------------
+
+
+class Trained(NoMap):
+    """Takes steps, which count."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return self.weight * 0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def warnings_of_a_fit(trainer_in, recwarn, *, validated=True, **options):
+    train, val = images([1.0, 2.0, 3.0, 4.0], [0, 0, 0, 0]), images([1.0, 2.0], [0, 1])
+    trainer_in(callbacks=[Calibrate()], **options).fit(Trained(), train, val if validated else None)
+    return [str(each.message) for each in recwarn if "the fit ends" in str(each.message)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validated": False},
+        {"limit_val_batches": 0},
+        {"max_epochs": 2, "check_val_every_n_epoch": 3},
+        {"max_epochs": 2, "val_check_interval": 5, "check_val_every_n_epoch": None},
+        {"max_epochs": -1, "max_steps": 1},
+    ],
+    ids=str,
+)
+def test_a_fit_without_validation_says_once_that_there_is_no_threshold(options, trainer_in, recwarn):
+    steps = options.get("max_steps", 2 * options.get("max_epochs", 1))
+    (said,) = warnings_of_a_fit(trainer_in, recwarn, **options)
+    assert said == (
+        f"the fit ends at step {steps} without a threshold: no validation gave one. Validate after the last step "
+        "(check_val_every_n_epoch, val_check_interval), or run calibrate on the checkpoint."
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_epochs": 3, "check_val_every_n_epoch": 2}, {"max_epochs": -1, "max_steps": 5}], ids=str
+)
+def test_thresholds_of_earlier_weights_are_named(options, trainer_in, recwarn):
+    (said,) = warnings_of_a_fit(trainer_in, recwarn, **options)
+    last = options.get("max_steps", 6)
+    assert said.startswith(f"the thresholds were calibrated at step 4, but the fit ends at step {last}. Validate after")
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_epochs": 2}, {"val_check_interval": 0.5}, {"max_epochs": -1, "max_steps": 4}], ids=str
+)
+def test_thresholds_of_the_last_weights_need_no_word(options, trainer_in, recwarn):
+    assert warnings_of_a_fit(trainer_in, recwarn, **options) == []
+
+
+def test_a_resumed_fit_knows_the_step_of_its_thresholds(tmp_path, trainer_in, recwarn):
+    train, val = images([1.0, 2.0], [0, 0]), images([1.0, 2.0], [0, 1])
+    first = trainer_in(callbacks=[Calibrate()])
+    first.fit(Trained(), train, val)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    second = trainer_in(callbacks=[Calibrate()], max_epochs=2, check_val_every_n_epoch=3)
+    second.fit(Trained(), train, val, ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    (said,) = [str(each.message) for each in recwarn if "the fit ends" in str(each.message)]
+    assert said.startswith("the thresholds were calibrated at step 1, but the fit ends at step 2.")
+
+
 # A trained method ----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import SEGMENTS, AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract.loader import TrainingLoader
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.videos.datasets import BalancedBags, WholeVideos
 from anomaly_suite.data.videos.feature_files import Layout, Video
@@ -128,7 +129,7 @@ class VideoFeatures(AnomalyDataModule):
         world = 1 if self.trainer is None else self.trainer.world_size
         bags = self.training_bags(block=self.train_batch_size * world)
         # The bags come shuffled, and a whole number of batches of all processes: each takes every world-th pair.
-        return self._loader(bags, self.train_batch_size)
+        return self._loader(bags, self.train_batch_size, kind=TrainingLoader)
 
     def training_bags(self, *, block: int) -> BatchedDataset:
         """Training bags for batches of ``block`` pairs over all processes."""

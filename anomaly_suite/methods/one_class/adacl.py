@@ -12,6 +12,7 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from torch import Generator, Tensor, nn
 
 from anomaly_suite.augment import Operation, pseudo_anomaly
 from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.errors import ConfigError
 
 NEGATIVE_SLOPE = 0.2  # of the leaky rectifiers
 INITIAL_BIAS = 0.5  # the middle of the label range, so that no output starts outside it
@@ -169,10 +171,18 @@ class ADACL(AnomalyModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Adam with a triangular cyclic learning rate, changed every step."""
+        """Adam with a triangular cyclic learning rate, changed every step of the optimiser.
+
+        Raises:
+            ConfigError: a training loader without length: the cycle is counted in epochs.
+        """
         optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr_min"])
-        total = self.trainer.estimated_stepping_batches  # also makes the trainer count its batches
-        per_epoch = min(self.trainer.num_training_batches, total)
+        per_epoch = self.steps_per_epoch()
+        if math.isinf(per_epoch):
+            raise ConfigError(
+                f"half_period={self.hparams['half_period']} is in epochs, and the training loader has no length. Set "
+                "limit_train_batches to the batches of an epoch."
+            )
         scheduler = torch.optim.lr_scheduler.CyclicLR(
             optimizer,
             base_lr=self.hparams["lr_min"],

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -68,8 +67,8 @@ def boundary_radius(distance: Tensor, *, nu: float) -> Tensor:
 class DeepSVDD(AnomalyModule):
     """A network that maps normal images close to a fixed centre; the squared distance is the score.
 
-    Epochs before ``ae_epochs`` pre-train the encoder as an autoencoder; until they are over, the score is its squared
-    error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
+    Epochs before ``ae_epochs`` pre-train the encoder as an autoencoder; until they are over, the module is unfitted, and the
+    score in validation is the squared error. The centre is then the mean code of the training images, and all later epochs shrink the distance to it. Give
     the trainer ``max_epochs`` of both phases together (300 for the paper's MNIST, 500 for its CIFAR10).
 
     With a ``reconstruction_weight`` it is DSVDD+REC: a second decoder, IGD's, reconstructs what the encoder sees from the
@@ -117,7 +116,7 @@ class DeepSVDD(AnomalyModule):
     rebuilder: ResidualDecoder | None
     """Decoder of DSVDD+REC; checkpoints know its tensors by this name."""
 
-    input_range: Tensor
+    input_range: Tensor  # smallest and largest pixel of normalised training images
     center: Tensor
     radius: Tensor
 
@@ -152,8 +151,7 @@ class DeepSVDD(AnomalyModule):
         self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
         self.weights = weights
         self.objective = objective
-        self.nu = nu
-        self.warmup_epochs = warmup_epochs
+        self.nu, self.warmup_epochs = nu, warmup_epochs
         self.reconstruction_weight = reconstruction_weight
         self.score = score
         self.lr_decay = lr_decay
@@ -176,9 +174,8 @@ class DeepSVDD(AnomalyModule):
             self.encoder, self.decoder = ImageEncoder(backbone, image_size=size, width=width), None
         self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
         self._build_rebuilder(in_channels if backbone == "lenet" else 3, size, width, rho)
-        # Smallest and largest pixel of normalised training images; NaN is not measured yet.
-        self.register_buffer("input_range", torch.full((2,), torch.nan))
-        self.register_buffer("center", torch.full((latent_dim,), torch.nan))
+        for name, count in {"input_range": 2, "center": latent_dim}.items():  # NaN is not measured yet
+            self.register_buffer(name, torch.full((count,), torch.nan))
         self.register_buffer("radius", torch.zeros(()))
         self._has_center = False  # as a constant, which an exported forward can branch on
 
@@ -212,8 +209,18 @@ class DeepSVDD(AnomalyModule):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a centre, or, in the first phase, an autoencoder to score with."""
-        return _measured(self.center) or (self.decoder is not None and _measured(self.input_range))
+        """Whether there is a centre."""
+        return _measured(self.center)
+
+    @property
+    def unfinished(self) -> str | None:
+        """The phase of the autoencoder."""
+        if self.is_fitted or not self.ae_epochs:
+            return None
+        return (
+            f"it has not left its first phase, which trains an autoencoder for ae_epochs={self.ae_epochs} epochs; the centre is "
+            "set after it. Run fit first, for more epochs than that, or lower ae_epochs."
+        )
 
     def load_pretrained(self) -> None:
         """Load the weights of the backbone."""
@@ -274,11 +281,7 @@ class DeepSVDD(AnomalyModule):
         Raises:
             ConfigError: training images of one colour.
         """
-        if self.ae_epochs >= (self.trainer.max_epochs or math.inf) > 0:
-            rank_zero_warn(
-                f"DeepSVDD only pre-trains its autoencoder: max_epochs={self.trainer.max_epochs} does not exceed "
-                f"ae_epochs={self.ae_epochs}. Raise max_epochs or lower ae_epochs."
-            )
+        self.warn_of_first_phase("pre-trains its autoencoder", "ae_epochs", self.ae_epochs)
         if isinstance(self.encoder, ImageEncoder) or _measured(self.input_range):
             return
         extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels

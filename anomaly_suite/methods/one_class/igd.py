@@ -109,10 +109,11 @@ class Descriptor(nn.Module):
         xi: Share of the reconstruction error in the score.
     """
 
-    statistics = ("center", "variance")  # buffers that are measured, never averaged
-
+    statistics = ("center", "variance", "target_center", "target_variance")  # buffers that are measured, never averaged
     center: Tensor
-    variance: Tensor
+    variance: Tensor  # of the codes of the network as it is: scores are taken by them
+    target_center: Tensor
+    target_variance: Tensor  # of an E-step for training, which pulls to them
 
     def __init__(
         self,
@@ -127,8 +128,9 @@ class Descriptor(nn.Module):
         self.compare = compare
         self.critic = critic
         self.xi = xi
-        self.register_buffer("center", torch.full((autoencoder.projection.out_features,), torch.nan))  # (D,)
-        self.register_buffer("variance", torch.ones(()))
+        for name in ("", "target_"):
+            self.register_buffer(f"{name}center", torch.full((autoencoder.projection.out_features,), torch.nan))  # (D,)
+            self.register_buffer(f"{name}variance", torch.ones(()))
 
     def components(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction error (B,), abnormality ``1 - p`` (B,) and reconstruction map (B, 1, H, W) of images (B, C, H, W)."""
@@ -172,7 +174,8 @@ class IGD(AnomalyModule):
             the target.
         zeta: Share of the image in the critic's second input; null draws it uniformly for each image as printed, the
             released code has 0.2.
-        e_step_every: Epochs between estimates of centre and variance; there is one before the first and after the last.
+        e_step_every: Epochs between estimates of centre and variance for training; for scores there is one before every validation
+            and after every epoch, however the run ends.
         clamp_center: Move components of the centre within 0.1 of zero to 0.1.
         variance_floor: Smallest variance.
         xi_global: Share of the reconstruction error in the global score.
@@ -225,9 +228,7 @@ class IGD(AnomalyModule):
         self.gaussian_weight, self.interpolation_weight = gaussian_weight, interpolation_weight
         self.zeta, self.e_step_every = zeta, e_step_every
         self.clamp_center, self.variance_floor = clamp_center, variance_floor
-        self.beta = beta
-        self.lr, self.weight_decay = lr, weight_decay
-        self._estimated = False  # whether the last epoch's E-step is done
+        self.beta, self.lr, self.weight_decay = beta, lr, weight_decay
 
         def build(it: ScopeOptions) -> Descriptor:
             """The networks of one scope."""
@@ -273,20 +274,15 @@ class IGD(AnomalyModule):
         return mix_scores(scores, share=self.beta), maps.mean(0)
 
     def on_train_epoch_start(self) -> None:
-        """E-step before the first epoch and every ``e_step_every`` epochs."""
+        """E-step for training, before the first epoch and every ``e_step_every`` epochs."""
         super().on_train_epoch_start()
-        self._estimated = False
         if self.current_epoch % self.e_step_every == 0 or not self.is_fitted:
             self.estimate()
+            for part in self.descriptors.parts():
+                part.target_center, part.target_variance = part.center.clone(), part.variance.clone()
 
     def fit_statistics(self) -> None:
-        """E-step after the last epoch, once, before it is validated."""
-        if self.current_epoch + 1 == self.trainer.max_epochs and not self._estimated:
-            self.estimate()
-            self._estimated = True
-
-    def measure_statistics(self) -> None:
-        """E-step of averaged weights."""
+        """E-step for scores, of the network as it is."""
         self.estimate()
 
     @torch.no_grad()
@@ -331,7 +327,7 @@ class IGD(AnomalyModule):
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """The loss, and for the critic reconstructions, decoded interpolations and their coefficients."""
         latent, reconstruction = part.autoencoder(image)
-        probability = normality(latent, part.center, part.variance).mean()
+        probability = normality(latent, part.target_center, part.target_variance).mean()
         error = part.compare(image, reconstruction).mean()
         loss = error + self.gaussian_weight * (1 - probability)
         # A code has no partner in a batch of one: its interpolation is itself, with coefficient 0.
@@ -372,10 +368,18 @@ class IGD(AnomalyModule):
         """The optimisers, with the learning rate of this step."""
         optimizers = self.optimizers(use_pl_optimizer=True)
         steps: list[Any] = optimizers if isinstance(optimizers, list) else [optimizers]
+        rate = self.lr * polynomial_decay(self.training_progress(batch_idx))
         for optimizer in steps:
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * polynomial_decay(self.training_progress(batch_idx))
+                group["lr"] = rate
         return steps
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in list(state_dict):  # checkpoints of former versions have one Gaussian for both
+            part, _, name = key.rpartition(".")
+            if name in ("center", "variance"):
+                state_dict.setdefault(f"{part}.target_{name}", state_dict[key])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam for encoder (unless frozen), linear layer and decoder; another for the critic."""

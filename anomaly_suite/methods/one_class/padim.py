@@ -101,7 +101,6 @@ class PaDiM(AnomalyModule):
         self.register_buffer("whitening", torch.empty(0), persistent=False)  # (P, S), the same as products take them
         self._grid = (0, 0)  # h, w
         self._moments: StreamedMoments | None = None
-        self._has_news = False
 
     @property
     def is_fitted(self) -> bool:
@@ -224,7 +223,6 @@ class PaDiM(AnomalyModule):
                 f"the features of training images must be finite; those of batch {batch_idx} hold NaN or infinity. "
                 "Look for broken images or weights, or train in precision 32."
             )
-        self._has_news = True
 
     def fit_statistics(self) -> None:
         """Turn the moments collected by all processes into means and factors.
@@ -232,9 +230,8 @@ class PaDiM(AnomalyModule):
         Raises:
             ConfigError: fewer than two training images, or singular covariances.
         """
-        if self._moments is None or not self._has_news:
+        if self._moments is None:
             return
-        self._has_news = False
         # Summing overwrites its argument, but an epoch that is validated half-way goes on collecting: hence the clone.
         count = self.sum_over_ranks(self._moments.count.clone())
         if count < 2:

@@ -12,13 +12,11 @@ Axes: B batch, C channels, H and W pixels, D descriptor width, p side of a patch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -120,7 +118,7 @@ class StudentTeacher(AnomalyModule):
     """Students regress a teacher's descriptor of every pixel; their error and their disagreement are the anomaly map.
 
     Epochs before ``teacher_epochs`` distil a timm network into one patch network for each patch size, the teachers; until
-    they are over, scores are those of untrained students and mean nothing. Mean and deviation of the teachers' descriptors
+    they are over, the module is unfitted, and scores in validation are those of untrained students. Mean and deviation of the teachers' descriptors
     over all training pixels are then measured once, and all later epochs train the students. Each of these ends with a pass
     over the training set that measures mean and deviation of error and disagreement, by which both are standardised. Give
     the trainer ``max_epochs`` of both phases together.
@@ -205,7 +203,21 @@ class StudentTeacher(AnomalyModule):
         self.register_buffer("target_statistics", neutral.repeat(len(patch_sizes), 1, width))  # mean, deviation
         self.register_buffer("score_statistics", neutral.repeat(len(patch_sizes), 1, 2))  # of error and disagreement
         self.register_buffer("has_targets", torch.tensor(0.0))  # 1 once they are measured
-        self._has_news = False
+
+    @property
+    def unfinished(self) -> str | None:
+        """The phase of the teachers, or an epoch of students that has not been measured yet."""
+        if not self.has_targets:
+            return (
+                f"it has not left its first phase, which trains the teachers for teacher_epochs={self.teacher_epochs} epochs. "
+                "Run fit first, for more epochs than that, or lower teacher_epochs."
+            )
+        if bool((self.score_statistics == self.score_statistics.new_tensor([0.0, 1.0]).view(2, 1)).all()):
+            return (
+                "no epoch of its students (those after teacher_epochs) is over, which would measure their error. Run fit first, to "
+                "the end of such an epoch."
+            )
+        return None
 
     def load_pretrained(self) -> None:
         """Load the timm network's weights."""
@@ -268,11 +280,7 @@ class StudentTeacher(AnomalyModule):
 
     def on_train_start(self) -> None:
         """Warn of a run without second phase."""
-        if self.teacher_epochs >= (self.trainer.max_epochs or math.inf) > 0:
-            rank_zero_warn(
-                f"StudentTeacher only trains its teacher: max_epochs={self.trainer.max_epochs} does not exceed "
-                f"teacher_epochs={self.teacher_epochs}. Raise max_epochs or lower teacher_epochs."
-            )
+        self.warn_of_first_phase("trains its teacher", "teacher_epochs", self.teacher_epochs)
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rates of the phase, and measure the targets when the second phase begins.
@@ -296,7 +304,6 @@ class StudentTeacher(AnomalyModule):
         """Losses of all teachers in the first phase, of all students in the second; they share no weights."""
         if self._trains_students:
             loss, resting = self._student_loss(batch["image"]), [self.teachers, self.decoders]
-            self._has_news = True
         else:
             loss, resting = self._teacher_loss(batch["image"], self.step_generator(batch_idx)), [self.students]
         if self.trainer.world_size > 1:  # DDP waits for a gradient of every parameter
@@ -305,15 +312,10 @@ class StudentTeacher(AnomalyModule):
         return loss
 
     def fit_statistics(self) -> None:
-        """Measure error and disagreement over the training pixels, if students have been trained since the last time."""
-        if self._has_news:
-            self._has_news = False
-            self._measure_scores()
-
-    def measure_statistics(self) -> None:
-        """Measure error and disagreement of averaged students."""
-        if self.has_targets:
-            self._measure_scores()
+        """Measure error and disagreement over the training pixels, in the phase of the students."""
+        if self._trains_students:
+            mean, deviation = self._measure(self.components, channels=2).unbind(1)
+            self.score_statistics.copy_(torch.stack([mean, deviation.clamp_min(EPS)], 1))
 
     def at_rest(self) -> list[nn.Module]:
         """The teachers, in the phase of the students, who learn what these are and not what an average of them would be."""
@@ -371,11 +373,6 @@ class StudentTeacher(AnomalyModule):
             )
         self.target_statistics.copy_(torch.stack([mean, deviation.clamp_min(MIN_STD * typical)], 1))
         self.has_targets.fill_(1)
-
-    def _measure_scores(self) -> None:
-        """Mean and deviation of error and disagreement over all training pixels."""
-        mean, deviation = self._measure(self.components, channels=2).unbind(1)
-        self.score_statistics.copy_(torch.stack([mean, deviation.clamp_min(EPS)], 1))
 
     @torch.no_grad()
     def _measure(self, function: Callable[[int, Tensor], Tensor], *, channels: int) -> Tensor:

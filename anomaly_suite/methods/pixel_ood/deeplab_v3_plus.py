@@ -31,6 +31,8 @@ from anomaly_suite.nn.sliding_window import Blend
 
 THIN_CLASSES = (5, 6, 7, 11, 12, 17, 18)  # of Cityscapes: pole, light, sign, person, rider, motorcycle, bicycle
 MOMENTUM = 0.9
+RESTART_MAX = 1 - 1e-9
+"""A decay that begins anew does so before the end."""
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -238,15 +240,11 @@ class DeepLabV3Plus(SegmenterModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate, which follows from epoch and step alone."""
-        trainer = self.trainer
-        epochs = float(trainer.max_epochs or -1)
-        if trainer.max_steps > 0:
-            epochs = trainer.max_steps * trainer.accumulate_grad_batches / trainer.num_training_batches
-        restart = self.relaxation_epochs / epochs if epochs > 0 else 0.0
-        factor = restarted_decay(
-            self.training_progress(batch_idx), power=self.lr_power, restart=restart, restart_power=self.restart_power
-        )
-        (optimizer,) = trainer.optimizers
+        progress, behind = self.training_progress(batch_idx), self.epochs_behind(batch_idx)
+        # The share of the run at which the relaxation ends or ended, whatever ends the run.
+        restart = min(progress * self.relaxation_epochs / behind, RESTART_MAX) if behind else RESTART_MAX
+        factor = restarted_decay(progress, power=self.lr_power, restart=restart, restart_power=self.restart_power)
+        (optimizer,) = self.trainer.optimizers
         for group in optimizer.param_groups:
             group["lr"] = self.lr * factor
 

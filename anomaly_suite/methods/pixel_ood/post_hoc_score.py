@@ -227,6 +227,10 @@ class PostHocScore(SegmenterModule):
 
     # Fitting -----------------------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the sums of an earlier pass."""
+        self._sums = []
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the sums, in float64."""
         if not self.fits:
@@ -261,8 +265,8 @@ class PostHocScore(SegmenterModule):
         """
         if not self.fits or not self._sums:
             return
-        count, *sums = (self.sum_over_ranks(total) for total in self._sums)
-        self._sums = []
+        # Summing overwrites its argument, but an epoch that is validated half-way goes on collecting: hence the clones.
+        count, *sums = (self.sum_over_ranks(total.clone()) for total in self._sums)
         if count.sum() < 2:
             raise DatasetError("the training scenes have no pixel of a known class. Check the labels, or raise sample.")
         if self.score == "sml":

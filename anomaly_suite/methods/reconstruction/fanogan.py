@@ -11,11 +11,9 @@ Axes: B batch, C channels, H and W pixels, Z latent width, S scopes.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer, RMSprop
@@ -130,8 +128,8 @@ class FAnoGAN(AnomalyModule):
     """WGAN-GP on normal images, then an encoder that inverts its generator.
 
     Epochs before ``gan_epochs`` train generator and critic; all later ones the encoder, with both at rest. Give the trainer
-    ``max_epochs`` of both phases together. In the first phase the module scores with an encoder that is not trained: it can
-    be validated, but its scores say nothing yet, and those of different epochs are not comparable, because the critic's
+    ``max_epochs`` of both phases together. In the first phase the module is unfitted. It is validated all the same, with an encoder
+    that is not trained: the scores say nothing yet, and those of different epochs are not comparable, because the critic's
     features change. Keep the last epoch, not the one with the best validation score.
 
     The score of an image is its image residual, the mean squared error of the reconstruction; for ``izif`` plus ``kappa``
@@ -165,6 +163,8 @@ class FAnoGAN(AnomalyModule):
     Raises:
         ConfigError: an option outside its range, or sizes that do not fit.
     """
+
+    has_encoder: Tensor
 
     def __init__(
         self,
@@ -219,6 +219,18 @@ class FAnoGAN(AnomalyModule):
             patches=PatchGrid(size=patch_size, stride=patch_stride),
             per_step=patches_per_step,
         )
+        # 1 once the second phase has begun; a float, because weight averaging takes no booleans.
+        self.register_buffer("has_encoder", torch.tensor(0.0))
+
+    @property
+    def unfinished(self) -> str | None:
+        """The phase of the GAN."""
+        if self.has_encoder:
+            return None
+        return (
+            f"it has not left its first phase, which trains the GAN for gan_epochs={self.gan_epochs} epochs; its encoder is not "
+            "trained. Run fit first, for more epochs than that, or lower gan_epochs."
+        )
 
     def load_pretrained(self) -> None:
         """Load the encoders' weights."""
@@ -272,12 +284,7 @@ class FAnoGAN(AnomalyModule):
 
     def on_train_start(self) -> None:
         """Warn if the encoder would stay untrained."""
-        if self.gan_epochs >= (self.trainer.max_epochs or math.inf) > 0:
-            rank_zero_warn(
-                f"FAnoGAN only trains its GAN: max_epochs={self.trainer.max_epochs} does not exceed "
-                f"gan_epochs={self.gan_epochs}, and without an encoder the scores say nothing. "
-                "Raise max_epochs or lower gan_epochs."
-            )
+        self.warn_of_first_phase("trains its GAN", "gan_epochs", self.gan_epochs, steps=1 + 1 / CRITIC_STEPS)
 
     def at_rest(self) -> list[nn.Module]:
         """Generator and critic, in the phase of the encoder, which learns to invert this generator."""
@@ -295,6 +302,7 @@ class FAnoGAN(AnomalyModule):
         inputs = list(self.scopes.training_inputs(to_signed(batch["image"]), generator=generator))
         generator_optimizer, critic_optimizer, encoder_optimizer = cast(list[Any], self.optimizers())
         if not first_phase:
+            self.has_encoder.fill_(1)
             self._step(encoder_optimizer, [self._encoder_loss(*part, generator) for part in inputs])
             return
         self._step(critic_optimizer, [self._critic_loss(*part, generator) for part in inputs])
@@ -340,6 +348,10 @@ class FAnoGAN(AnomalyModule):
         self.manual_backward(loss, inputs=weights)
         optimizer.step()
         self.zero_grad()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}has_encoder", torch.tensor(1.0))  # unknown of checkpoints of former versions
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam for the generators, Adam for the critics, RMSprop for the encoders."""

@@ -183,8 +183,9 @@ class MSSSIMAutoencoder(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean reconstruction error of every scope, summed."""
         (optimizer,) = self.trainer.optimizers
+        rate = self.lr * polynomial_decay(self.training_progress(batch_idx))
         for group in optimizer.param_groups:
-            group["lr"] = self.lr * polynomial_decay(self.training_progress(batch_idx))
+            group["lr"] = rate
         losses = []
         inputs = self.scopes.training_inputs(batch["image"], generator=self.step_generator(batch_idx))
         for prefix, part, image in inputs:

@@ -267,7 +267,7 @@ class TestFit:
         options = {"in_channels": 3, "ae_epochs": 1, "widths": [4, 4]}
         with pytest.raises(ShapeError, match="at least 2 images in every training batch"):
             fit(trainer_in(), blobs(3, channels=3), batch_size=2, **options)
-        assert fit(trainer_in(), blobs(4, channels=3), batch_size=2, **options).is_fitted
+        assert fit(trainer_in(max_epochs=2), blobs(4, channels=3), batch_size=2, **options).is_fitted
 
     def test_another_size_is_refused(self, trainer_in: Make) -> None:
         with pytest.raises(ShapeError, match=r"\(1, 16, 16\); got \(1, 20, 20\)"):

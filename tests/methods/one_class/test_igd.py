@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -220,6 +221,12 @@ class TestEStep:
 
     def test_schedule_and_modes(self, trainer_in: Callable[..., Trainer]) -> None:
         seen: list[int] = []
+        targets: list[Tensor] = []
+
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+                targets.append(module.descriptors["global"].target_center.clone())  # type: ignore[union-attr,index]
+
         model = IGD(**TINY, e_step_every=2)
         estimate = model.estimate
 
@@ -231,8 +238,12 @@ class TestEStep:
             assert [module.training for module in model.modules()] == before
 
         model.estimate = counted  # type: ignore[method-assign]
-        trainer_in(max_epochs=5, limit_train_batches=1, limit_val_batches=1).fit(model, digits())
-        assert seen == [0, 2, 4, 4]  # before the first epoch, every second one, and after the last
+        trainer = trainer_in(max_epochs=5, limit_train_batches=1, limit_val_batches=1, callbacks=[Watch()])
+        trainer.fit(model, digits())
+        assert seen == [0, 0, 1, 2, 2, 3, 4, 4]  # before every second epoch for training, after every one for scores
+        changed = [not torch.equal(before, after) for before, after in itertools.pairwise(targets)]
+        assert changed == [False, True, False, True]
+        assert not torch.equal(model.descriptors["global"].center, targets[-1])
 
     @pytest.mark.slow
     def test_two_processes_give_the_same_gaussian(
