@@ -151,18 +151,6 @@ class TestEveryMethod:
             with pytest.raises(NotFittedError, match="Run fit first"):
                 model.test_step(batch, 0)
 
-    @pytest.mark.slow
-    def test_two_processes(self, name: str, tmp_path: Path, two_processes: dict[str, Any]) -> None:
-        model = make_model(name)
-        steps = {} if model.single_pass else {"limit_train_batches": 3, "limit_val_batches": 2}
-        trainer = make_trainer(max_epochs=1, default_root_dir=tmp_path, **two_processes, **steps)
-        trainer.fit(model, datamodule=make_data(name))  # what rank zero ends with comes back
-        score = predict(model.eval(), all_test_inputs(name))["anomaly_score"]
-        assert score.isfinite().all()
-        if model.single_pass:  # statistics of all processes together are those of a single one
-            alone = predict(fitted(name).model, all_test_inputs(name))["anomaly_score"]
-            assert torch.allclose(score, alone, rtol=1e-4)  # sums in another order
-
 
 class Training(NamedTuple):
     """A short training on a method's own loaders, with Lightning's sanity check before it."""

@@ -33,6 +33,11 @@ METHODS = [
     if issubclass(getattr(anomaly_suite.methods, name), AnomalyModule) and (not ONLY or name in ONLY)
 ]
 SEED = 0
+FIRST_PHASES = {
+    "ae_epochs": 1,
+    "gan_epochs": 1,
+    "teacher_epochs": 1,
+}  # first phases that let a short run reach the second
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
 SECTIONS = ("segmentation", "components")  # of metrics.json
 SHORT: dict[str, dict[str, Any]] = {

@@ -10,15 +10,15 @@ from typing import Any, ClassVar, cast
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from anomaly_suite.contract.averaging import AveragingSupport
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint import CheckpointSupport
-from anomaly_suite.contract.training import TrainingSupport
 from anomaly_suite.errors import NotFittedError
 from anomaly_suite.options import ChecksOptions
 
 
-class AnomalyModule(ChecksOptions, TrainingSupport, CheckpointSupport):
+class AnomalyModule(ChecksOptions, AveragingSupport, CheckpointSupport):
     """A detector. A method writes ``__init__``, ``training_step``, ``forward`` and ``configure_optimizers``.
 
     Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract.batch import Batch, as_batch
+from anomaly_suite.contract.processes import share_running_statistics
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 
@@ -211,6 +212,8 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
             output = step(self, as_batch(batch), batch_idx, *args, **kwargs)
+            if self.trainer.world_size > 1:
+                share_running_statistics(self, self.trainer.strategy)
         self._has_news = True
         return output
 

@@ -24,6 +24,13 @@ GREY_WIDTHS = (8, 4)
 COLOUR_WIDTHS = (32, 64, 128)
 
 
+def global_contrast_normalization(image: Tensor) -> Tensor:
+    """Shift every image (B, C, H, W) to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
+    centred = image - image.mean((1, 2, 3), keepdim=True)
+    scale = centred.abs().mean((1, 2, 3), keepdim=True)
+    return centred / scale.clamp_min(1e-5)  # an image of one colour stays near 0: its rounding errors are below 1e-7
+
+
 class LeNetEncoder(nn.Module):
     """Convolutions without biases or affine batch norms, which could produce the centre from any image.
 
@@ -133,7 +140,7 @@ def build_lenets(
     *,
     channels: int,
     image_size: tuple[int, int],
-    widths: Sequence[int],
+    widths: Sequence[int] | None,
     latent_dim: int,
     with_decoder: bool,
     initialization: Literal["torch", "xavier"] = "torch",
@@ -143,7 +150,7 @@ def build_lenets(
     Args:
         channels: C of the images.
         image_size: (H, W).
-        widths: Channels after each convolution of the encoder.
+        widths: Channels after each convolution of the encoder; None takes the paper's for grey or for colour images.
         latent_dim: D.
         with_decoder: Also build a decoder; None stands in its place otherwise.
         initialization: Of all convolutions: torch's, or uniform after Xavier with the gain of leaky ReLU.
@@ -151,6 +158,7 @@ def build_lenets(
     Raises:
         ConfigError: sizes that do not fit.
     """
+    widths = widths or (GREY_WIDTHS if channels == 1 else COLOUR_WIDTHS)
     encoder, decoder = LeNetEncoder(in_channels=channels, image_size=image_size, widths=widths), None
     if with_decoder:
         decoder = LeNetDecoder(

@@ -33,20 +33,13 @@ from anomaly_suite.losses import (
     with_idle_weights,
 )
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, standardize
-from anomaly_suite.nn.lenet import COLOUR_WIDTHS, GREY_WIDTHS, LeNetDecoder, LeNetEncoder, build_lenets
+from anomaly_suite.nn.lenet import LeNetDecoder, LeNetEncoder, build_lenets, global_contrast_normalization
 from anomaly_suite.nn.residual import ResidualDecoder
 from anomaly_suite.nn.size import ImageSize, height_width
 
 LR_DECAY = 0.1  # of the learning rate at a milestone
 AE_EPOCHS = 150  # of the paper's MNIST
 GREY_LATENT_DIM, LATENT_DIM = 32, 128
-
-
-def global_contrast_normalization(image: Tensor) -> Tensor:
-    """Shift every image (B, C, H, W) to mean 0 over channels and pixels, and scale it to mean absolute value 1."""
-    centred = image - image.mean((1, 2, 3), keepdim=True)
-    scale = centred.abs().mean((1, 2, 3), keepdim=True)
-    return centred / scale.clamp_min(1e-5)  # an image of one colour stays near 0: its rounding errors are below 1e-7
 
 
 def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -128,7 +121,7 @@ class DeepSVDD(AnomalyModule):
     rebuilder: ResidualDecoder | None
     """Decoder of DSVDD+REC; checkpoints know its tensors by this name."""
 
-    input_range: Tensor
+    input_range: Tensor  # smallest and largest pixel of normalised training images
     center: Tensor
     radius: Tensor
 
@@ -166,8 +159,7 @@ class DeepSVDD(AnomalyModule):
         self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
         self.weights = weights
         self.objective = objective
-        self.nu = nu
-        self.warmup_epochs = warmup_epochs
+        self.nu, self.warmup_epochs = nu, warmup_epochs
         self.reconstruction_weight = reconstruction_weight
         self.score = score
         self.lr_decay = lr_decay
@@ -182,7 +174,7 @@ class DeepSVDD(AnomalyModule):
             self.encoder, self.decoder = build_lenets(
                 channels=in_channels,
                 image_size=size,
-                widths=widths or (GREY_WIDTHS if grey else COLOUR_WIDTHS),
+                widths=widths,
                 latent_dim=latent_dim,
                 with_decoder=bool(self.ae_epochs),
                 initialization=initialization,
@@ -192,9 +184,10 @@ class DeepSVDD(AnomalyModule):
         self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
         comparison = {"rho": rho, "scales": ssim_scales, "window_size": ssim_window}
         self._build_rebuilder(in_channels if backbone == "lenet" else 3, size, width, comparison)
-        self.register_buffer("input_range", torch.empty(0))  # smallest and largest pixel of normalised training images
-        self.register_buffer("center", torch.empty(0))  # (D,)
+        for name, count in {"input_range": 2, "center": latent_dim}.items():  # NaN is not measured yet
+            self.register_buffer(name, torch.full((count,), torch.nan))
         self.register_buffer("radius", torch.zeros(()))
+        self._has_center = False  # as a constant, which an exported forward can branch on
 
     def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of what the fit fills."""
@@ -231,7 +224,7 @@ class DeepSVDD(AnomalyModule):
     @property
     def is_fitted(self) -> bool:
         """Whether there is a centre."""
-        return self.center.numel() > 0
+        return _measured(self.center)
 
     @property
     def unfinished(self) -> str | None:
@@ -289,7 +282,7 @@ class DeepSVDD(AnomalyModule):
         """
         x = self.normalize(image)
         code = self.encode(x)
-        if self.decoder is not None and not self.center.numel():
+        if self.decoder is not None and not self._has_center:
             return squared_error(x, self.decoder(code)), None
         score = squared_distance(code, self.center) - self.radius**2
         if self.score == "sum":
@@ -303,7 +296,7 @@ class DeepSVDD(AnomalyModule):
             ConfigError: training images of one colour.
         """
         self.warn_of_first_phase("pre-trains its autoencoder", "ae_epochs", self.ae_epochs)
-        if isinstance(self.encoder, ImageEncoder) or self.input_range.numel():
+        if isinstance(self.encoder, ImageEncoder) or _measured(self.input_range):
             return
         extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
         for image in self.training_images():
@@ -312,7 +305,7 @@ class DeepSVDD(AnomalyModule):
         low, high = self.trainer.strategy.reduce(extremes, reduce_op="max").unbind()
         if not -low < high:
             raise ConfigError("DeepSVDD needs training images that are not all of one colour. Look at the data set.")
-        self.input_range = torch.stack([-low, high])
+        self.input_range.copy_(torch.stack([-low, high]))
 
     def on_train_epoch_start(self) -> None:
         """Set the centre when the second phase begins.
@@ -320,8 +313,10 @@ class DeepSVDD(AnomalyModule):
         Both phases share one optimiser, whose state is cleared between them, because Lightning builds optimisers before
         the first epoch and restores them from a checkpoint by number.
         """
-        if self.current_epoch >= self.ae_epochs and not self.center.numel():
-            self.center = away_from_zero(self._mean_code())
+        super().on_train_epoch_start()
+        if self.current_epoch >= self.ae_epochs and not self._has_center:
+            self.center.copy_(away_from_zero(self._mean_code()))
+            self._has_center = True
             (optimizer,) = self.trainer.optimizers
             optimizer.state.clear()
 
@@ -346,7 +341,7 @@ class DeepSVDD(AnomalyModule):
         """Reconstruction error in the first phase; distance to the centre, and the weighted error, in the second."""
         x = self.normalize(batch["image"])
         code = self.encode(x)
-        if self.decoder is not None and not self.center.numel():
+        if self.decoder is not None and not self._has_center:
             loss = squared_error(x, self.decoder(code)).mean()
         else:
             distance = squared_distance(code, self.center)
@@ -384,6 +379,18 @@ class DeepSVDD(AnomalyModule):
             everywhere = cast(Tensor, self.all_gather(distance))
             self.radius.copy_(boundary_radius(everywhere.flatten(), nu=self.nu))
 
+    def measure_statistics(self) -> None:
+        """Measure the radius of averaged weights, over all training images; centre and input range are fixed."""
+        if self.objective != "soft-boundary" or self.current_epoch - self.ae_epochs < self.warmup_epochs:
+            return
+        distances = []
+        for batch in self.training_batches():
+            distance = squared_distance(self.encode(self.normalize(batch["image"])), self.center)
+            # Gathering needs equally many from every process, so what the sampler repeats is left out afterwards.
+            distances.append(distance.masked_fill(batch["padding"], torch.nan) if "padding" in batch else distance)
+        everywhere = cast(Tensor, self.all_gather(torch.cat(distances))).flatten()
+        self.radius.copy_(boundary_radius(everywhere[~everywhere.isnan()], nu=self.nu))
+
     @torch.no_grad()
     def _mean_code(self) -> Tensor:
         total = torch.zeros(self.head.out_features, dtype=torch.float64, device=self.device)
@@ -394,3 +401,14 @@ class DeepSVDD(AnomalyModule):
             count += len(image)
         self.train()
         return (self.sum_over_ranks(total) / self.sum_over_ranks(count)).float()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("input_range", "center"):
+            if (saved := state_dict.get(prefix + name)) is not None and not saved.numel():  # as once saved
+                state_dict[prefix + name] = torch.full_like(self.get_buffer(name), torch.nan)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._has_center = _measured(self.center)
+
+
+def _measured(statistic: Tensor) -> bool:
+    return bool(statistic.isfinite().all())

@@ -112,6 +112,7 @@ class Descriptor(nn.Module):
         xi: Share of the reconstruction error in the score.
     """
 
+    statistics = ("center", "variance", "target_center", "target_variance")  # buffers that are measured, never averaged
     center: Tensor
     variance: Tensor  # of the codes of the network as it is: scores are taken by them
     target_center: Tensor
@@ -131,7 +132,7 @@ class Descriptor(nn.Module):
         self.critic = critic
         self.xi = xi
         for name in ("", "target_"):
-            self.register_buffer(f"{name}center", torch.empty(0))  # (D,)
+            self.register_buffer(f"{name}center", torch.full((autoencoder.projection.out_features,), torch.nan))  # (D,)
             self.register_buffer(f"{name}variance", torch.ones(()))
 
     def components(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,8 +235,7 @@ class IGD(AnomalyModule):
         self.gaussian_weight, self.interpolation_weight = gaussian_weight, interpolation_weight
         self.zeta, self.e_step_every = zeta, e_step_every
         self.clamp_center, self.variance_floor = clamp_center, variance_floor
-        self.beta = beta
-        self.lr, self.weight_decay = lr, weight_decay
+        self.beta, self.lr, self.weight_decay = beta, lr, weight_decay
 
         def build(it: ScopeOptions) -> Descriptor:
             """The networks of one scope."""
@@ -260,7 +260,7 @@ class IGD(AnomalyModule):
     @property
     def is_fitted(self) -> bool:
         """Whether the Gaussians have been estimated."""
-        return all(part.center.numel() > 0 for part in self.descriptors.parts())
+        return all(bool(part.center.isfinite().all()) for part in self.descriptors.parts())
 
     def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of the centres that the fit fills."""
@@ -289,6 +289,7 @@ class IGD(AnomalyModule):
 
     def on_train_epoch_start(self) -> None:
         """E-step for training, before the first epoch and every ``e_step_every`` epochs."""
+        super().on_train_epoch_start()
         if self.current_epoch % self.e_step_every == 0 or not self.is_fitted:
             self.estimate()
             for part in self.descriptors.parts():

@@ -212,7 +212,7 @@ class StudentTeacher(AnomalyModule):
         neutral = torch.tensor([0.0, 1.0]).view(1, 2, 1)
         self.register_buffer("target_statistics", neutral.repeat(len(patch_sizes), 1, width))  # mean, deviation
         self.register_buffer("score_statistics", neutral.repeat(len(patch_sizes), 1, 2))  # of error and disagreement
-        self.register_buffer("has_targets", torch.tensor(False))
+        self.register_buffer("has_targets", torch.tensor(0.0))  # 1 once they are measured
 
     @property
     def unfinished(self) -> str | None:
@@ -303,6 +303,7 @@ class StudentTeacher(AnomalyModule):
         Raises:
             ConfigError: descriptors that are the same at every pixel.
         """
+        super().on_train_epoch_start()
         (optimizer,) = self.trainer.optimizers
         if self._trains_students and not self.has_targets:
             self._measure_targets()
@@ -327,6 +328,10 @@ class StudentTeacher(AnomalyModule):
         if self._trains_students:
             mean, deviation = self._measure(self.components, channels=2).unbind(1)
             self.score_statistics.copy_(torch.stack([mean, deviation.clamp_min(EPS)], 1))
+
+    def at_rest(self) -> list[nn.Module]:
+        """The teachers, in the phase of the students, who learn what these are and not what an average of them would be."""
+        return [self.teachers] if self.has_targets else []
 
     def configure_optimizers(self) -> Optimizer:
         """Adam; :meth:`on_train_epoch_start` sets its rates."""
@@ -379,7 +384,7 @@ class StudentTeacher(AnomalyModule):
                 "StudentTeacher needs training images that are not all of one colour. Look at the data set."
             )
         self.target_statistics.copy_(torch.stack([mean, deviation.clamp_min(MIN_STD * typical)], 1))
-        self.has_targets.fill_(True)
+        self.has_targets.fill_(1)
 
     @torch.no_grad()
     def _measure(self, function: Callable[[int, Tensor], Tensor], *, channels: int) -> Tensor:

@@ -314,6 +314,11 @@ class FAnoGAN(AnomalyModule):
         """Warn if the encoder would stay untrained."""
         self.warn_of_first_phase("trains its GAN", "gan_epochs", self.gan_epochs, steps=1 + 1 / CRITIC_STEPS)
 
+    def at_rest(self) -> list[nn.Module]:
+        """Generator and critic, in the phase of the encoder, which learns to invert this generator."""
+        parts = self.scopes.parts() if self.current_epoch >= self.gan_epochs else []
+        return [net for part in parts for net in (part.generator, part.critic)]
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A critic step and after every fifth one a generator step; in the second phase an encoder step."""
         first_phase = self.current_epoch < self.gan_epochs
