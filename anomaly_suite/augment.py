@@ -71,7 +71,7 @@ def cut_paste(image: Tensor, generator: Generator) -> Tensor:
 
     def uniform(*shape: int) -> Tensor:
         """Draws between 0 and 1."""
-        return torch.rand(*shape, generator=generator, device=device)
+        return torch.rand(*shape, generator=generator, dtype=torch.float32, device=device)
 
     size_y = ((0.2 + 0.3 * uniform(count, 1, 1)) * height).long().clamp_min(1)
     size_x = ((0.2 + 0.3 * uniform(count, 1, 1)) * width).long().clamp_min(1)
@@ -150,8 +150,11 @@ def mix_up(image: Tensor, generator: Generator) -> Tensor:
     Raises:
         ShapeError: images are not square.
     """
-    turn = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
-    weight = 0.3 + 0.4 * torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device)
+    turn, blend = (
+        torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device)
+        for _ in range(2)
+    )
+    turn, weight = turn < 0.5, 0.3 + 0.4 * blend
     return torch.lerp(image, torch.where(turn, _rotate(image, 1), _rotate(image, 3)), weight.to(image.dtype))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from anomaly_suite.contract.calibration import Calibration
-from anomaly_suite.errors import CheckpointError
+from anomaly_suite.contract.finite import FiniteSupport
+from anomaly_suite.errors import CheckpointError, NotFiniteError
 
 
-class CheckpointSupport(LightningModule):
+class CheckpointSupport(FiniteSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: pretrained weights once, the record, growing buffers."""
 
     calibration: Calibration
@@ -34,7 +34,16 @@ class CheckpointSupport(LightningModule):
             self._has_weights = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record class and seed."""
+        """Record class and seed.
+
+        Raises:
+            NotFiniteError: a tensor has become NaN or infinite: the checkpoint before is worth more.
+        """
+        if names := self.spoilt(checkpoint["state_dict"]):
+            raise NotFiniteError(
+                f"a checkpoint of {type(self).__name__} must hold finite numbers; {names} became NaN or infinite, so none is "
+                "written. Go back to the last one, and look for broken files or too high a learning rate."
+            )
         checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed}
         # Under weight averaging the state is that of a copy, which no callback has calibrated.
         checkpoint["state_dict"]["calibration._extra_state"] = self.calibration.get_extra_state()

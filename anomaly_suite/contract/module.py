@@ -12,12 +12,14 @@ from torch import Tensor
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint import CheckpointSupport
+from anomaly_suite.contract.finite import require_finite
+from anomaly_suite.contract.precision import KeepsStatistics
 from anomaly_suite.contract.training import TrainingSupport
 from anomaly_suite.errors import NotFittedError
 from anomaly_suite.options import ChecksOptions
 
 
-class AnomalyModule(ChecksOptions, TrainingSupport, CheckpointSupport):
+class AnomalyModule(ChecksOptions, KeepsStatistics, TrainingSupport, CheckpointSupport):
     """A detector. A method writes ``__init__``, ``training_step``, ``forward`` and ``configure_optimizers``.
 
     Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks
@@ -83,7 +85,10 @@ class AnomalyModule(ChecksOptions, TrainingSupport, CheckpointSupport):
         if not self.is_fitted and self._trainer is not None and self.trainer.sanity_checking:
             return None  # the sanity check runs before anything could be fitted
         self.require_fitted()
-        return cast(Prediction, self.calibration(self.predict(as_batch(batch))))
+        checked = as_batch(batch)
+        prediction = self.predict(checked)
+        require_finite(type(self).__name__, checked, prediction)
+        return cast(Prediction, self.calibration(prediction))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""

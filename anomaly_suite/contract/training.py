@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract.batch import Batch, as_batch
+from anomaly_suite.contract.finite import FiniteSupport, not_finite
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 
 
-class TrainingSupport(LightningModule):
+class TrainingSupport(FiniteSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: what every method may ask for while it is fitted.
 
     Batches reach ``training_step`` already passed through :func:`~anomaly_suite.contract.as_batch`, and torch's generator, from
@@ -45,6 +45,8 @@ class TrainingSupport(LightningModule):
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Count the batches of a single-pass method as steps: ModelCheckpoint saves nothing at global step 0."""
+        if not self.trainer.optimizers:
+            self.stop_if_not_finite()  # otherwise before the optimiser's step
         if self.single_pass:
             self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_completed()
 
@@ -54,11 +56,13 @@ class TrainingSupport(LightningModule):
             # Inference tensors, which a validation loop makes, could not be loaded over later.
             with torch.inference_mode(False), torch.no_grad():
                 self.fit_statistics()
+                self.check_state()
 
     def on_train_epoch_end(self) -> None:
         """Fit what was collected; a single-pass method is then done."""
         with torch.no_grad():
             self.fit_statistics()
+            self.check_state()
         if self.single_pass:
             self.trainer.should_stop = True
 
@@ -68,6 +72,7 @@ class TrainingSupport(LightningModule):
         """Remember the seed: random draws of the steps derive from it (see :meth:`step_generator`)."""
         if self._seed is None or self.trainer.ckpt_path is None:
             self._seed = torch.initial_seed()
+        self._known = frozenset(not_finite(self.state_dict()))
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Random numbers for one training step, on the module's device.
@@ -109,7 +114,12 @@ class TrainingSupport(LightningModule):
             loader = copy.copy(loader)
             loader._iterator = None
         for raw in loader:
-            yield as_batch(self.trainer.strategy.batch_to_device(raw, self.device))
+            # In the precision of the weights, as the loops give them.
+            converted = self.trainer.precision_plugin.convert_input(raw)
+            batch = as_batch(self.trainer.strategy.batch_to_device(converted, self.device))
+            self.see(batch, "a pass over the training set")
+            yield batch
+        self.stop_if_not_finite()
 
     def training_images(self) -> Iterator[Tensor]:
         """Images (B, C, H, W) of :meth:`training_batches`, less padding, which the sampler repeats."""
@@ -126,8 +136,14 @@ class TrainingSupport(LightningModule):
 
         Returns:
             Shape of ``value``.
+
+        Raises:
+            NotFiniteError: the sum, or what was noted before, is not finite; in every process.
         """
-        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+        total = cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+        self.watch("a statistic of the training set", total, seen=False)
+        self.stop_if_not_finite()
+        return total
 
 
 def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,6 +153,10 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
         # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
-            return step(self, as_batch(batch), batch_idx, *args, **kwargs)
+            checked = as_batch(batch)
+            self.see(checked, f"batch {batch_idx} of epoch {self.current_epoch}")
+            output = step(self, checked, batch_idx, *args, **kwargs)
+            self.watch_step(output.get("loss") if isinstance(output, Mapping) else output)
+            return output
 
     return training_step

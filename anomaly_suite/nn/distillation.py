@@ -6,11 +6,10 @@ Axes: B batch, C channels, H and W pixels, D teacher width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.nn.encoders import ImageEncoder
-from anomaly_suite.nn.size import ImageSize, height_width
+from anomaly_suite.nn.size import ImageSize, height_width, resize_antialiased
 
 
 class PooledTeacher(nn.Module):
@@ -41,8 +40,7 @@ class PooledTeacher(nn.Module):
         Returns:
             Shape (B, D).
         """
-        resized = F.interpolate(image, size=self.size, mode="bilinear", antialias=True)
-        features: Tensor = self.encoder(resized)
+        features: Tensor = self.encoder(resize_antialiased(image, self.size))
         return features
 
 

@@ -286,10 +286,12 @@ class DeepSVDD(AnomalyModule):
             )
         if isinstance(self.encoder, ImageEncoder) or self.input_range.numel():
             return
-        extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
+        extremes = torch.full((2,), -math.inf, dtype=torch.float32, device=self.device)  # of the negated and of the plain pixels
         for image in self.training_images():
-            x = global_contrast_normalization(image)
+            x = global_contrast_normalization(image).float()
+            self.watch("a normalised image", x)
             extremes = torch.maximum(extremes, torch.stack([-x.amin(), x.amax()]))
+        self.stop_if_not_finite()
         low, high = self.trainer.strategy.reduce(extremes, reduce_op="max").unbind()
         if not -low < high:
             raise ConfigError("DeepSVDD needs training images that are not all of one colour. Look at the data set.")
@@ -368,10 +370,12 @@ class DeepSVDD(AnomalyModule):
     @torch.no_grad()
     def _mean_code(self) -> Tensor:
         total = torch.zeros(self.head.out_features, dtype=torch.float64, device=self.device)
-        count = torch.zeros((), device=self.device)
+        count = torch.zeros((), dtype=torch.float32, device=self.device)
         self.eval()
         for image in self.training_images():
-            total += self.encode(self.normalize(image)).sum(0, dtype=torch.float64)
+            code = self.encode(self.normalize(image))
+            self.watch("a code", code)
+            total += code.sum(0, dtype=torch.float64)
             count += len(image)
         self.train()
         return (self.sum_over_ranks(total) / self.sum_over_ranks(count)).float()

@@ -287,8 +287,8 @@ class RTFM(BagModule):
         """The weighted sum of the losses, each of which is logged."""
         bags = self.bags(batch)
         generator = self.step_generator(batch_idx)
-        embedded = self.embed(self._draw_crops(bags.snippet_features, generator)).float()  # B C L D
-        score = self.classifier(embedded).mean(1)  # B L
+        embedded = self.embed(self._draw_crops(bags.snippet_features, generator))  # B C L D
+        score, embedded = self.classifier(embedded).mean(1), embedded.float()  # B L
         if self.magnitude:
             terms = self._magnitude_terms(embedded, score, bags, generator)
         else:

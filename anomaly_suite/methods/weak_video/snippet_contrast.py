@@ -37,8 +37,8 @@ class Mined(NamedTuple):
 
 def mining_mask(snippet_score: Tensor, *, generator: torch.Generator) -> Tensor:
     """z: 0 for three snippets in five, 2.5 for the others, at random; the shape (N or M, T) of the scores."""
-    kept = torch.rand(snippet_score.shape, generator=generator, device=snippet_score.device) >= MINING_DROPOUT
-    return kept.float() / (1 - MINING_DROPOUT)
+    draw = torch.rand(snippet_score.shape, generator=generator, dtype=torch.float32, device=snippet_score.device)
+    return (draw >= MINING_DROPOUT).float() / (1 - MINING_DROPOUT)
 
 
 @torch.no_grad()
