@@ -24,6 +24,7 @@ MIN_CHANGE = 0.01  # mean absolute change below which a copy counts as still nor
 MAX_TRIES = 5
 
 
+@torch.compiler.disable  # each image takes its own way
 def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Operation] | None = None) -> Tensor:
     """One pseudo-anomaly for every image, each by one operation drawn uniformly.
 
@@ -150,11 +151,11 @@ def mix_up(image: Tensor, generator: Generator) -> Tensor:
     Raises:
         ShapeError: images are not square.
     """
-    turn, blend = (
+    coin, blend = (
         torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device)
         for _ in range(2)
     )
-    turn, weight = turn < 0.5, 0.3 + 0.4 * blend
+    turn, weight = coin < 0.5, 0.3 + 0.4 * blend
     return torch.lerp(image, torch.where(turn, _rotate(image, 1), _rotate(image, 3)), weight.to(image.dtype))
 
 

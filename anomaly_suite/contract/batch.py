@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
+import torch
 from torch import Tensor
 
 from anomaly_suite.contract import images, scenes, videos
@@ -73,6 +74,7 @@ class CheckedBatch(dict[str, Any]):
     """A batch that has been through :func:`as_batch`; checking labels again would make a GPU wait."""
 
 
+@torch.compiler.disable
 def as_batch(batch: Any) -> Batch:
     """Turn what a loader yields into a checked :class:`Batch`.
 

@@ -55,6 +55,7 @@ class Calibration(nn.Module):
             )
         return float(self.record[level]["threshold"])
 
+    @torch.compiler.disable
     def forward(self, prediction: Prediction) -> Prediction:
         """Add ``pred_label``, ``normalized_score`` and ``pred_mask`` where calibrated; raw scores stay as they are."""
         out = prediction.copy()

@@ -188,6 +188,7 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
     return [name for name, fine in zip(floating, finite, strict=True) if not fine]
 
 
+@torch.compiler.disable
 def require_finite(owner: str, batch: Batch, prediction: Prediction) -> None:
     """Refuse scores that say nothing.
 

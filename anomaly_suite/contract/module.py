@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor
 
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch
@@ -81,6 +82,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, TrainingSupport, CheckpointS
             prediction["anomaly_map"] = anomaly_map.float()
         return prediction
 
+    @torch.compiler.disable(recursive=False)  # of all this, predict alone is worth compiling
     def _evaluate(self, batch: Any) -> Prediction | None:
         if not self.is_fitted and self._trainer is not None and self.trainer.sanity_checking:
             return None  # the sanity check runs before anything could be fitted
@@ -90,14 +92,17 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, TrainingSupport, CheckpointS
         require_finite(type(self).__name__, checked, prediction)
         return cast(Prediction, self.calibration(prediction))
 
+    @torch.compiler.disable(recursive=False)
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""
         return self._evaluate(batch)
 
+    @torch.compiler.disable(recursive=False)
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""
         return self._evaluate(batch)
 
+    @torch.compiler.disable(recursive=False)
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict."""
         return self._evaluate(batch)

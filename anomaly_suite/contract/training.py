@@ -38,6 +38,18 @@ class TrainingSupport(FiniteSupport):
         if "training_step" in cls.__dict__:
             cls.training_step = _with_checked_batch(cls.__dict__["training_step"])  # type: ignore[method-assign]
 
+    # Under torch.compile: Lightning's bookkeeping is not worth tracing ------------------------------------------------
+
+    @torch.compiler.disable
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own."""
+        super().log(*args, **kwargs)
+
+    @torch.compiler.disable
+    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own."""
+        super().log_dict(*args, **kwargs)
+
     # Statistics of methods without gradients --------------------------------------------------------------------------
 
     def fit_statistics(self) -> None:
@@ -74,6 +86,7 @@ class TrainingSupport(FiniteSupport):
             self._seed = torch.initial_seed()
         self._known = frozenset(not_finite(self.state_dict()))
 
+    @torch.compiler.disable
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Random numbers for one training step, on the module's device.
 
@@ -82,9 +95,11 @@ class TrainingSupport(FiniteSupport):
         """
         return torch.Generator(device=self.device).manual_seed(self._step_seed(batch_idx))
 
+    @torch.compiler.disable
     def _step_seed(self, batch_idx: int, *more: int) -> int:
         return derive_seed(self._seed or 0, self.current_epoch, batch_idx, self.global_rank, *more)
 
+    @torch.compiler.disable
     def training_progress(self, batch_idx: int) -> float:
         """Share of the training that lies behind this step, in [0, 1); 0 throughout if the trainer has no end.
 
@@ -128,6 +143,7 @@ class TrainingSupport(FiniteSupport):
             if len(image):
                 yield image
 
+    @torch.compiler.disable
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes; the tensor itself in a single process.
 
@@ -147,6 +163,9 @@ class TrainingSupport(FiniteSupport):
 
 
 def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
+    untraced = torch.compiler.disable(step)
+
+    @torch.compiler.disable(recursive=False)  # what it calls is compiled
     @functools.wraps(step)
     def training_step(self: TrainingSupport, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
         """The method's own step, on a checked batch, with torch's generator set."""
@@ -155,7 +174,9 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
             checked = as_batch(batch)
             self.see(checked, f"batch {batch_idx} of epoch {self.current_epoch}")
-            output = step(self, checked, batch_idx, *args, **kwargs)
+            # Steps of several optimisers are more bookkeeping than graph.
+            run = step if self.automatic_optimization else untraced
+            output = run(self, checked, batch_idx, *args, **kwargs)
             self.watch_step(output.get("loss") if isinstance(output, Mapping) else output)
             return output
 

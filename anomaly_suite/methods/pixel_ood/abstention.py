@@ -58,6 +58,7 @@ def abstention_in(log_p: Tensor, target: Tensor, log_penalty: Tensor) -> Tensor:
     return -torch.logaddexp(own, log_p[:, -1] - log_penalty)
 
 
+@torch.compiler.disable  # the number of outliers depends on the values
 def abstention_out(log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form: OutlierForm) -> Tensor:
     """Loss of outlier pixels, averaged; 0 where there are none.
 

@@ -188,6 +188,7 @@ class SegmenterModule(AnomalyModule):
             "confidence": found.confidence,
         }
 
+    @torch.compiler.disable  # its checks need the values
     def target(self, batch: Batch) -> Tensor:
         """The classes (B, H, W) of a training batch.
 

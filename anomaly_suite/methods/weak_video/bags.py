@@ -102,6 +102,7 @@ class BagModule(AnomalyModule):
         frames = frame_scores(snippet_score, length, batch.get("frame_count"))
         return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
 
+    @torch.compiler.disable  # its checks need the values
     def bags(self, batch: Batch) -> Bags:
         """Order a training batch: normal bags first, every video pooled to segments.
 

@@ -41,6 +41,7 @@ def mining_mask(snippet_score: Tensor, *, generator: torch.Generator) -> Tensor:
     return (draw >= MINING_DROPOUT).float() / (1 - MINING_DROPOUT)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def mine(
     normal: Tensor, anomalous: Tensor, normal_mask: Tensor, anomalous_mask: Tensor, *, edge: Edge = "width3"
