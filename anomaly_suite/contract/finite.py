@@ -88,7 +88,7 @@ class FiniteSupport(LightningModule):
             ready = torch.cuda.Event()
             ready.record(torch.cuda.current_stream(fine.device))
             self._notes.append(_Note(what, seen, host, ready))
-        elif fine.device.type != "cpu" or not bool(fine):
+        elif not read_at_once(fine.device) or not bool(fine):
             self._notes.append(_Note(what, seen, fine, None))
 
     @torch.compiler.disable
@@ -122,13 +122,13 @@ class FiniteSupport(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before weights take over what is not finite."""
         raise_epsilon(optimizer)
-        waits = self.device.type == "cpu" or self.trainer.world_size > 1
-        if not waits:
+        at_once = read_at_once(self.device) or self.trainer.world_size > 1  # all processes must stop in the same step
+        if not at_once:
             self.stop_if_not_finite()
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # a scaler leaves such steps out by itself
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             self.watch("the gradient", *(weight.grad for weight in weights if weight.grad is not None))
-        if waits:
+        if at_once:
             self.stop_if_not_finite()
 
     @torch.compiler.disable
@@ -156,6 +156,11 @@ class FiniteSupport(LightningModule):
             known = frozenset(state) - frozenset(name for name, _ in self.named_parameters())
         names = [name for name in not_finite(state) if name not in known]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def read_at_once(device: torch.device) -> bool:
+    """Whether reading a number costs nothing: a GPU would make the host wait for everything that was queued before."""
+    return device.type == "cpu"
 
 
 def largest_values(batch: Batch) -> Tensor:
