@@ -152,8 +152,7 @@ def mix_up(image: Tensor, generator: Generator) -> Tensor:
         ShapeError: images are not square.
     """
     coin, blend = (
-        torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device)
-        for _ in range(2)
+        torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device) for _ in range(2)
     )
     turn, weight = coin < 0.5, 0.3 + 0.4 * blend
     return torch.lerp(image, torch.where(turn, _rotate(image, 1), _rotate(image, 3)), weight.to(image.dtype))

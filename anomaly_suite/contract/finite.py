@@ -54,7 +54,9 @@ class FiniteSupport(LightningModule):
 
     _seen: Seen | None = None
     _notes: list[_Note] | None = None
-    _known: frozenset[str] | None = None  # tensors that were not finite when the fit began, such as margins to be measured
+    _known: frozenset[str] | None = (
+        None  # tensors that were not finite when the fit began, such as margins to be measured
+    )
 
     @torch.compiler.disable
     def see(self, batch: Batch, where: str) -> None:

@@ -23,4 +23,6 @@ def derive_seed(*parts: int) -> int:
         >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
         (True, False)
     """
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1  # numpy 1 cannot shift its own uint64
+    return (
+        int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
+    )  # numpy 1 cannot shift its own uint64

@@ -70,7 +70,7 @@ class Probe(AnomalyModule):
         self.trouble = trouble
         self.automatic_optimization = trouble != "manual"
         self.weight = nn.Parameter(torch.ones(1))
-        self.norm = nn.BatchNorm1d(1)
+        self.norm = nn.BatchNorm1d(1, affine=False)
         self.register_buffer("total", torch.zeros(()))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -236,7 +236,9 @@ class Diary(Callback):
         self.folder = folder
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        (self.folder / str(trainer.global_rank)).write_text(f"{type(exception).__name__}: {exception}", encoding="utf-8")
+        (self.folder / str(trainer.global_rank)).write_text(
+            f"{type(exception).__name__}: {exception}", encoding="utf-8"
+        )
 
 
 @pytest.mark.slow

@@ -102,7 +102,16 @@ def test_small_gradients_do_not_make_half_precision_weights_infinite(kind: Any) 
     assert plain.param_groups[0]["eps"] == 1e-8
 
 
-CREATORS = {"zeros", "ones", "full", "empty", "rand", "randn", "linspace", "eye"}  # follow the default type if none is given
+CREATORS = {
+    "zeros",
+    "ones",
+    "full",
+    "empty",
+    "rand",
+    "randn",
+    "linspace",
+    "eye",
+}  # follow the default type if none is given
 
 
 def untyped(path: Path) -> list[int]:
@@ -129,5 +138,7 @@ def untyped(path: Path) -> list[int]:
 def test_no_step_draws_or_counts_in_the_type_of_the_weights(package: str) -> None:
     """Under bf16-true the default type is bfloat16: a count would stop at 256, and a draw take one of 256 values."""
     root = Path(inspect.getfile(anomaly_suite)).parent / package
-    found = {path.name: lines for path in ([root] if root.is_file() else root.rglob("*.py")) if (lines := untyped(path))}
+    found = {
+        path.name: lines for path in ([root] if root.is_file() else root.rglob("*.py")) if (lines := untyped(path))
+    }
     assert not found

@@ -286,7 +286,9 @@ class DeepSVDD(AnomalyModule):
             )
         if isinstance(self.encoder, ImageEncoder) or self.input_range.numel():
             return
-        extremes = torch.full((2,), -math.inf, dtype=torch.float32, device=self.device)  # of the negated and of the plain pixels
+        extremes = torch.full(
+            (2,), -math.inf, dtype=torch.float32, device=self.device
+        )  # of the negated and of the plain pixels
         for image in self.training_images():
             x = global_contrast_normalization(image).float()
             self.watch("a normalised image", x)

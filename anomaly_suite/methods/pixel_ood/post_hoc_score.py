@@ -248,7 +248,9 @@ class PostHocScore(SegmenterModule):
             label = F.interpolate(target[place].unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
             known = label < OUTLIER
             if self.sample < 1:
-                known &= torch.rand(label.shape, generator=generator, dtype=torch.float32, device=label.device) < self.sample
+                known &= (
+                    torch.rand(label.shape, generator=generator, dtype=torch.float32, device=label.device) < self.sample
+                )
             parts.append((feature[known].double(), label[known]))
         feature, label = (torch.cat(kind) for kind in zip(*parts, strict=True))  # N D, N
         return class_sums(feature, label, num_classes=self.num_classes, per_class=self.per_class)
