@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.tracing import untraced
 
 Operation = Literal["cut_paste", "puzzle", "rotate90", "rotate270", "mix_up"]
 
@@ -24,7 +25,7 @@ MIN_CHANGE = 0.01  # mean absolute change below which a copy counts as still nor
 MAX_TRIES = 5
 
 
-@torch.compiler.disable  # each image takes its own way
+@untraced  # each image takes its own way
 def pseudo_anomaly(image: Tensor, generator: Generator, operations: Sequence[Operation] | None = None) -> Tensor:
     """One pseudo-anomaly for every image, each by one operation drawn uniformly.
 

@@ -15,11 +15,12 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "anomaly_suite"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BOTTOM = {"errors", "options", "codes"}
+BOTTOM = {"errors", "options", "codes", "tracing"}
 ALLOWED = {
     "errors": set(),
     "codes": set(),
     "options": {"errors"},
+    "tracing": set(),
     "io": {"io", "errors"},
     "contract": {"contract", "io", *BOTTOM},
     "nn": {"nn", "io", *BOTTOM},

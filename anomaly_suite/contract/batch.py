@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-import torch
 from torch import Tensor
 
 from anomaly_suite.contract import images, scenes, videos
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.tracing import untraced
 
 MODALITIES = (images, scenes, videos)
 """Each has ``complete(batch)``: check and complete the keys of the modality in place; False where they are absent."""
@@ -74,7 +74,7 @@ class CheckedBatch(dict[str, Any]):
     """A batch that has been through :func:`as_batch`; checking labels again would make a GPU wait."""
 
 
-@torch.compiler.disable
+@untraced
 def as_batch(batch: Any) -> Batch:
     """Turn what a loader yields into a checked :class:`Batch`.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anomaly_suite.contract.batch import Prediction
 from anomaly_suite.errors import NotFittedError
+from anomaly_suite.tracing import untraced
 
 Level = Literal["image", "pixel"]
 """Whole images (or videos), or single pixels."""
@@ -55,7 +56,7 @@ class Calibration(nn.Module):
             )
         return float(self.record[level]["threshold"])
 
-    @torch.compiler.disable
+    @untraced
     def forward(self, prediction: Prediction) -> Prediction:
         """Add ``pred_label``, ``normalized_score`` and ``pred_mask`` where calibrated; raw scores stay as they are."""
         out = prediction.copy()

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from anomaly_suite.contract.batch import Batch, Prediction
 from anomaly_suite.contract.precision import raise_epsilon
 from anomaly_suite.errors import NotFiniteError
+from anomaly_suite.tracing import untraced
 
 LARGEST_INPUT = torch.finfo(torch.float32).max ** 0.5
 """Every statistic and most losses square what they are given: beyond 1.8e19 that is infinite in float32."""
@@ -58,7 +59,7 @@ class FiniteSupport(LightningModule):
         None  # tensors that were not finite when the fit began, such as margins to be measured
     )
 
-    @torch.compiler.disable
+    @untraced
     def see(self, batch: Batch, where: str) -> None:
         """Note the input of what follows.
 
@@ -70,7 +71,7 @@ class FiniteSupport(LightningModule):
         self._seen = Seen(where, names_of(batch), largest)
         self._note("the input", self._seen, (largest <= LARGEST_INPUT).all())
 
-    @torch.compiler.disable
+    @untraced
     def watch(self, what: str, *values: Tensor, seen: bool = True) -> None:
         """Note values that must be finite; :meth:`stop_if_not_finite` then reads what was noted.
 
@@ -87,13 +88,13 @@ class FiniteSupport(LightningModule):
         self._notes = [] if self._notes is None else self._notes
         if fine.device.type == "cuda":
             host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(fine, non_blocking=True)
-            ready = torch.cuda.Event()
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record(torch.cuda.current_stream(fine.device))
             self._notes.append(_Note(what, seen, host, ready))
         elif not read_at_once(fine.device) or not bool(fine):
             self._notes.append(_Note(what, seen, fine, None))
 
-    @torch.compiler.disable
+    @untraced
     def stop_if_not_finite(self) -> None:
         """Stop if anything that was noted is not finite; all processes must ask, and all of them stop.
 
@@ -133,7 +134,7 @@ class FiniteSupport(LightningModule):
         if at_once:
             self.stop_if_not_finite()
 
-    @torch.compiler.disable
+    @untraced
     def watch_step(self, loss: Any) -> None:
         """Note what a training step has made: its loss, and the running statistics of its batch normalisations."""
         if isinstance(loss, Tensor) and self.automatic_optimization:
@@ -168,9 +169,10 @@ def read_at_once(device: torch.device) -> bool:
 def largest_values(batch: Batch) -> Tensor:
     """Largest absolute value of every image or video of a batch, less what pads videos: shape (B,), NaN where one is NaN."""
     if "image" in batch:
-        return torch.linalg.vector_norm(batch["image"].detach().flatten(1), torch.inf, dim=1)
+        whole: Tensor = torch.linalg.vector_norm(batch["image"].detach().flatten(1), torch.inf, dim=1)
+        return whole
     features = batch["snippet_features"].detach()
-    largest = torch.linalg.vector_norm(features, torch.inf, dim=3)  # B C T
+    largest: Tensor = torch.linalg.vector_norm(features, torch.inf, dim=3)  # B C T
     padding = torch.arange(features.shape[2], device=features.device) >= batch["length"].unsqueeze(1)
     return largest.masked_fill(padding.unsqueeze(1), 0).amax((1, 2))
 
@@ -195,7 +197,7 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
     return [name for name, fine in zip(floating, finite, strict=True) if not fine]
 
 
-@torch.compiler.disable
+@untraced
 def require_finite(owner: str, batch: Batch, prediction: Prediction) -> None:
     """Refuse scores that say nothing.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch
@@ -18,6 +17,7 @@ from anomaly_suite.contract.precision import KeepsStatistics
 from anomaly_suite.contract.training import TrainingSupport
 from anomaly_suite.errors import NotFittedError
 from anomaly_suite.options import ChecksOptions
+from anomaly_suite.tracing import untraced_itself
 
 
 class AnomalyModule(ChecksOptions, KeepsStatistics, TrainingSupport, CheckpointSupport):
@@ -82,7 +82,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, TrainingSupport, CheckpointS
             prediction["anomaly_map"] = anomaly_map.float()
         return prediction
 
-    @torch.compiler.disable(recursive=False)  # of all this, predict alone is worth compiling
+    @untraced_itself  # of all this, predict alone is worth compiling
     def _evaluate(self, batch: Any) -> Prediction | None:
         if not self.is_fitted and self._trainer is not None and self.trainer.sanity_checking:
             return None  # the sanity check runs before anything could be fitted
@@ -92,17 +92,17 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, TrainingSupport, CheckpointS
         require_finite(type(self).__name__, checked, prediction)
         return cast(Prediction, self.calibration(prediction))
 
-    @torch.compiler.disable(recursive=False)
+    @untraced_itself
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""
         return self._evaluate(batch)
 
-    @torch.compiler.disable(recursive=False)
+    @untraced_itself
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""
         return self._evaluate(batch)
 
-    @torch.compiler.disable(recursive=False)
+    @untraced_itself
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict."""
         return self._evaluate(batch)

@@ -19,6 +19,7 @@ from anomaly_suite.contract.batch import Batch, as_batch
 from anomaly_suite.contract.finite import FiniteSupport, not_finite
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
+from anomaly_suite.tracing import untraced, untraced_itself
 
 
 class TrainingSupport(FiniteSupport):
@@ -40,12 +41,12 @@ class TrainingSupport(FiniteSupport):
 
     # Under torch.compile: Lightning's bookkeeping is not worth tracing ------------------------------------------------
 
-    @torch.compiler.disable
+    @untraced
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's own."""
         super().log(*args, **kwargs)
 
-    @torch.compiler.disable
+    @untraced
     def log_dict(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's own."""
         super().log_dict(*args, **kwargs)
@@ -86,7 +87,7 @@ class TrainingSupport(FiniteSupport):
             self._seed = torch.initial_seed()
         self._known = frozenset(not_finite(self.state_dict()))
 
-    @torch.compiler.disable
+    @untraced
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Random numbers for one training step, on the module's device.
 
@@ -95,11 +96,11 @@ class TrainingSupport(FiniteSupport):
         """
         return torch.Generator(device=self.device).manual_seed(self._step_seed(batch_idx))
 
-    @torch.compiler.disable
+    @untraced
     def _step_seed(self, batch_idx: int, *more: int) -> int:
         return derive_seed(self._seed or 0, self.current_epoch, batch_idx, self.global_rank, *more)
 
-    @torch.compiler.disable
+    @untraced
     def training_progress(self, batch_idx: int) -> float:
         """Share of the training that lies behind this step, in [0, 1); 0 throughout if the trainer has no end.
 
@@ -143,7 +144,7 @@ class TrainingSupport(FiniteSupport):
             if len(image):
                 yield image
 
-    @torch.compiler.disable
+    @untraced
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes; the tensor itself in a single process.
 
@@ -163,9 +164,9 @@ class TrainingSupport(FiniteSupport):
 
 
 def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
-    untraced = torch.compiler.disable(step)
+    plain = untraced(step)
 
-    @torch.compiler.disable(recursive=False)  # what it calls is compiled
+    @untraced_itself  # what it calls is compiled
     @functools.wraps(step)
     def training_step(self: TrainingSupport, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
         """The method's own step, on a checked batch, with torch's generator set."""
@@ -175,7 +176,7 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
             checked = as_batch(batch)
             self.see(checked, f"batch {batch_idx} of epoch {self.current_epoch}")
             # Steps of several optimisers are more bookkeeping than graph.
-            run = step if self.automatic_optimization else untraced
+            run = step if self.automatic_optimization else plain
             output = run(self, checked, batch_idx, *args, **kwargs)
             self.watch_step(output.get("loss") if isinstance(output, Mapping) else output)
             return output

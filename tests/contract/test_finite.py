@@ -239,6 +239,7 @@ class Diary(Callback):
         (self.folder / str(trainer.global_rank)).write_text(
             f"{type(exception).__name__}: {exception}", encoding="utf-8"
         )
+        trainer.strategy.barrier()  # the launcher ends the others as soon as one has gone
 
 
 @pytest.mark.slow

@@ -380,4 +380,5 @@ class DeepSVDD(AnomalyModule):
             total += code.sum(0, dtype=torch.float64)
             count += len(image)
         self.train()
-        return (self.sum_over_ranks(total) / self.sum_over_ranks(count)).float()
+        mean: Tensor = self.sum_over_ranks(total) / self.sum_over_ranks(count)
+        return mean.float()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
 from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.tracing import untraced
 
 
 class Bags(NamedTuple):
@@ -102,7 +103,7 @@ class BagModule(AnomalyModule):
         frames = frame_scores(snippet_score, length, batch.get("frame_count"))
         return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
 
-    @torch.compiler.disable  # its checks need the values
+    @untraced  # its checks need the values
     def bags(self, batch: Batch) -> Bags:
         """Order a training batch: normal bags first, every video pooled to segments.
 
