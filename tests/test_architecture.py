@@ -65,6 +65,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "metrics/regions.py": "metrics/test_aupro.py",
 }
 ACROSS = {  # tests of more than one module
+    "contract/test_compile.py",
     "data/test_signatures.py",
     "test_architecture.py",
     "test_contract.py",

@@ -30,6 +30,7 @@ def test_a_function_is_left_alone_with_or_without_what_it_calls(keep: Callable[.
         return inner(x) * float(x.sum())
 
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
+
     def caller(x: Tensor) -> Any:
         return outer(x)
 

@@ -130,7 +130,8 @@ class FiniteSupport(LightningModule):
             self.stop_if_not_finite()
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # a scaler leaves such steps out by itself
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            self.watch("the gradient", *(weight.grad for weight in weights if weight.grad is not None))
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            self.watch("the gradient", *gradients, seen=self.trainer.world_size == 1)  # or it is that of all processes
         if at_once:
             self.stop_if_not_finite()
 

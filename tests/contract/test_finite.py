@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny_runs
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tiny_runs import METHODS, make_data, make_model, make_trainer
@@ -229,17 +229,18 @@ def test_steps_that_a_gradient_scaler_leaves_out_are_no_fault(trainer_in: Callab
     assert model.weight.item() != 1  # and others made
 
 
-class Diary(Callback):
-    """Writes down what each process stopped with."""
+class Diary(Probe):
+    """Writes down what each process stops with."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        (self.folder / str(trainer.global_rank)).write_text(
-            f"{type(exception).__name__}: {exception}", encoding="utf-8"
-        )
-        trainer.strategy.barrier()  # the launcher ends the others as soon as one has gone
+    def stop_if_not_finite(self) -> None:
+        try:
+            super().stop_if_not_finite()
+        except NotFiniteError as error:
+            (self.folder / str(self.global_rank)).write_text(str(error), encoding="utf-8")
+            self.trainer.strategy.barrier()  # the launcher ends the others as soon as one has gone
+            raise
 
 
 @pytest.mark.slow
@@ -247,10 +248,10 @@ class Diary(Callback):
 def test_all_processes_stop_with_the_same_message(
     trouble: str, tmp_path: Path, two_processes: dict[str, Any], trainer_in: Callable[..., Trainer]
 ) -> None:
-    trainer = trainer_in(callbacks=[Diary(tmp_path)], **two_processes)
+    model = Diary(trouble)
+    model.folder = tmp_path
     with pytest.raises(Exception, match="NotFiniteError"):
-        trainer.fit(Probe(trouble), train_dataloaders=batches(bad=3))  # the last one of the second process
+        trainer_in(**two_processes).fit(model, train_dataloaders=batches(bad=3))  # the last one of the second process
     first, second = ((tmp_path / str(rank)).read_text(encoding="utf-8") for rank in (0, 1))
     assert first == second
-    assert first.startswith("NotFiniteError: Probe needs finite numbers; ")
-    assert "3/a.png, 3/b.png" in first
+    assert "It holds 3/a.png, 3/b.png" in first
