@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.tracing import untraced
 
 Operation = Literal["cut_paste", "puzzle", "rotate90", "rotate270", "mix_up"]
 
@@ -32,6 +33,7 @@ MIX_SHARE: Share = (0.3, 0.7)  # of the rotated part in mix-up; the thesis is si
 CUT_SHARE: Share = (0.2, 0.5)  # of the image's sides that a rectangle of cut-paste has; the thesis is silent
 
 
+@untraced  # each image takes its own way
 def pseudo_anomaly(
     image: Tensor,
     generator: Generator,
@@ -94,7 +96,7 @@ def cut_paste(image: Tensor, generator: Generator, *, share: Share = CUT_SHARE) 
 
     def uniform(*shape: int) -> Tensor:
         """Draws between 0 and 1."""
-        return torch.rand(*shape, generator=generator, device=device)
+        return torch.rand(*shape, generator=generator, dtype=torch.float32, device=device)
 
     least, spread = share[0], share[1] - share[0]
     size_y = ((least + spread * uniform(count, 1, 1)) * height).long().clamp_min(1)
@@ -175,9 +177,10 @@ def mix_up(image: Tensor, generator: Generator, *, share: Share = MIX_SHARE) -> 
     Raises:
         ShapeError: images are not square.
     """
-    turn = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
-    draw = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device)
-    weight = share[0] + (share[1] - share[0]) * draw
+    coin, blend = (
+        torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device) for _ in range(2)
+    )
+    turn, weight = coin < 0.5, share[0] + (share[1] - share[0]) * blend
     return torch.lerp(image, torch.where(turn, _rotate(image, 1), _rotate(image, 3)), weight.to(image.dtype))
 
 

@@ -91,7 +91,7 @@ class AveragingSupport(TrainingSupport):
         """Measure the averages before one of them is validated."""
         super().on_validation_start()
         if self._fits():
-            self._note()
+            self._note_weights()
 
     def on_validation_epoch_start(self) -> None:
         """Give weights that a callback has put in for the validation their statistics."""
@@ -108,7 +108,7 @@ class AveragingSupport(TrainingSupport):
         """Measure the averages before they are saved."""
         super().on_train_epoch_end()
         if self._fits():
-            self._note()
+            self._note_weights()
 
     def on_train_end(self) -> None:
         """Give weights that a callback has put in for good their statistics."""
@@ -139,7 +139,7 @@ class AveragingSupport(TrainingSupport):
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking and not self.single_pass
 
     @torch.no_grad()
-    def _note(self) -> None:
+    def _note_weights(self) -> None:
         """Measure the averages, and note what the module itself has before callbacks may change it."""
         with torch.inference_mode(False):
             if self._put_in is not None and self._put_in == _sums(self):

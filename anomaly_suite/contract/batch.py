@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly_suite.contract import images, scenes, videos
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.tracing import untraced
 
 MODALITIES = (images, scenes, videos)
 """Each has ``complete(batch)``: check and complete the keys of the modality in place; False where they are absent."""
@@ -73,6 +74,7 @@ class CheckedBatch(dict[str, Any]):
     """A batch that has been through :func:`as_batch`; checking labels again would make a GPU wait."""
 
 
+@untraced
 def as_batch(batch: Any) -> Batch:
     """Turn what a loader yields into a checked :class:`Batch`.
 

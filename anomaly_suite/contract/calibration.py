@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anomaly_suite.contract.batch import Prediction
 from anomaly_suite.errors import CheckpointError, ConfigError, NotFittedError
+from anomaly_suite.tracing import untraced
 
 Level = Literal["image", "pixel"]
 """Whole images (or videos), or single pixels."""
@@ -66,6 +67,7 @@ class Calibration(nn.Module):
             )
         return float(self.record[level]["threshold"])
 
+    @untraced
     def forward(self, prediction: Prediction) -> Prediction:
         """Add ``pred_label``, ``normalized_score`` and ``pred_mask`` where calibrated; raw scores stay as they are."""
         out = prediction.copy()

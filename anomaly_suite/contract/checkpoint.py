@@ -8,7 +8,6 @@ from keyword import iskeyword
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -16,15 +15,16 @@ from typing_extensions import Self
 
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
+from anomaly_suite.contract.finite import FiniteSupport
 from anomaly_suite.contract.resume import take_up
-from anomaly_suite.errors import AnomalySuiteError, CheckpointError, StateDictError
+from anomaly_suite.errors import AnomalySuiteError, CheckpointError, NotFiniteError, StateDictError
 from anomaly_suite.tensor_files import numpy_numbers
 
 RESUMED = ("loops", "optimizer_states", "lr_schedulers")
 """What a checkpoint needs beside weights for training to go on."""
 
 
-class CheckpointSupport(LightningModule):
+class CheckpointSupport(FiniteSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: pretrained weights once, the record, growing buffers."""
 
     calibration: Calibration
@@ -77,7 +77,16 @@ class CheckpointSupport(LightningModule):
             self._has_weights = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record class and seed, and whether statistics wait to be fitted."""
+        """Record class and seed, and whether statistics wait to be fitted.
+
+        Raises:
+            NotFiniteError: a tensor has become NaN or infinite: the checkpoint before is worth more.
+        """
+        if names := self.spoilt(checkpoint["state_dict"]):
+            raise NotFiniteError(
+                f"a checkpoint of {type(self).__name__} must hold finite numbers; {names} became NaN or infinite, so none is "
+                "written. Go back to the last one, and look for broken files or too high a learning rate."
+            )
         checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed, "news": self._has_news}
         # Under weight averaging the state is that of a copy, which no callback has calibrated.
         checkpoint["state_dict"]["calibration._extra_state"] = self.calibration.get_extra_state()

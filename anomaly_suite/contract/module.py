@@ -14,11 +14,14 @@ from anomaly_suite.contract.averaging import AveragingSupport
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint import CheckpointSupport
+from anomaly_suite.contract.finite import require_finite
+from anomaly_suite.contract.precision import KeepsStatistics
 from anomaly_suite.errors import NotFittedError
 from anomaly_suite.options import ChecksOptions
+from anomaly_suite.tracing import untraced_itself
 
 
-class AnomalyModule(ChecksOptions, AveragingSupport, CheckpointSupport):
+class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, CheckpointSupport):
     """A detector. A method writes ``__init__``, ``training_step``, ``forward`` and ``configure_optimizers``.
 
     Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks
@@ -84,22 +87,29 @@ class AnomalyModule(ChecksOptions, AveragingSupport, CheckpointSupport):
             prediction["anomaly_map"] = anomaly_map.float()
         return prediction
 
+    @untraced_itself  # of all this, predict alone is worth compiling
     def _evaluate(self, batch: Any) -> Prediction | None:
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if fitting and self.trainer.sanity_checking and not self.is_fitted:
             return None  # the sanity check runs before anything could be fitted
         if not (fitting and self.unfinished):
             self.require_fitted()
-        return cast(Prediction, self.calibration(self.predict(as_batch(batch))))
+        checked = as_batch(batch)
+        prediction = self.predict(checked)
+        require_finite(type(self).__name__, checked, prediction)
+        return cast(Prediction, self.calibration(prediction))
 
+    @untraced_itself
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""
         return self._evaluate(batch)
 
+    @untraced_itself
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict; metrics are the callbacks' business."""
         return self._evaluate(batch)
 
+    @untraced_itself
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict."""
         return self._evaluate(batch)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -21,12 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract.batch import Batch, as_batch
+from anomaly_suite.contract.finite import FiniteSupport, not_finite
 from anomaly_suite.contract.processes import share_running_statistics
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
+from anomaly_suite.tracing import untraced, untraced_itself
 
 
-class TrainingSupport(LightningModule):
+class TrainingSupport(FiniteSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: what every method may ask for while it is fitted.
 
     Batches reach ``training_step`` already passed through :func:`~anomaly_suite.contract.as_batch`, and torch's generator, from
@@ -52,6 +53,18 @@ class TrainingSupport(LightningModule):
         """
         return None
 
+    # Under torch.compile: Lightning's bookkeeping is not worth tracing ------------------------------------------------
+
+    @untraced
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own."""
+        super().log(*args, **kwargs)
+
+    @untraced
+    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own."""
+        super().log_dict(*args, **kwargs)
+
     # Statistics of methods without gradients --------------------------------------------------------------------------
 
     def fit_statistics(self) -> None:
@@ -71,6 +84,8 @@ class TrainingSupport(LightningModule):
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Count the batches of a single-pass method as steps: ModelCheckpoint saves nothing at global step 0."""
+        if not self.trainer.optimizers:
+            self.stop_if_not_finite()  # otherwise before the optimiser's step
         if self.single_pass:
             self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_completed()
 
@@ -115,7 +130,9 @@ class TrainingSupport(LightningModule):
         if self._seed is None or self.trainer.ckpt_path is None:
             self._seed = torch.initial_seed()
         super().on_fit_start()
+        self._known = frozenset(not_finite(self.state_dict()))
 
+    @untraced
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Random numbers for one training step, on the module's device.
 
@@ -124,9 +141,11 @@ class TrainingSupport(LightningModule):
         """
         return torch.Generator(device=self.device).manual_seed(self._step_seed(batch_idx))
 
+    @untraced
     def _step_seed(self, batch_idx: int, *more: int) -> int:
         return derive_seed(self._seed or 0, self.current_epoch, batch_idx, self.global_rank, *more)
 
+    @untraced
     def training_progress(self, batch_idx: int) -> float:
         """Share of the training that lies behind this step, in [0, 1]: of ``max_epochs``, ``max_steps`` or ``max_time``, whichever ends it.
 
@@ -183,7 +202,12 @@ class TrainingSupport(LightningModule):
             loader._iterator = None
         limit = self.trainer.num_training_batches
         for raw in islice(loader, int(limit) if math.isfinite(limit) else None):
-            yield as_batch(self.trainer.strategy.batch_to_device(raw, self.device))
+            # In the precision of the weights, as the loops give them.
+            converted = self.trainer.precision_plugin.convert_input(raw)
+            batch = as_batch(self.trainer.strategy.batch_to_device(converted, self.device))
+            self.see(batch, "a pass over the training set")
+            yield batch
+        self.stop_if_not_finite()
 
     def training_images(self) -> Iterator[Tensor]:
         """Images (B, C, H, W) of :meth:`training_batches`, less padding, which the sampler repeats."""
@@ -192,6 +216,7 @@ class TrainingSupport(LightningModule):
             if len(image):
                 yield image
 
+    @untraced
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes; the tensor itself in a single process.
 
@@ -200,20 +225,34 @@ class TrainingSupport(LightningModule):
 
         Returns:
             Shape of ``value``.
+
+        Raises:
+            NotFiniteError: the sum, or what was noted before, is not finite; in every process.
         """
-        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+        total = cast(Tensor, self.trainer.strategy.reduce(value, reduce_op="sum"))
+        self.watch("a statistic of the training set", total, seen=False)
+        self.stop_if_not_finite()
+        return total
 
 
 def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
+    plain = untraced(step)
+
+    @untraced_itself  # what it calls is compiled
     @functools.wraps(step)
     def training_step(self: TrainingSupport, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
         """The method's own step, on a checked batch, with torch's generator set."""
         # Dropout draws from torch's own generator, which a resumed run could not take up where it was.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
-            output = step(self, as_batch(batch), batch_idx, *args, **kwargs)
+            checked = as_batch(batch)
+            self.see(checked, f"batch {batch_idx} of epoch {self.current_epoch}")
+            # Steps of several optimisers are more bookkeeping than graph.
+            run = step if self.automatic_optimization else plain
+            output = run(self, checked, batch_idx, *args, **kwargs)
             if self.trainer.world_size > 1:
                 share_running_statistics(self, self.trainer.strategy)
+            self.watch_step(output.get("loss") if isinstance(output, Mapping) else output)
         self._has_news = True
         return output
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anomaly_suite.contract.images import as_label
 from anomaly_suite.errors import ShapeError
+from anomaly_suite.tracing import untraced
 
 SNIPPET_FRAMES = 16
 """Consecutive frames that one snippet feature describes."""
@@ -129,6 +130,7 @@ def pool_segments(snippet_features: Tensor, segments: int = SEGMENTS, length: Te
     return weight.unsqueeze(1) @ snippet_features.where(valid, snippet_features.new_zeros(()))  # B C L D
 
 
+@untraced  # the number of frames depends on the values
 def frame_scores(snippet_score: Tensor, length: Tensor, frame_count: Tensor | None = None) -> Tensor:
     """Spread one score per snippet over its 16 frames.
 

@@ -76,5 +76,7 @@ def smoothing_matrix(
     Returns:
         Shape (pixels, cells): ``down @ map @ across.T`` enlarges and smooths both axes.
     """
-    axis = F.interpolate(torch.eye(cells, device=device).view(cells, 1, cells, 1), size=(pixels, 1), mode="bilinear")
+    axis = F.interpolate(
+        torch.eye(cells, dtype=torch.float32, device=device).view(cells, 1, cells, 1), size=(pixels, 1), mode="bilinear"
+    )
     return gaussian_blur(axis, sigma=sigma, border=border).view(cells, pixels).T

@@ -6,12 +6,11 @@ Axes: B batch, C channels, H and W pixels, D teacher width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.exporting import is_exporting, plain
-from anomaly_suite.nn.size import ImageSize, height_width
+from anomaly_suite.nn.size import ImageSize, height_width, resize_antialiased
 
 
 class PooledTeacher(nn.Module):
@@ -50,7 +49,7 @@ class PooledTeacher(nn.Module):
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (B, C, H, W) in another size, bilinear and antialiased."""
     if not is_exporting():
-        return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+        return resize_antialiased(image, size)
     # ONNX's exporters know no antialiasing, but products.
     down, across = (
         _triangles(plain(before), after, image) for before, after in zip(image.shape[2:], size, strict=True)

@@ -117,7 +117,7 @@ def fit_gaussians(
     """
     count, total = (sum_over_ranks(moment.clone()) for moment in (moments.count, moments.total))
     lower = triangle(total.shape[1], device=total.device)
-    packed = torch.empty(len(total), len(lower), device=total.device)
+    packed = torch.empty(len(total), len(lower), dtype=torch.float32, device=total.device)
     for out, part, second in _blocks(POSITIONS_AT_ONCE, packed, total, moments.second):
         matrices = covariance(count, part, sum_over_ranks(second.clone()))
         whitening = whitening_matrix(matrices, eps=eps).float()
@@ -243,7 +243,7 @@ def packed_to_strips(packed: Tensor, channels: int) -> Tensor:
     lower = torch.ones(channels, channels, dtype=torch.bool, device=packed.device).tril()
     covered = torch.cat([lower[start:stop, :stop].flatten() for start, stop in strip_rows(channels)])
     place = covered.nonzero().flatten()  # of the triangle's entries in the strips, both row by row
-    entries = torch.zeros(len(packed), len(covered), device=packed.device)
+    entries = torch.zeros(len(packed), len(covered), dtype=torch.float32, device=packed.device)
     for out, part in _blocks(POSITIONS_AT_ONCE, entries, packed):
         out.index_copy_(1, place, part.float())
     return entries

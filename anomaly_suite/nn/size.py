@@ -5,6 +5,8 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_suite.errors import ShapeError
@@ -24,6 +26,12 @@ def height_width(size: ImageSize) -> tuple[int, int]:
         return size, size
     height, width = size
     return height, width
+
+
+def resize_antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with antialiasing: shape (B, C, h, w) to (B, C, H, W) for a ``size`` of (H, W), of the same type."""
+    wide = image if image.dtype == torch.float64 else image.float()  # CPUs have no such operator in half precision
+    return F.interpolate(wide, size=size, mode="bilinear", antialias=True).to(image.dtype)
 
 
 def require_image(image: Tensor, *, channels: int, size: tuple[int, int]) -> None:

@@ -99,9 +99,9 @@ def _place(top: int, left: int, sides: list[int]) -> Place:
 
 def _weights(starts: list[int], side: int, full: int, blend: Blend, device: torch.device) -> list[Tensor]:
     """Weights (side,) of each window along one axis; those of a pixel sum to one, and so do their products over both axes."""
-    place = torch.arange(side, device=device)
-    taper = torch.minimum(place, place.flip(0)) + 1.0 if blend == "tapered" else torch.ones(side, device=device)
-    total = torch.zeros(full, device=device)
+    place = torch.arange(side, dtype=torch.float32, device=device)
+    taper = torch.minimum(place, place.flip(0)) + 1 if blend == "tapered" else torch.ones_like(place)
+    total = place.new_zeros(full)
     for start in starts:
         total[start : start + side] += taper
     return [taper / total[start : start + side] for start in starts]

@@ -82,8 +82,8 @@ def draw_labels(
         Shape (2 * count,), float32.
     """
     if not continuous:
-        return torch.cat([torch.zeros(count, device=device), torch.ones(count, device=device)])
-    draw = torch.rand(2, count, generator=generator, device=device)
+        return torch.tensor([0.0, 1.0], dtype=torch.float32, device=device).repeat_interleave(count)
+    draw = torch.rand(2, count, generator=generator, dtype=torch.float32, device=device)
     return torch.cat([low * draw[0], high + (1 - high) * draw[1]])
 
 

@@ -298,10 +298,14 @@ class DeepSVDD(AnomalyModule):
         self.warn_of_first_phase("pre-trains its autoencoder", "ae_epochs", self.ae_epochs)
         if isinstance(self.encoder, ImageEncoder) or _measured(self.input_range):
             return
-        extremes = torch.full((2,), -math.inf, device=self.device)  # of the negated and of the plain pixels
+        extremes = torch.full(
+            (2,), -math.inf, dtype=torch.float32, device=self.device
+        )  # of the negated and of the plain pixels
         for image in self.training_images():
-            x = global_contrast_normalization(image)
+            x = global_contrast_normalization(image).float()
+            self.watch("a normalised image", x)
             extremes = torch.maximum(extremes, torch.stack([-x.amin(), x.amax()]))
+        self.stop_if_not_finite()
         low, high = self.trainer.strategy.reduce(extremes, reduce_op="max").unbind()
         if not -low < high:
             raise ConfigError("DeepSVDD needs training images that are not all of one colour. Look at the data set.")
@@ -394,13 +398,16 @@ class DeepSVDD(AnomalyModule):
     @torch.no_grad()
     def _mean_code(self) -> Tensor:
         total = torch.zeros(self.head.out_features, dtype=torch.float64, device=self.device)
-        count = torch.zeros((), device=self.device)
+        count = torch.zeros((), dtype=torch.float32, device=self.device)
         self.eval()
         for image in self.training_images():
-            total += self.encode(self.normalize(image)).sum(0, dtype=torch.float64)
+            code = self.encode(self.normalize(image))
+            self.watch("a code", code)
+            total += code.sum(0, dtype=torch.float64)
             count += len(image)
         self.train()
-        return (self.sum_over_ranks(total) / self.sum_over_ranks(count)).float()
+        mean: Tensor = self.sum_over_ranks(total) / self.sum_over_ranks(count)
+        return mean.float()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("input_range", "center"):

@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.optim import Adam, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.contract.precision import KeepsStatistics
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import (
     PixelComparison,
@@ -102,7 +103,7 @@ def gaussian_from_sums(sums: Tensor, *, clamp_center: bool, variance_floor: floa
     return center.float(), variance.clamp_min(variance_floor).float()
 
 
-class Descriptor(nn.Module):
+class Descriptor(KeepsStatistics):
     """Autoencoder, Gaussian and critic of one scope.
 
     Args:
@@ -311,6 +312,7 @@ class IGD(AnomalyModule):
             for name, part in parts.items():
                 for piece in self.descriptors.pieces(name, image):
                     code = part.autoencoder.encode(piece).double()
+                    self.watch("a code", code)
                     sums[name] += torch.cat([code.sum(0), (code**2).sum().view(1), code.new_tensor([len(code)])])
         for name, part in parts.items():
             part.center, part.variance = gaussian_from_sums(
@@ -345,7 +347,8 @@ class IGD(AnomalyModule):
         error = part.compare(image, reconstruction).mean()
         loss = error + self.gaussian_weight * (1 - probability)
         # A code has no partner in a batch of one: its interpolation is itself, with coefficient 0.
-        alpha = torch.rand(len(image), generator=generator, device=self.device) * ALPHA_MAX * (len(image) > 1)
+        alpha = torch.rand(len(image), generator=generator, dtype=torch.float32, device=self.device)
+        alpha = alpha * ALPHA_MAX * (len(image) > 1)
         mixed = reconstruction
         if part.critic is not None:
             mixed = part.autoencoder.decoder(interpolate(latent, alpha))
@@ -363,7 +366,7 @@ class IGD(AnomalyModule):
         alpha: Tensor,
         generator: Generator,
     ) -> Tensor:
-        zeta = torch.rand(len(image), 1, 1, 1, generator=generator, device=self.device)
+        zeta = torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=self.device)
         zeta = zeta if self.zeta is None else torch.full_like(zeta, self.zeta)
         real = zeta * standardize(image) + (1 - zeta) * reconstruction
         of_mixed, of_real = critic(torch.cat([mixed, real.to(mixed.dtype)])).chunk(2)

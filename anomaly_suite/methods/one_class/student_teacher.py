@@ -29,6 +29,7 @@ from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.gaussian import channel_moments, mean_and_deviation
 from anomaly_suite.nn.patch_network import PATCH_SIZES, PatchNetwork
 from anomaly_suite.nn.patches import random_patches
+from anomaly_suite.nn.size import resize_antialiased
 from anomaly_suite.nn.weights import load_part
 
 MARGIN = 1.0  # of the triplet term
@@ -64,7 +65,8 @@ def jitter(patch: Tensor, generator: Generator) -> Tensor:
 
     def uniform() -> Tensor:
         """Numbers in [0, 1), shape (B, 1, 1, 1)."""
-        return torch.rand(len(patch), 1, 1, 1, generator=generator, device=patch.device)
+        draw = torch.rand(len(patch), 1, 1, 1, generator=generator, dtype=torch.float32, device=patch.device)
+        return draw.to(patch.dtype)
 
     contrast, brightness = (1 + JITTER * (2 * uniform() - 1) for _ in range(2))
     mean = patch.mean((1, 2, 3), keepdim=True)
@@ -85,12 +87,12 @@ def rescaled_patches(image: Tensor, *, size: int, count: int, generator: Generat
         Shape (B * count, C, p, p), the patches of an image next to each other.
     """
     smallest = size / min(image.shape[2:])
-    draw = torch.rand((), generator=generator, device=image.device).item()
+    draw = torch.rand((), generator=generator, dtype=torch.float32, device=image.device).item()
     scale = max(smallest, SCALES[0] + (SCALES[1] - SCALES[0]) * draw)
     height, width = (max(size, round(scale * side)) for side in image.shape[2:])
-    resized = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
+    resized = resize_antialiased(image, (height, width))
     patch = random_patches(resized, size=size, count=count, generator=generator)
-    mirrored = torch.rand(len(patch), 1, 1, 1, generator=generator, device=image.device) < 0.5
+    mirrored = torch.rand(len(patch), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device) < 0.5
     return torch.where(mirrored, patch.flip(3), patch)
 
 
@@ -393,7 +395,9 @@ class StudentTeacher(AnomalyModule):
         for image in self.training_images():
             for few in _portions(image):
                 x = standardize(few)
-                total += torch.stack([channel_moments(function(scale, x)) for scale in range(len(self.teachers))])
+                moments = torch.stack([channel_moments(function(scale, x)) for scale in range(len(self.teachers))])
+                self.watch("a descriptor", moments)
+                total += moments
         return mean_and_deviation(self.sum_over_ranks(total))
 
 

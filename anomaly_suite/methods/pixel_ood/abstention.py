@@ -23,6 +23,7 @@ from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
 from anomaly_suite.nn.deeplab import DeepLabNetwork, TrunkMode
 from anomaly_suite.nn.size import ImageSize
 from anomaly_suite.nn.sliding_window import Blend
+from anomaly_suite.tracing import untraced
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def abstention_in(log_p: Tensor, target: Tensor, log_penalty: Tensor) -> Tensor:
     return -torch.logaddexp(own, log_p[:, -1] - log_penalty)
 
 
+@untraced  # the number of outliers depends on the values
 def abstention_out(
     log_p: Tensor, outlier: Tensor, log_penalty: Tensor, *, form: OutlierForm, clamp: float | None = None
 ) -> Tensor:

@@ -91,7 +91,7 @@ def class_weights(target: Tensor, num_classes: int, *, bound: float) -> Tensor:
     batch = len(target)
     known = target < OUTLIER
     index = target.where(known, num_classes).flatten(1)
-    count = torch.zeros(batch, num_classes + 1, device=target.device)
+    count = torch.zeros(batch, num_classes + 1, dtype=torch.float32, device=target.device)
     count.scatter_add_(1, index, torch.ones_like(index, dtype=count.dtype))
     share = count / count[:, :-1].sum(1, keepdim=True).clamp_min(1)
     return (1 + bound * (1 - share)).gather(1, index).view_as(target) * known

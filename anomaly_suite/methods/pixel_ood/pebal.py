@@ -262,6 +262,7 @@ class PEBAL(FineTunedSegmenter):
         for batch in islice(self.training_batches(), MARGIN_BATCHES):
             known = self.target(batch) < OUTLIER
             free = energy(self.network(batch["image"])[:, : self.num_classes]).squeeze(1)
+            self.watch("an energy", free)
             total += torch.stack([free[known].double().sum(), known.sum().double()])
         self.network.train(training)
         value, count = self.sum_over_ranks(total).tolist()

@@ -249,6 +249,7 @@ class PostHocScore(SegmenterModule):
                 parts = max_logit_sums(self.segment(batch["image"][kept]))  # from windows where they are scored so
             else:
                 parts = self._feature_sums(batch["image"][kept], self.target(batch)[kept], batch_idx)
+        self.watch("a feature", *parts)
         self._sums = [total + part for total, part in zip(self._sums, parts, strict=True)] if self._sums else parts
 
     def _feature_sums(self, image: Tensor, target: Tensor, batch_idx: int) -> list[Tensor]:
@@ -260,7 +261,9 @@ class PostHocScore(SegmenterModule):
             label = F.interpolate(target[place].unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
             known = label < OUTLIER
             if self.sample < 1:
-                known &= torch.rand(label.shape, generator=generator, device=label.device) < self.sample
+                known &= (
+                    torch.rand(label.shape, generator=generator, dtype=torch.float32, device=label.device) < self.sample
+                )
             parts.append((feature[known].double(), label[known]))
         feature, label = (torch.cat(kind) for kind in zip(*parts, strict=True))  # N D, N
         return class_sums(feature, label, num_classes=self.num_classes, per_class=self.per_class)

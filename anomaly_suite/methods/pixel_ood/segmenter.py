@@ -20,6 +20,7 @@ from anomaly_suite.nn.exporting import portions
 from anomaly_suite.nn.segmenter_adapter import SegmenterAdapter
 from anomaly_suite.nn.size import ImageSize, height_width
 from anomaly_suite.nn.sliding_window import Blend, Place, sliding_windows, window_places
+from anomaly_suite.tracing import untraced
 
 PIXELS_AT_ONCE = 2**21  # of all images of one pass of the network: one of 2048 x 1024, which bounds the memory
 BLUR_SIGMA = 1.0
@@ -190,6 +191,7 @@ class SegmenterModule(AnomalyModule):
             "confidence": found.confidence,
         }
 
+    @untraced  # its checks need the values
     def target(self, batch: Batch) -> Tensor:
         """The classes (B, H, W) of a training batch.
 

@@ -260,7 +260,7 @@ class VAE(AnomalyModule):
         Returns:
             Negative log likelihood (B,), up to a constant; summed squared error (B,) and its map (B, 1, H, W).
         """
-        decoded = self.decoder(latent)
+        decoded = self.decoder(latent.to(image.dtype))
         if self.likelihood == "bernoulli":
             reconstruction = to_signed(decoded.float().sigmoid())
             return cross_entropy(image, decoded), *residual_scores(to_signed(image), reconstruction)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
 from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.tracing import untraced
 
 VALUES_AT_ONCE = 2**25
 """Feature values that are scored at once: 1,600 snippets of 10 crops and width 2048. Longer videos are scored a few crops at a time."""
@@ -105,6 +106,7 @@ class BagModule(AnomalyModule):
         frames = frame_scores(snippet_score, length, batch.get("frame_count"))
         return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
 
+    @untraced  # its checks need the values
     def bags(self, batch: Batch) -> Bags:
         """Order a training batch: normal bags first, every video pooled to segments.
 

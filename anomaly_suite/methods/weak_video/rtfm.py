@@ -356,8 +356,8 @@ class RTFM(BagModule):
         """The weighted sum of the losses, each of which is logged."""
         bags = self.bags(batch)
         generator = self.step_generator(batch_idx)
-        embedded = self.embed(self._draw_crops(bags.snippet_features, generator)).float()  # B C L D
-        logit = self.classifier.logits(embedded)  # B C L
+        embedded = self.embed(self._draw_crops(bags.snippet_features, generator))  # B C L D
+        logit, embedded = self.classifier.logits(embedded), embedded.float()  # B C L
         if self.magnitude:
             terms = self._magnitude_terms(embedded, logit, bags, generator)
         else:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomaly_suite.tracing import untraced
+
 MINING_DROPOUT = 0.6
 EASY_SHARE, HARD_SHARE = 8, 16  # one snippet in so many is taken as easy or hard: 4 and 2 of 32
 WINDOW, MAJORITY = 10, 9  # K and R: a window of K with at least R active snippets has missed the others
@@ -37,10 +39,11 @@ class Mined(NamedTuple):
 
 def mining_mask(snippet_score: Tensor, *, generator: torch.Generator) -> Tensor:
     """z: 0 for three snippets in five, 2.5 for the others, at random; the shape (N or M, T) of the scores."""
-    kept = torch.rand(snippet_score.shape, generator=generator, device=snippet_score.device) >= MINING_DROPOUT
-    return kept.float() / (1 - MINING_DROPOUT)
+    draw = torch.rand(snippet_score.shape, generator=generator, dtype=torch.float32, device=snippet_score.device)
+    return (draw >= MINING_DROPOUT).float() / (1 - MINING_DROPOUT)
 
 
+@untraced
 @torch.no_grad()
 def mine(
     normal: Tensor, anomalous: Tensor, normal_mask: Tensor, anomalous_mask: Tensor, *, edge: Edge = "width3"
