@@ -42,28 +42,40 @@ class CheckpointSupport(FiniteSupport):
         """Load pretrained weights; called once at the start of a fit that does not resume, never by the constructor."""
 
     def setup(self, stage: str) -> None:
-        """Write and read checkpoints safely. An evaluation without checkpoint loads weights that are whole.
-
-        Without any it says that the network is untrained.
-        """
+        """Write and read checkpoints safely."""
         use_checkpoint_files(self.trainer)
-        if stage == "fit":
-            return  # see on_fit_start
+
+    # Not in ``setup``, which Lightning calls before it looks at the checkpoint that a run resumes from or that is tested.
+    def on_fit_start(self) -> None:
+        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it."""
+        super().on_fit_start()
+        self.load_pretrained_once()
+
+    def on_validation_start(self) -> None:
+        """See :meth:`_prepare_evaluation`; nothing inside a fit."""
+        super().on_validation_start()
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._prepare_evaluation()
+
+    def on_test_start(self) -> None:
+        """See :meth:`_prepare_evaluation`."""
+        super().on_test_start()
+        self._prepare_evaluation()
+
+    def on_predict_start(self) -> None:
+        """See :meth:`_prepare_evaluation`."""
+        super().on_predict_start()
+        self._prepare_evaluation()
+
+    def _prepare_evaluation(self) -> None:
+        """Without a checkpoint load weights that are whole; without any say that the network is untrained."""
         if self.has_whole_weights:
             self.load_pretrained_once()
-        elif not self._has_weights and self.trainer.ckpt_path is None:
+        elif not self._has_weights:
             rank_zero_warn(
                 f"{type(self).__name__} was neither fitted by a Trainer nor loaded from a checkpoint: unless it was trained otherwise, "
                 "these are the scores of an untrained network."
             )
-
-    def on_fit_start(self) -> None:
-        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it.
-
-        Not in ``setup``, which Lightning calls before it looks at the checkpoint that a run is to resume from.
-        """
-        super().on_fit_start()
-        self.load_pretrained_once()
 
     @property
     def has_whole_weights(self) -> bool:

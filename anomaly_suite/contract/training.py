@@ -91,6 +91,7 @@ class TrainingSupport(FiniteSupport):
 
     def on_validation_start(self) -> None:
         """Fit what was collected, because Lightning validates before the training epoch ends."""
+        super().on_validation_start()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._fit_news()
 
