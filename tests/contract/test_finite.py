@@ -192,8 +192,8 @@ def test_what_waits_for_its_number_may_be_saved(trainer_in: Callable[..., Traine
     assert (tmp_path / "fitted.ckpt").is_file()
 
 
-@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_evaluation_names_the_file_too(stage: str, trainer_in: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize("stage", ["validate"])
+def test_validation_names_the_file_too(stage: str, trainer_in: Callable[..., Trainer]) -> None:
     images = torch.rand(3, 1, 4, 4)
     images[1, 0, 2, 2] = torch.nan
     batch = {"image": images, "image_path": ["a.png", "b.png", "c.png"]}

@@ -197,7 +197,7 @@ class TestFit:
     def test_broken_pixels(self, trainer_in: Make) -> None:
         image = textures(8, size=(32, 32))
         image[5, 0, 3, 3] = float("nan")
-        with pytest.raises(NotFiniteError, match="batch 2 hold NaN"):
+        with pytest.raises(NotFiniteError, match="in batch 2 of epoch 0 sample 1 holds nan"):
             fit(trainer_in(), image, batch_size=2)
 
     def test_images_of_two_sizes(self, trainer_in: Make) -> None:
