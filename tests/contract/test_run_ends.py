@@ -280,7 +280,7 @@ class Rates(Callback):
         {"max_epochs": -1, "max_time": timedelta(hours=1), "callbacks": [StopAt(4, 1)]},
         {"max_epochs": -1, "max_steps": 10, "overfit_batches": 2},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_the_cycle_of_adacl_lasts_its_epochs(ends: dict[str, Any]) -> None:
     rates = Rates()
