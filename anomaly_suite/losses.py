@@ -325,6 +325,11 @@ class PixelComparison(nn.Module):
         return image.expand(-1, 3, -1, -1), destandardize(reconstruction.float())
 
 
+def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Summed squared error of each image: two tensors (B, C, H, W) to (B,)."""
+    return ((image.float() - reconstruction.float()) ** 2).sum((1, 2, 3))
+
+
 def squared_distance(code: Tensor, center: Tensor) -> Tensor:
     """Squared Euclidean distance, in float32.
 

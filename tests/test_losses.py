@@ -20,6 +20,7 @@ from anomaly_suite.losses import (
     away_from_zero,
     polynomial_decay,
     squared_distance,
+    squared_error,
     with_idle_weights,
 )
 from anomaly_suite.nn.blur import gaussian_blur
@@ -479,6 +480,10 @@ def test_polynomial_decay() -> None:
     assert [decay(0.0), decay(1.0), decay(1.2)] == [1.0, 0.0, 0.0]
     assert decay(0.5) == pytest.approx(math.exp(0.9 * math.log(0.5)))
     assert decay(0.25, power=2.0) == pytest.approx(0.5625)
+
+
+def test_squared_error_is_summed() -> None:
+    assert squared_error(torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.5)).tolist() == [15, 15]
 
 
 def test_squared_distance_by_hand() -> None:

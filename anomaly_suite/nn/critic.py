@@ -2,7 +2,7 @@
 
 Source: Berthelot et al., "Understanding and Improving Interpolation in Autoencoders via an Adversarial Regularizer", ICLR 2019,
     with the residual network that IGD (Chen et al., AAAI 2022) has for it.
-Axes: B batch, H and W pixels.
+Axes: B batch, D width of a code, H and W pixels.
 """
 
 from __future__ import annotations
@@ -17,6 +17,20 @@ from anomaly_suite.nn.size import ImageSize, height_width
 
 ALPHA_MAX = 0.5
 """Largest interpolation coefficient: beyond it the other code is the nearer one."""
+
+
+def interpolate(latent: Tensor, alpha: Tensor) -> Tensor:
+    """``alpha * z + (1 - alpha) * z'`` with the next code of the batch as z'.
+
+    Args:
+        latent: Shape (B, D).
+        alpha: Shape (B,).
+
+    Returns:
+        Shape (B, D).
+    """
+    weight = alpha.unsqueeze(1).to(latent.dtype)
+    return weight * latent + (1 - weight) * latent.roll(-1, 0)
 
 
 class InterpolationCritic(ResidualEncoder):

@@ -13,6 +13,9 @@ from torch import Generator, Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.nn.exporting import is_exporting, plain, portions
+from anomaly_suite.nn.size import resize_antialiased
+
+SCALES = (0.5, 2.0)  # of rescaled patches: Student-Teacher resizes its crops at random
 
 PATCHES_AT_ONCE = 450
 """Patches scored at once, which bounds the memory; those of two images of 256 pixels."""
@@ -46,6 +49,28 @@ def random_patches(image: Tensor, *, size: int, count: int, generator: Generator
     owner = torch.arange(batch, device=image.device).repeat_interleave(count)
     windows = image.unfold(2, size, 1).unfold(3, size, 1)  # B C rows columns S S, without a copy
     return windows[owner, :, row, column]
+
+
+def rescaled_patches(image: Tensor, *, size: int, count: int, generator: Generator) -> Tensor:
+    """Random patches of images at a random scale, one for all of them, half of the patches mirrored.
+
+    Args:
+        image: Shape (B, C, H, W).
+        size: S.
+        count: P.
+        generator: Source of the draws, on the device of ``image``.
+
+    Returns:
+        Shape (B * P, C, S, S), the patches of an image next to each other.
+    """
+    smallest = size / min(image.shape[2:])
+    draw = torch.rand((), generator=generator, dtype=torch.float32, device=image.device).item()
+    scale = max(smallest, SCALES[0] + (SCALES[1] - SCALES[0]) * draw)
+    height, width = (max(size, round(scale * side)) for side in image.shape[2:])
+    resized = resize_antialiased(image, (height, width))
+    patch = random_patches(resized, size=size, count=count, generator=generator)
+    mirrored = torch.rand(len(patch), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device) < 0.5
+    return torch.where(mirrored, patch.flip(3), patch)
 
 
 class PatchGrid:

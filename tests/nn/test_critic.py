@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.nn.critic import InterpolationCritic
+from anomaly_suite.nn.critic import InterpolationCritic, interpolate
 from anomaly_suite.nn.residual import ResidualEncoder
 
 
@@ -66,3 +66,13 @@ def test_fixed_weights_predict_the_same_and_get_no_gradient() -> None:
 def test_a_size_that_cannot_be_halved() -> None:
     with pytest.raises(ConfigError, match="8, 16, 32"):
         InterpolationCritic(28, width=2)
+
+
+class TestInterpolation:
+    @pytest.mark.parametrize("count", [2, 3, 5])
+    def test_no_code_is_its_own_partner(self, count: int) -> None:
+        latent = torch.arange(count, dtype=torch.float32).unsqueeze(1)
+        mixed = interpolate(latent, torch.full((count,), 0.25))
+        partner = (mixed - 0.25 * latent) / 0.75
+        assert (partner != latent).all()
+        assert sorted(partner.flatten().tolist()) == list(range(count))

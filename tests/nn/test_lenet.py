@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.lenet import LeNetDecoder, LeNetEncoder, build_lenets, mirrored_grids
+from anomaly_suite.nn.lenet import (
+    LeNetDecoder,
+    LeNetEncoder,
+    build_lenets,
+    global_contrast_normalization,
+    mirrored_grids,
+)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (16, 16), (29, 21), (64, 40), (4, 4), (7, 100)])
@@ -94,3 +100,10 @@ def test_initial_weights(initialization: Literal["torch", "xavier"]) -> None:
         # torch: uniform within 1 / sqrt(fan in); for transposed convolutions it takes the second axis as input, too
         bound = math.sqrt(2 / (1 + 0.01**2) * 6 / (fan_in + fan_out)) if initialization == "xavier" else fan_in**-0.5
         assert 0.98 * bound < float(layer.weight.detach().abs().max()) <= bound
+
+
+def test_contrast_normalization() -> None:
+    x = global_contrast_normalization(torch.rand(3, 3, 9, 7) * 5 + 2)
+    torch.testing.assert_close(x.mean((1, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(x.abs().mean((1, 2, 3)), torch.ones(3))
+    assert global_contrast_normalization(torch.full((1, 1, 4, 4), 0.3)).abs().max() < 0.01

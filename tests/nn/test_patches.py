@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.errors import ConfigError, ShapeError
-from anomaly_suite.nn.patches import PatchGrid, random_patches
+from anomaly_suite.nn.patches import PatchGrid, random_patches, rescaled_patches
 
 GRIDS = [
     (4, 2, 8, 8),
@@ -182,3 +182,27 @@ class TestRandomPatches:
         assert torch.equal(patch, image)
         with pytest.raises(ShapeError, match=r"patch of 17 pixels; got \(2, 3, 16, 16\)"):
             random_patches(image, size=17, count=1, generator=torch.Generator())
+
+
+class TestRescaledPatches:
+    @pytest.mark.parametrize(("size", "patch"), [((20, 31), 17), ((17, 17), 17), ((150, 90), 33)])
+    def test_random_patches_fit_at_any_scale(self, size: tuple[int, int], patch: int) -> None:
+        image = torch.rand(2, 1, *size)
+        for seed in range(8):
+            patches = rescaled_patches(image, size=patch, count=4, generator=torch.Generator().manual_seed(seed))
+            assert patches.shape == (8, 1, patch, patch)
+            assert patches.min() >= 0
+            assert patches.max() <= 1
+
+    def test_patches_are_resized_and_half_of_them_mirrored(self) -> None:
+        ramp = torch.linspace(0, 1, 60).expand(1, 1, 60, 60)
+        slopes = []
+        for seed in range(20):
+            patch = rescaled_patches(ramp, size=17, count=200, generator=torch.Generator().manual_seed(seed))
+            slope = (
+                (patch[:, 0, :, 12] - patch[:, 0, :, 4]).mean(1) * 59 / 8
+            )  # change a pixel, 1 at the image's own scale
+            assert 0.3 < (slope < 0).float().mean() < 0.7
+            slopes.append(slope.abs().median().item())
+        assert 0.45 < min(slopes) < 0.7
+        assert 1.3 < max(slopes) < 2.1

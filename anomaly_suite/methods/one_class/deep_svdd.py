@@ -4,11 +4,11 @@ Papers: Ruff et al., "Deep One-Class Classification", ICML 2018; for DSVDD+REC, 
     code, the comparisons of Chen et al., IGD, AAAI 2022 (tables 6.6 and 6.7 of Yu Tian's thesis).
 Reference: lukasruff/Deep-SVDD-PyTorch at 1901612 (MIT); architecture and settings as described of it, no code read.
     DSVDD+REC was not released.
-Differs: centre, radius and input range are buffers, so a checkpoint is complete; the input range is computed from the
-    training normals instead of being listed for each class; an exactly zero component of the centre moves to +0.1, where
-    the release leaves it. Decoders reach image sizes other than 28 and 32 by the same pattern. The last linear layer
-    never has a bias; with one, as in IGD's version of the method, the network could map every image to the centre. Weights begin as
-    torch draws them, as in the released networks but for the autoencoder of CIFAR10 (``initialization: xavier``). MS-SSIM of DSVDD+REC
+Differs: centre, radius and input range are buffers, so a checkpoint is complete; the input range is computed from the training
+    normals instead of being listed for each class; an exactly zero component of the centre moves to +0.1, where the release
+    leaves it. Decoders reach image sizes other than 28 and 32 by the same pattern. The last linear layer never has a bias; with
+    one, as in IGD's version of the method, the network could map every image to the centre. Weights begin as torch draws them,
+    as in the released networks but for the autoencoder of CIFAR10 (``initialization: xavier``). MS-SSIM of DSVDD+REC
     has scales and window of our IGD.
 Axes: B batch, C channels, H and W pixels, D embedding width.
 """
@@ -30,6 +30,7 @@ from anomaly_suite.losses import (
     away_from_zero,
     polynomial_decay,
     squared_distance,
+    squared_error,
     with_idle_weights,
 )
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, standardize
@@ -42,21 +43,10 @@ AE_EPOCHS = 150  # of the paper's MNIST
 GREY_LATENT_DIM, LATENT_DIM = 32, 128
 
 
-def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Summed squared error of each image: two tensors (B, C, H, W) to (B,)."""
-    return ((image.float() - reconstruction.float()) ** 2).sum((1, 2, 3))
-
-
 def soft_boundary_loss(distance: Tensor, radius: Tensor, *, nu: float) -> Tensor:
     """Squared radius plus the mean excess over it, divided by ``nu``: equation 3 of the paper, without weight decay.
 
-    Args:
-        distance: Squared distances. Shape (B,).
-        radius: R, a distance, not a squared one. Shape ().
-        nu: Share of training images that may lie outside.
-
-    Returns:
-        Shape ().
+    Squared distances (B,) and R (), a distance, not a squared one, to (); a share ``nu`` of training images may lie outside.
     """
     return radius**2 + (distance - radius**2).clamp_min(0).mean() / nu
 
@@ -87,8 +77,7 @@ class DeepSVDD(AnomalyModule):
         widths: Channels of the LeNet; null is 8 and 4 for grey images, 32, 64 and 128 for colour.
         width: Channels at full resolution of ``residual`` and of the decoder of DSVDD+REC.
         latent_dim: D; null is 32 for the grey LeNet, else 128.
-        weights: Of other backbones than ``lenet``: ``imagenet`` (timm networks), a file, the checkpoint of a pre-training,
-            or null for random ones.
+        weights: Of other backbones than ``lenet``: ``imagenet`` (timm), a file, the checkpoint of a pre-training, null for random.
         objective: ``one-class`` shrinks all distances, ``soft-boundary`` those outside a radius.
         nu: Share of training images that may lie outside the radius.
         warmup_epochs: Epochs of the second phase in which the radius stays 0.
@@ -115,12 +104,8 @@ class DeepSVDD(AnomalyModule):
     """
 
     encoder: LeNetEncoder | ImageEncoder
-    decoder: LeNetDecoder | None
-    """Of the pre-training."""
-
-    rebuilder: ResidualDecoder | None
-    """Decoder of DSVDD+REC; checkpoints know its tensors by this name."""
-
+    decoder: LeNetDecoder | None  # of the pre-training
+    rebuilder: ResidualDecoder | None  # decoder of DSVDD+REC; checkpoints know its tensors by this name
     input_range: Tensor  # smallest and largest pixel of normalised training images
     center: Tensor
     radius: Tensor
@@ -157,18 +142,13 @@ class DeepSVDD(AnomalyModule):
         super().__init__()
         self.save_hyperparameters()
         self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
-        self.weights = weights
-        self.objective = objective
-        self.nu, self.warmup_epochs = nu, warmup_epochs
-        self.reconstruction_weight = reconstruction_weight
-        self.score = score
-        self.lr_decay = lr_decay
-        self.betas = betas
+        self.weights, self.objective, self.score = weights, objective, score
+        self.nu, self.warmup_epochs, self.reconstruction_weight = nu, warmup_epochs, reconstruction_weight
+        self.lr_decay, self.betas = lr_decay, betas
         self.schedule = (lr, lr_milestones, weight_decay)
         self.ae_schedule = (ae_lr, ae_lr_milestones, ae_weight_decay)
         self._check_options(backbone)
-        grey = backbone == "lenet" and in_channels == 1
-        latent_dim = latent_dim or (GREY_LATENT_DIM if grey else LATENT_DIM)
+        latent_dim = latent_dim or (GREY_LATENT_DIM if backbone == "lenet" and in_channels == 1 else LATENT_DIM)
         size = height_width(image_size)
         if backbone == "lenet":
             self.encoder, self.decoder = build_lenets(
@@ -198,13 +178,11 @@ class DeepSVDD(AnomalyModule):
             raise ConfigError(f"nu must be above 0 and at most 1; got {self.nu}. The paper uses 0.1 and 0.01.")
         if self.ae_epochs and backbone != "lenet":
             raise ConfigError(
-                f"only lenet can be pre-trained as an autoencoder; got backbone={backbone} with ae_epochs={self.ae_epochs}. "
-                "Set ae_epochs to 0."
+                f"only lenet can be pre-trained as an autoencoder; got backbone={backbone} with ae_epochs={self.ae_epochs}. Set ae_epochs to 0."
             )
         if backbone == "residual" and self.weights == "imagenet":
             raise ConfigError(
-                "the residual backbone has no ImageNet weights; got weights='imagenet'. "
-                "Set weights to null, or to the checkpoint of a pre-training."
+                "the residual backbone has no ImageNet weights; got weights='imagenet'. Set weights to null, or to the checkpoint of a pre-training."
             )
         if self.reconstruction_weight < 0 or (self.score == "sum" and self.reconstruction_weight == 0):
             raise ConfigError(
@@ -270,10 +248,7 @@ class DeepSVDD(AnomalyModule):
         return error
 
     def forward(self, image: Tensor) -> tuple[Tensor, None]:
-        """Score images by their distance to the centre.
-
-        Args:
-            image: Shape (B, C, H, W), in [0, 1].
+        """Score images (B, C, H, W) in [0, 1] by their distance to the centre.
 
         Returns:
             ``anomaly_score`` (B,), the squared distance (less the squared radius, if there is one; plus the weighted
@@ -298,9 +273,7 @@ class DeepSVDD(AnomalyModule):
         self.warn_of_first_phase("pre-trains its autoencoder", "ae_epochs", self.ae_epochs)
         if isinstance(self.encoder, ImageEncoder) or _measured(self.input_range):
             return
-        extremes = torch.full(
-            (2,), -math.inf, dtype=torch.float32, device=self.device
-        )  # of the negated and of the plain pixels
+        extremes = torch.full((2,), -math.inf, dtype=torch.float32, device=self.device)  # of negated and plain pixels
         for image in self.training_images():
             x = global_contrast_normalization(image).float()
             self.watch("a normalised image", x)
@@ -312,10 +285,9 @@ class DeepSVDD(AnomalyModule):
         self.input_range.copy_(torch.stack([-low, high]))
 
     def on_train_epoch_start(self) -> None:
-        """Set the centre when the second phase begins.
+        """Set the centre when the second phase begins, and clear the optimiser's state.
 
-        Both phases share one optimiser, whose state is cleared between them, because Lightning builds optimisers before
-        the first epoch and restores them from a checkpoint by number.
+        Both phases share it: Lightning builds optimisers before the first epoch, and restores them from a checkpoint by number.
         """
         super().on_train_epoch_start()
         if self.current_epoch >= self.ae_epochs and not self._has_center:
@@ -325,10 +297,7 @@ class DeepSVDD(AnomalyModule):
             optimizer.state.clear()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate and weight decay of the phase.
-
-        They follow from epoch and step alone, so that a resumed run needs no scheduler state.
-        """
+        """Set learning rate and weight decay of the phase, by epoch and step alone: a resumed run needs no scheduler state."""
         pretraining = self.current_epoch < self.ae_epochs
         rate, milestones, decay = self.ae_schedule if pretraining else self.schedule
         if self.lr_decay == "polynomial":

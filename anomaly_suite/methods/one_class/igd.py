@@ -5,12 +5,12 @@ Reference: the authors' released code (training on MVTec AD and inference), as d
 Differs: the centre is estimated before the variance, which the code takes around the last centre; the variance is floored
     as a whole, not batch by batch, so that neither batch size nor the number of processes matters. Partners of an
     interpolation are neighbours in the batch, where the code reverses it and pairs the middle image with itself. The critic
-    learns from the reconstructions of the generator step instead of decoding again. The decoder's batch norms stay in
-    training mode after an E-step. Both scopes are trained in one run; the local one on ``patches_per_step`` random patches of
-    the batch, where the code takes all 225 patches of two images. Maps average colour channels evenly, and
-    the SSIM maps of each scale, which lack a border of half a window, are continued by their outermost values and enlarged bilinearly;
-    the code stretches them to the image by their nearest values and weighs colours as grey values do. MS-SSIM has five scales and
-    a window of 11 from 176 pixels on, four and 3 for smaller images as published for 32, as far as they fit.
+    learns from the reconstructions of the generator step instead of decoding again. The decoder's batch norms stay in training
+    mode after an E-step. Both scopes are trained in one run; the local one on ``patches_per_step`` random patches of the batch,
+    where the code takes all 225 patches of two images. Maps average colour channels evenly, and the SSIM maps of each scale,
+    which lack a border of half a window, are continued by their outermost values and enlarged bilinearly; the code stretches
+    them to the image by their nearest values and weighs colours as grey values do. MS-SSIM has five scales and a window of 11
+    from 176 pixels on, four and 3 for smaller images as published for 32, as far as they fit.
 Axes: B batch, C channels, H and W pixels, D latent width.
 """
 
@@ -35,7 +35,7 @@ from anomaly_suite.losses import (
     with_idle_weights,
 )
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
-from anomaly_suite.nn.critic import ALPHA_MAX, InterpolationCritic
+from anomaly_suite.nn.critic import ALPHA_MAX, InterpolationCritic, interpolate
 from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.patches import PatchGrid
 from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes, mix_scores
@@ -47,41 +47,15 @@ BETAS = (0.0, 0.9)  # of both Adams
 def normality(latent: Tensor, center: Tensor, variance: Tensor) -> Tensor:
     """``p = exp(-||z - c||^2 / s2)``, the Gaussian classifier (equation 6.6), in float32.
 
-    Args:
-        latent: Shape (B, D).
-        center: Shape (D,).
-        variance: A scalar, already squared.
-
-    Returns:
-        Shape (B,), in (0, 1]; 1 at the centre.
+    Codes (B, D), their centre (D,) and variance, a scalar, already squared, to (B,), in (0, 1]; 1 at the centre.
     """
     return torch.exp(-squared_distance(latent, center) / variance)
 
 
-def interpolate(latent: Tensor, alpha: Tensor) -> Tensor:
-    """``alpha * z + (1 - alpha) * z'`` with the next code of the batch as z'.
-
-    Args:
-        latent: Shape (B, D).
-        alpha: Shape (B,).
-
-    Returns:
-        Shape (B, D).
-    """
-    weight = alpha.unsqueeze(1).to(latent.dtype)
-    return weight * latent + (1 - weight) * latent.roll(-1, 0)
-
-
 def critic_loss(of_mixed: Tensor, alpha: Tensor, of_real: Tensor) -> Tensor:
-    """Squared errors of the critic: decoded interpolations have coefficient alpha, images 0.
+    """Mean squared errors of the critic, summed: decoded interpolations have coefficient alpha, images 0; all (B,).
 
-    Args:
-        of_mixed: Predicted coefficients of decoded interpolations, shape (B,).
-        alpha: Their true ones, shape (B,).
-        of_real: Predicted coefficients of images mixed with their reconstructions, shape (B,).
-
-    Returns:
-        A scalar.
+    ``of_mixed`` is predicted of decoded interpolations, ``of_real`` of images mixed with their reconstructions.
     """
     return ((of_mixed - alpha) ** 2).mean() + (of_real**2).mean()
 
@@ -180,8 +154,8 @@ class IGD(AnomalyModule):
             the target.
         zeta: Share of the image in the critic's second input; null draws it uniformly for each image as printed, the
             released code has 0.2.
-        e_step_every: Epochs between estimates of centre and variance for training; for scores there is one before every validation
-            and after every epoch, however the run ends.
+        e_step_every: Epochs between estimates of centre and variance for training; those for scores come before every
+            validation and after every epoch, however the run ends.
         clamp_center: Move components of the centre within 0.1 of zero to 0.1.
         variance_floor: Smallest variance.
         xi_global: Share of the reconstruction error in the global score.
@@ -331,7 +305,7 @@ class IGD(AnomalyModule):
             loss, decoded = self._generator_loss(prefix, part, image, generator)
             losses.append(loss)
             if part.critic is not None:
-                critic_losses.append(partial(self._critic_loss, part.critic, image, *decoded, generator))
+                critic_losses.append(partial(self._critic_loss, part.critic, image, decoded, generator))
         self._step(optimizers[0], torch.stack(losses).sum(), idle=[part.critic for part in parts])
         if critic_losses:
             loss = torch.stack([each() for each in critic_losses]).sum()
@@ -358,14 +332,9 @@ class IGD(AnomalyModule):
         return loss, (reconstruction.detach(), mixed.detach(), alpha)
 
     def _critic_loss(
-        self,
-        critic: InterpolationCritic,
-        image: Tensor,
-        reconstruction: Tensor,
-        mixed: Tensor,
-        alpha: Tensor,
-        generator: Generator,
+        self, critic: InterpolationCritic, image: Tensor, decoded: tuple[Tensor, Tensor, Tensor], generator: Generator
     ) -> Tensor:
+        reconstruction, mixed, alpha = decoded
         zeta = torch.rand(len(image), 1, 1, 1, generator=generator, dtype=torch.float32, device=self.device)
         zeta = zeta if self.zeta is None else torch.full_like(zeta, self.zeta)
         real = zeta * standardize(image) + (1 - zeta) * reconstruction

@@ -28,12 +28,10 @@ from anomaly_suite.nn.distillation import PooledTeacher, distillation_error
 from anomaly_suite.nn.encoders import standardize
 from anomaly_suite.nn.gaussian import channel_moments, mean_and_deviation
 from anomaly_suite.nn.patch_network import PATCH_SIZES, PatchNetwork
-from anomaly_suite.nn.patches import random_patches
-from anomaly_suite.nn.size import resize_antialiased
+from anomaly_suite.nn.patches import rescaled_patches
 from anomaly_suite.nn.weights import load_part
 
 MARGIN = 1.0  # of the triplet term
-SCALES = (0.5, 2.0)  # the paper resizes its crops at random
 JITTER = 0.2  # largest relative change of brightness and contrast
 GREY_SHARE = 0.1  # of the patches that lose their colour
 MIN_STD = 1e-3
@@ -72,28 +70,6 @@ def jitter(patch: Tensor, generator: Generator) -> Tensor:
     mean = patch.mean((1, 2, 3), keepdim=True)
     changed = (((patch - mean) * contrast + mean) * brightness).clamp(0, 1)
     return torch.where(uniform() < GREY_SHARE, changed.mean(1, keepdim=True), changed)
-
-
-def rescaled_patches(image: Tensor, *, size: int, count: int, generator: Generator) -> Tensor:
-    """Random patches of images at a random scale, half of them mirrored.
-
-    Args:
-        image: Shape (B, C, H, W).
-        size: p.
-        count: Patches of each image.
-        generator: Source of the draws, on the device of ``image``.
-
-    Returns:
-        Shape (B * count, C, p, p), the patches of an image next to each other.
-    """
-    smallest = size / min(image.shape[2:])
-    draw = torch.rand((), generator=generator, dtype=torch.float32, device=image.device).item()
-    scale = max(smallest, SCALES[0] + (SCALES[1] - SCALES[0]) * draw)
-    height, width = (max(size, round(scale * side)) for side in image.shape[2:])
-    resized = resize_antialiased(image, (height, width))
-    patch = random_patches(resized, size=size, count=count, generator=generator)
-    mirrored = torch.rand(len(patch), 1, 1, 1, generator=generator, dtype=torch.float32, device=image.device) < 0.5
-    return torch.where(mirrored, patch.flip(3), patch)
 
 
 def mean_and_spread(outputs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

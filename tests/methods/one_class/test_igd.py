@@ -17,7 +17,8 @@ from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import PixelComparison
 from anomaly_suite.methods import IGD
-from anomaly_suite.methods.one_class.igd import critic_loss, gaussian_from_sums, interpolate, normality
+from anomaly_suite.methods.one_class.igd import critic_loss, gaussian_from_sums, normality
+from anomaly_suite.nn.critic import interpolate
 from anomaly_suite.nn.encoders import standardize
 
 TINY: dict[str, Any] = {
@@ -105,16 +106,6 @@ class TestGaussian:
 def test_critic_loss_by_hand() -> None:
     loss = critic_loss(torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.5]), torch.tensor([1.0, 2.0]))
     assert loss.item() == pytest.approx((0.25**2 + 0.5**2) / 2 + (1 + 4) / 2)
-
-
-class TestInterpolation:
-    @pytest.mark.parametrize("count", [2, 3, 5])
-    def test_no_code_is_its_own_partner(self, count: int) -> None:
-        latent = torch.arange(count, dtype=torch.float32).unsqueeze(1)
-        mixed = interpolate(latent, torch.full((count,), 0.25))
-        partner = (mixed - 0.25 * latent) / 0.75
-        assert (partner != latent).all()
-        assert sorted(partner.flatten().tolist()) == list(range(count))
 
 
 def test_score_grows_with_a_painted_square() -> None:
