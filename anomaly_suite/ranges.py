@@ -50,7 +50,7 @@ COUNT_OR_NONE = Range(0, MOST, whole=True)
 SIZE = Range(1, MOST_PIXELS, whole=True)
 SEED = Range(0, 2**63 - 1, whole=True)
 WORKERS = Range(0, 1024, whole=True)
-RATE = Range(0, 1e3, open_low=True)
+RATE = Range(0, 1e3)
 POSITIVE = Range(0, open_low=True)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1)
@@ -60,8 +60,8 @@ PROPER = Range(0, 1, open_low=True, open_high=True)
 
 NAMES: dict[Range, str] = {
     RATE: "lr ae_lr teacher_lr encoder_lr lr_min lr_max",
-    POSITIVE: "half_period temperature fixed_penalty payoff margin variance_floor encoder_eps",
-    NOT_NEGATIVE: "weight_decay ae_weight_decay noise_std latent_noise_std momentum lr_power restart_power eps sigma kappa beta penalty_floor "
+    POSITIVE: "half_period temperature fixed_penalty payoff margin encoder_eps",
+    NOT_NEGATIVE: "variance_floor weight_decay ae_weight_decay noise_std latent_noise_std momentum lr_power restart_power eps sigma kappa beta penalty_floor "
     "class_weight_bound weight_penalty xi_global xi_local outlier_fraction",
     SHARE: "rho low high",
     SOME_SHARE: "outlier_class_share sample train_fraction outlier_share",
@@ -100,7 +100,7 @@ def range_of(name: str) -> Range:
 
     Example:
         >>> range_of("lr").wants(-1), range_of("latent_dim").wants(0.5), range_of("dropout").wants(1)
-        ('above 0', 'a whole number and at least 1', 'in [0, 1)')
+        ('at least 0', 'a whole number and at least 1', 'in [0, 1)')
     """
     return RANGES.get(name, NOT_NEGATIVE if name.endswith("_weight") else FINITE)
 

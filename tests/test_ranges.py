@@ -25,11 +25,10 @@ class OfAStranger(ChecksOptions):
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("lr", -1, "above 0"),
-        ("lr", 0.0, "above 0"),
+        ("lr", -1, "at least 0"),
         ("lr", 1e30, "at most 1000"),
-        ("lr", math.nan, "a finite number and above 0"),
-        ("lr", -math.inf, "a finite number and above 0"),
+        ("lr", math.nan, "a finite number and at least 0"),
+        ("lr", -math.inf, "a finite number and at least 0"),
         ("latent_dim", 0, "at least 1"),
         ("latent_dim", -3, "at least 1"),
         ("latent_dim", 2.5, "a whole number and at least 1"),
@@ -42,7 +41,7 @@ class OfAStranger(ChecksOptions):
         ("image_size", (32, 0), "at least 1"),
         ("any_weight", -0.5, "at least 0"),
         ("of_no_range", math.inf, "a finite number"),
-        ("lr", np.float32("nan"), "a finite number and above 0"),
+        ("lr", np.float32("nan"), "a finite number and at least 0"),
     ],
 )
 def test_the_sentence_has_name_range_and_value(name: str, value: Any, wanted: str) -> None:
@@ -54,7 +53,7 @@ def test_the_sentence_has_name_range_and_value(name: str, value: Any, wanted: st
 @pytest.mark.parametrize("value", ["0.1", None, [0.1]])
 def test_an_option_of_one_number_takes_nothing_else(value: Any) -> None:
     check_values("Method", {"lr": value}, {"lr": "float | str | None"})
-    with pytest.raises(ConfigError, match="lr must be a finite number and above 0; got"):
+    with pytest.raises(ConfigError, match="lr must be a finite number and at least 0; got"):
         check_values("Method", {"lr": value}, {"lr": "float"})
 
 
@@ -73,7 +72,7 @@ def test_what_works_passes() -> None:
 
 def test_a_class_of_ones_own_names_its_options_as_it_likes() -> None:
     assert OfAStranger(low=-5, sizes=[-1], depth=-1).low == -5
-    with pytest.raises(ConfigError, match=r"lr must be above 0; got -1\. Give OfAStranger such a value"):
+    with pytest.raises(ConfigError, match=r"lr must be at least 0; got -1\. Give OfAStranger such a value"):
         OfAStranger(-1)
     with pytest.raises(ConfigError, match="num_workers must be at least 0; got -1"):
         OfAStranger(num_workers=-1)

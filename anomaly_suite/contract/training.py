@@ -251,7 +251,7 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
             # Steps of several optimisers are more bookkeeping than graph.
             run = step if self.automatic_optimization else plain
             output = run(self, checked, batch_idx, *args, **kwargs)
-            if self.trainer.world_size > 1:
+            if self._trainer is not None and self.trainer.world_size > 1:  # a step may be called by hand
                 share_running_statistics(self, self.trainer.strategy)
             self.watch_step(output.get("loss") if isinstance(output, Mapping) else output)
         self._has_news = True

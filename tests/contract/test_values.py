@@ -92,7 +92,6 @@ def test_numbers_of_methods_have_ranges(name: str) -> None:
     [
         ("lr", -1.0),
         ("lr", math.nan),
-        ("lr", 0.0),
         ("lr", math.inf),
         ("weight_decay", -1e-3),
         ("latent_dim", 0),

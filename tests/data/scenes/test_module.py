@@ -52,6 +52,7 @@ def test_a_data_set_must_read(kind: type[SceneModule] | type[SceneTestModule]) -
 
 CROPS: dict[str, Any] = {"flip": 0.25, "scales": [0.5], "scale_range": (0.5, 1.5)}
 GIVEN: dict[str, Any] = {
+    "outlier_class_share": 0.5,
     "outliers": "shapes",
     "outlier_fraction": 0.3,
     "outlier_exclude": ["dog"],

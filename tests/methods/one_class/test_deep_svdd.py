@@ -83,7 +83,7 @@ class TestNetworks:
         with pytest.raises(ConfigError, match="residual backbone has no ImageNet weights"):
             DeepSVDD(backbone="residual", image_size=16)
         for weight, score in ((-1.0, "distance"), (0.0, "sum")):
-            with pytest.raises(ConfigError, match="reconstruction_weight must be 0 or above"):
+            with pytest.raises(ConfigError, match="reconstruction_weight must be (at least 0|0 or above)"):
                 DeepSVDD(**TINY, reconstruction_weight=weight, score=score)
         with pytest.raises(ConfigError, match="28-pixel sets to 32"):
             DeepSVDD(reconstruction_weight=1.0)
@@ -426,7 +426,8 @@ class Others:
 def alone(monkeypatch: pytest.MonkeyPatch, image: Tensor, others: Others, **options: Any) -> DeepSVDD:
     """A model that sees these training images, in a process beside another."""
     model = DeepSVDD(**{**TINY, "latent_dim": 2, "ae_epochs": 0, **options})
-    monkeypatch.setattr(model, "_trainer", SimpleNamespace(strategy=others, max_epochs=1, world_size=2))
+    monkeypatch.setattr(model, "_trainer", SimpleNamespace(strategy=others, max_epochs=1, max_steps=-1, world_size=2))
+    monkeypatch.setattr(model, "steps_per_epoch", lambda: 1.0)
     monkeypatch.setattr(model, "training_images", lambda: iter(image.split(2)))
     return model
 

@@ -180,7 +180,7 @@ def test_the_generators_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = IGD(**TINY, gaussian_weight=3.0, interpolation_weight=0.5).eval()
     monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
     part, image = model.descriptors["global"], torch.rand(4, 3, 16, 16)
-    part.center, part.variance = torch.full((6,), 0.1), torch.tensor(2.0)
+    part.target_center, part.target_variance = torch.full((6,), 0.1), torch.tensor(2.0)
     loss, (reconstruction, _, alpha) = model._generator_loss("", part, image, torch.Generator().manual_seed(0))
     latent, _ = part.autoencoder(image)
     abnormality = 1 - (-((latent - 0.1) ** 2).sum(1) / 2).exp()

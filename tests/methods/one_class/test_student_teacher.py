@@ -421,7 +421,7 @@ class TestPhases:
         donor = make(teacher_epochs=1).pretrained
         assert donor is not None
         file = tmp_path / "network.pth"
-        state = {key: torch.rand_like(value.float()) for key, value in donor.encoder.net.net.state_dict().items()}
+        state = {key: value.float() * 1.25 + 0.01 for key, value in donor.encoder.net.net.state_dict().items()}
         torch.save(state, file)
         model = make(teacher_epochs=1, teacher_weights=str(file))
         assert model.pretrained is not None

@@ -131,6 +131,7 @@ def test_padding_rows_do_not_count(score):
         "target": target.repeat(2, 1, 1),
         "padding": torch.tensor([False, True]),
     }
+    model.on_train_epoch_start()
     model.training_step(repeated, 0)
     model.fit_statistics()
     assert torch.equal(model.mean, mean)
