@@ -83,7 +83,7 @@ class TestNetworks:
         with pytest.raises(ConfigError, match="residual backbone has no ImageNet weights"):
             DeepSVDD(backbone="residual", image_size=16)
         for weight, score in ((-1.0, "distance"), (0.0, "sum")):
-            with pytest.raises(ConfigError, match="reconstruction_weight must be (at least 0|0 or above)"):
+            with pytest.raises(ConfigError, match=r"reconstruction_weight must be (at least 0|0 or above)"):
                 DeepSVDD(**TINY, reconstruction_weight=weight, score=score)
         with pytest.raises(ConfigError, match="28-pixel sets to 32"):
             DeepSVDD(reconstruction_weight=1.0)

@@ -600,7 +600,7 @@ class TestOptions:
             group = make(**options).configure_optimizers()[2].param_groups[0]
             assert (group["alpha"], group["eps"], group["momentum"]) == (*expected, 0)
         for options in ({"encoder_alpha": 1.0}, {"encoder_alpha": -0.1}, {"encoder_eps": 0.0}):
-            with pytest.raises(ConfigError, match="encoder_(alpha|eps) must be"):
+            with pytest.raises(ConfigError, match=r"encoder_(alpha|eps) must be"):
                 make(**options)
 
     def test_released_initial_weights_reach_all_three_networks(self) -> None:
