@@ -126,7 +126,7 @@ def _encoded(record: Mapping[str, dict[str, Any]]) -> bytes:
 
 def _decoded(state: Tensor) -> dict[str, dict[str, Any]]:
     try:  # a program that converts all weights converts these, too, and numbers below 256 are exact in every precision
-        record = json.loads(bytes(state.to("cpu", torch.uint8).tolist()))
+        record = json.loads(bytes(state.flatten().to("cpu", torch.uint8).tolist()))
     except ValueError as error:
         record = error
     if not isinstance(record, dict):

@@ -22,5 +22,5 @@ def channels_last(net: nn.Module) -> None:
     if torch.compiler.is_compiling() or is_exporting():
         return
     kernels = (weight for weight in net.parameters() if weight.ndim == 4 and 1 not in weight.shape[1:3])
-    if next(kernels, torch.empty(0)).is_contiguous():
+    if next(kernels, torch.empty(0, dtype=torch.float32)).is_contiguous():
         net.to(memory_format=torch.channels_last)

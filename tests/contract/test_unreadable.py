@@ -39,7 +39,7 @@ def changed(name: str, change: Callable[[dict[str, Any]], Any], file: Path) -> P
 
 
 def a_weight(state: dict[str, Any]) -> str:
-    return next(key for key, value in state.items() if isinstance(value, torch.Tensor) and value.ndim)
+    return next(key for key, value in state.items() if value.ndim and "calibration" not in key)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
