@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-oldest lint clean
+.PHONY: quickstart test test-all test-oldest lint clean
 
 define QUICKSTART
 	$(1)/anomaly-suite fit --config sample_configs/quickstart.yaml --trainer.default_root_dir $(2)
@@ -18,7 +18,7 @@ quickstart: $(VENV)/.ready
 	$(call QUICKSTART,$(BIN),$(RUN))
 
 test: $(VENV)/.ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not matrix" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # The lowest versions that pyproject.toml allows: the commands of the quickstart, then tests of every layer, over a few methods.
 OLDEST_TESTS := $(addprefix tests/,metrics data nn io contract cli test_losses.py test_options.py test_contract.py)
@@ -26,6 +26,10 @@ test-oldest: $(OLDEST)/.ready-test
 	$(call QUICKSTART,$(OLDEST)/bin,runs/quickstart-oldest)
 	OMP_NUM_THREADS=1 ANOMALY_SUITE_METHODS="ADACL PaDiM DeepMIL" \
 		$(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" $(OLDEST_TESTS)
+
+# Every method in every combination of tests/contract: before each release.
+test-all: $(VENV)/.ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .

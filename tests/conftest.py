@@ -14,6 +14,47 @@ from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)  # two test processes share two cores
 
+SCENES = {
+    "DeepGamblers",
+    "EntropyMaximisation",
+    "PostHocScore",
+}  # they share network and loops with DeepLabV3Plus and PEBAL
+MATRIX = {
+    "contract/test_averaging.py": {*SCENES, "PEBAL"},
+    "contract/test_compile.py": {
+        *SCENES,
+        "DeepLabV3Plus",
+        "KnowledgeDistillation",
+        "MSSSIMAutoencoder",
+        "PEBAL",
+        "StudentTeacher",
+    }
+    | {"CTMIL", "DeepSVDD", "RTFM", "VAE"},
+    "contract/test_export.py": {
+        *SCENES,
+        "FAnoGAN",
+        "KnowledgeDistillation",
+        "MSSSIMAutoencoder",
+        "PEBAL",
+        "RTFM",
+        "StudentTeacher",
+    }
+    | {"DeepSVDD", "VAE"},
+    "contract/test_precision.py": {*SCENES, "DeepLabV3Plus", "MSSSIMAutoencoder", "StudentTeacher"},
+    "contract/test_processes.py": {"DeepGamblers", "EntropyMaximisation"},
+    "contract/test_state_dict.py": SCENES,
+    "contract/test_unreadable.py": {*SCENES, "PEBAL"},
+}
+"""By file the methods that are tried with ``make test-all`` alone: others, which stay, go the same ways in less time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``make test`` leaves out."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
+        if any(item.path.as_posix().endswith(f"tests/{file}") and name in names for file, names in MATRIX.items()):
+            item.add_marker("matrix")
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.xdist_group("DeepLabV3Plus")  # whose tiny run is needed
 def test_the_page_has_the_table_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     table = importlib.import_module("combinations").table()

@@ -66,6 +66,7 @@ def test_every_stage_of_a_compiled_module(name: str, how: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.matrix  # a minute of C++
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_gives_the_scores_up_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
