@@ -264,5 +264,5 @@ class TestFineTuning:
 
     @pytest.mark.parametrize("lr", [0.0, -1.0])
     def test_learning_rates_are_positive(self, lr: float) -> None:
-        with pytest.raises(ConfigError, match="lr must be above 0"):
+        with pytest.raises(ConfigError, match=r"lr must be (above|at least) 0"):
             PEBAL(**TINY, lr=lr)

@@ -125,7 +125,7 @@ def test_training_raises_the_entropy_of_outliers_alone(trainer_in: Callable[...,
     [
         ({"outlier_weight": -0.01}, "outlier_weight must be at least 0"),
         ({"outlier_weight": 1.01}, r"outlier_weight must be in \[0, 1\]"),
-        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": 0.0}, "lr above 0"),
     ],
     ids=["below", "above", "lr"],
 )
