@@ -187,6 +187,7 @@ MUTANTS: list[tuple[str, ...]] = [
      "True:\n            self.load_pretrained()"),
     ("contract/checkpoint.py", 'self._seed = record.get("seed")', "pass", "contract/test_training.py"),
     ("contract/sampler.py", "default_rng((self.seed, self.epoch))", "default_rng((self.seed,))"),
+    ("contract/training.py", "                self.check_state()\n", "", "contract/test_finite.py"),
     ("contract/sampler.py", "-1 - np.resize(order, missing)", "np.resize(order, missing)", "PaDiM"),
     ("contract/calibration.py", '>= self.threshold("image")', '> self.threshold("image")', "callbacks/test_calibrate.py"),
     ("contract/calibration.py", "0.5 + 0.5 * (score - middle)", "0.5 + (score - middle)"),

@@ -81,6 +81,7 @@ class TrainingSupport(FiniteSupport):
             # Inference tensors, which a validation loop makes, could not be loaded over later.
             with torch.inference_mode(False), torch.no_grad():
                 self.fit_statistics()
+                self.check_state()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Count the batches of a single-pass method as steps: ModelCheckpoint saves nothing at global step 0."""

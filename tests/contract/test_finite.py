@@ -255,3 +255,16 @@ def test_all_processes_stop_with_the_same_message(
     first, second = ((tmp_path / str(rank)).read_text(encoding="utf-8") for rank in (0, 1))
     assert first == second
     assert "It holds 3/a.png, 3/b.png" in first
+
+
+def test_a_statistic_that_nobody_watched_stops_the_fit_at_the_end_of_its_epoch() -> None:
+    class Unwatched(Probe):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("spread", torch.ones(()))
+
+        def fit_statistics(self) -> None:
+            self.spread = torch.tensor(torch.nan)
+
+    with pytest.raises(NotFiniteError, match=r"what it has learned \(spread\) has become NaN or infinite"):
+        make_trainer(max_epochs=2).fit(Unwatched(), batches(bad=-1))
