@@ -16,7 +16,7 @@ from typing_extensions import Self
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.contract.finite import FiniteSupport
-from anomaly_suite.contract.resume import take_up
+from anomaly_suite.contract.resume import Layout, layout_of, require_layout, take_up
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, NotFiniteError, StateDictError
 from anomaly_suite.tensor_files import numpy_numbers
 
@@ -37,6 +37,7 @@ class CheckpointSupport(FiniteSupport):
     _seed: int | None = None
     _growing: frozenset[str] = frozenset()  # buffers that the fit fills
     _has_weights: bool = False  # pretrained ones, or those of a checkpoint
+    _saved_optimizers: Layout | None = None  # of the checkpoint that a fit resumes from
 
     def load_pretrained(self) -> None:
         """Load pretrained weights; called once at the start of a fit that does not resume, never by the constructor."""
@@ -47,8 +48,15 @@ class CheckpointSupport(FiniteSupport):
 
     # Not in ``setup``, which Lightning calls before it looks at the checkpoint that a run resumes from or that is tested.
     def on_fit_start(self) -> None:
-        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it."""
+        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it.
+
+        Raises:
+            CheckpointError: a fit should go on with the states of other optimisers.
+        """
         super().on_fit_start()
+        saved, self._saved_optimizers = self._saved_optimizers, None
+        if saved is not None:
+            require_layout(self.trainer, saved, self._where())
         self.load_pretrained_once()
 
     def on_validation_start(self) -> None:
@@ -123,6 +131,8 @@ class CheckpointSupport(FiniteSupport):
                 f"{self._where()} has no {missing[0]}: it was saved to be tested (save_weights_only), and training cannot go on from it. "
                 "Give a whole checkpoint, or begin a new fit."
             )
+        if fitting:
+            self._saved_optimizers = layout_of(checkpoint["optimizer_states"])
         record: Mapping[str, Any] = written if isinstance(written, Mapping) else {}
         self._seed = record.get("seed")
         self._has_news = record.get("news", False)
