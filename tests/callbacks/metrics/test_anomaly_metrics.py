@@ -521,7 +521,7 @@ def test_what_frames_keep(trainer_in):
     callback = AnomalyMetrics()
     trainer_in(callbacks=[callback]).test(MeanSnippet(), small_videos(), verbose=False)
     kept = 0
-    for (_, key), collection in callback._collections.items():
+    for (_, _, key), collection in callback._collections.items():
         members = list(collection.values(copy_state=False))
         if key.option == "frame" and not key.decides:
             assert all(member.score is members[0].score for member in members)
@@ -791,7 +791,7 @@ def test_scored_pixels_of_scenes_are_pooled(tmp_path, trainer_in, exact):
         assert bound < 1e-3
         assert logged[f"test/{name}"] == pytest.approx(value, abs=1e-3)
     assert 0.2 < expected["pixel_AP"] < 0.95
-    assert written["data"] == {"normal": 4, "anomalous": 4}
+    assert written["data"] == {"normal": 3, "anomalous": 4, "without_scored_pixels": 1}
     assert written["definitions"]["AP"] == "Average precision, the step-wise sum."
 
 
