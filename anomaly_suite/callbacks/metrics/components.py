@@ -137,8 +137,11 @@ class ComponentMetrics(ChecksOptions, Callback):
         if not any(values.values()) and not any(undefined.values()):
             return
         content = {"metrics": flat(values), "undefined": flat(undefined)}
-        shown: dict[str, Any] = {"threshold": thresholds.get(POOL), "chosen": self.threshold}
-        shown |= {f"threshold/dataloader_idx_{i}": value for i, value in thresholds.items() if i != POOL}
+        shown: dict[str, Any] = {
+            "threshold" if loader == POOL else f"threshold/dataloader_idx_{loader}": value
+            for loader, value in thresholds.items()
+        }
+        shown["chosen"] = self.threshold
         write_section(trainer, pl_module, self.filename, "components", {**shown, **content})
 
     def _threshold_of(self, loader: int, pl_module: LightningModule) -> float:
