@@ -30,8 +30,8 @@ class Batch(TypedDict, total=False):
     padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
     truth: ``frame_label`` (F,) bool, the videos one after another, and ``frame_count`` (B,) frames of each.
     Driving scenes: ``target`` (B, H, W) long, class of each pixel, ``OUTLIER`` for a pasted outlier and ``VOID`` for no class;
-    ``ood_mask`` (B, H, W) uint8, 0 normal, 1 anomalous, ``VOID`` not scored; ``scored`` (B,) bool, filled in, says which scenes
-    have a scored pixel.
+    ``ood_mask`` (B, H, W) uint8, 0 normal, 1 anomalous, ``VOID`` not scored; callbacks add ``scored`` (B,) bool, which scenes have a
+    scored pixel.
     """
 
     image: Tensor
