@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.errors import ShapeError
 
-__all__ = ["OUTLIER", "VOID", "complete"]
+__all__ = ["OUTLIER", "VOID", "complete", "have_scored", "highest_scored"]
 
 
 def complete(batch: dict[str, Any]) -> bool:
@@ -35,6 +35,39 @@ def complete(batch: dict[str, Any]) -> bool:
         if name in batch:
             batch[name] = _as_pixel_labels(torch.as_tensor(batch[name], device=image.device), image, name).to(kind)
     return True
+
+
+def have_scored(ood_mask: Tensor) -> Tensor:
+    """Which scenes have a scored pixel; of the others nobody can say whether they are normal. From (B, H, W), shape (B,), bool."""
+    return (ood_mask != VOID).flatten(1).any(1)
+
+
+def highest_scored(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
+    """The score of each scene: the highest of its scored pixels. What is void, such as the car's own bonnet, says nothing about it.
+
+    Args:
+        anomaly_map: Shape (B, 1, h, w), resized to the labels where the sizes differ, bilinearly and in float32.
+        ood_mask: 0 normal, 1 anomalous, ``VOID`` not scored, shape (B, H, W).
+
+    Returns:
+        Shape (B,); of a scene without any scored pixel the highest of all, for there is no other.
+
+    Raises:
+        ShapeError: the shapes are not as above.
+
+    Example:
+        >>> highest_scored(torch.tensor([[[[0.1, 0.9]]]]), torch.tensor([[[0, 255]]]))
+        tensor([0.1000])
+    """
+    if anomaly_map.ndim != 4 or anomaly_map.shape[1] != 1 or ood_mask.ndim != 3 or len(anomaly_map) != len(ood_mask):
+        raise ShapeError(
+            "anomaly_map must have shape (B, 1, h, w) and ood_mask (B, H, W), with the same B; got "
+            f"{tuple(anomaly_map.shape)} and {tuple(ood_mask.shape)}. Add or drop the channel axis of one."
+        )
+    if anomaly_map.shape[2:] != ood_mask.shape[1:]:
+        anomaly_map = torch.nn.functional.interpolate(anomaly_map.float(), ood_mask.shape[1:], mode="bilinear")
+    score, void = anomaly_map.flatten(1), (ood_mask == VOID).flatten(1)
+    return torch.where(void.all(1), score.amax(1), score.masked_fill(void, -torch.inf).amax(1))
 
 
 def _as_pixel_labels(value: Tensor, image: Tensor, name: str) -> Tensor:
