@@ -3,20 +3,18 @@ from __future__ import annotations
 import logging
 import math
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from anomaly_suite.callbacks.calibrate import Calibrate, choose_threshold
+from anomaly_suite.callbacks.calibrate import Calibrate
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods import ADACL
 from anomaly_suite.metrics import f1_max
-from anomaly_suite.metrics.state import Curve, make_curve
 
 
 class MeanScore(AnomalyModule):
@@ -41,11 +39,6 @@ class NoMap(MeanScore):
         return super().forward(image)[0], None
 
 
-def curve_of(score, label):
-    score, label = torch.as_tensor(score), torch.as_tensor(label).long()
-    return make_curve(score, label, 1 - label, torch.zeros_like(score))
-
-
 def images(score, label, masks=None, batch_size=2):
     """A loader of constant 2 x 2 images with these scores."""
     items = [{"image": torch.full((1, 2, 2), float(s)), "label": int(y)} for s, y in zip(score, label, strict=True)]
@@ -58,78 +51,6 @@ def calibrated(loader, trainer_in, module=None, **options):
     module = module or NoMap()
     trainer_in(callbacks=[Calibrate(**options)]).validate(module, loader, verbose=False)
     return module.calibration.record
-
-
-# Choosing a threshold ------------------------------------------------------------------------------------------------
-
-
-def test_max_f1_by_hand():
-    # F1 at 4: 2 * 1 / (1 + 2), at 3: 2 * 1 / (2 + 2), at 2: 2 * 2 / (3 + 2), at 1: 2 * 2 / (4 + 2)
-    assert choose_threshold(curve_of([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0]), "max_f1", 0.99) == 2
-
-
-def test_max_f1_takes_the_highest_of_equal_thresholds():
-    # F1 is 2 / (1 + 3) = 1/2 at 9 and 4 / (5 + 3) = 1/2 at 8
-    curve = Curve(*map(torch.tensor, ([9.0, 8.0, 7.0], [1.0, 2.0, 3.0], [0.0, 3.0, 9.0], [0.0, 0.0, 0.0])))
-    assert choose_threshold(curve, "max_f1", 0.99) == 9
-
-
-def test_youden_by_hand():
-    # TPR - FPR is 1/2, 1/2, 1 - 1/3 and 0
-    curve = Curve(*map(torch.tensor, ([9.0, 8.0, 7.0, 6.0], [1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 3.0], [0.0] * 4)))
-    assert choose_threshold(curve, "youden", 0.99) == 7
-    assert choose_threshold(curve_of([3.0, 2.0, 1.0, 0.0], [1, 0, 1, 0]), "youden", 0.99) == 3  # 3 and 1 both give 1/2
-
-
-@pytest.mark.parametrize(
-    ("quantile", "threshold"),
-    [(0.1, 2), (0.5, 6), (0.8, 9), (0.89, 10), (0.9, 10), (0.901, None), (0.99, None)],
-)
-def test_quantile_of_ten_normals_by_hand(quantile, threshold):
-    chosen = choose_threshold(curve_of(torch.arange(1.0, 11.0), [0] * 10), "quantile", quantile)
-    nothing_flagged = float(np.nextafter(np.float32(10), np.float32(np.inf)))
-    assert chosen == (nothing_flagged if threshold is None else threshold)
-
-
-def test_quantile_counts_normals_only():
-    curve = curve_of([5.0, 4.0, 3.0, 2.0, 1.0], [1, 1, 0, 1, 0])
-    assert choose_threshold(curve, "quantile", 0.5) == 2  # lowest score that flags at most one of two normals
-    assert choose_threshold(curve, "quantile", 0.9) == 4  # and none of them
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["one_process", "gathered"])
-def test_quantile_of_tied_normals_flags_none(dtype):
-    score = torch.full((7,), 0.3, dtype=torch.float32)
-    chosen = choose_threshold(curve_of(score.to(dtype), [0] * 7), "quantile", 0.5)
-    assert not (score >= chosen).any()
-    assert chosen == pytest.approx(0.3)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_every_rule_against_a_slow_search(seed):
-    rng = np.random.default_rng(seed)
-    label = np.r_[0, 1, rng.integers(0, 2, 20)]
-    score = rng.integers(0, 12, 22) + 2 * label  # many ties
-    quantile = float(rng.choice([0.25, 0.5, 0.75, 0.9]))
-
-    def flagged(threshold):
-        return ((score >= threshold) & (label == 1)).sum(), ((score >= threshold) & (label == 0)).sum()
-
-    def f1(threshold):
-        true, false = flagged(threshold)
-        return 2 * true / (true + false + label.sum())
-
-    def youden(threshold):
-        true, false = flagged(threshold)
-        return true / label.sum() - false / (label == 0).sum()
-
-    candidates = sorted(set(score.tolist()), reverse=True)
-    curve = curve_of(score.astype(np.float32), label)
-    assert choose_threshold(curve, "max_f1", quantile) == max(candidates, key=f1)
-    assert choose_threshold(curve, "youden", quantile) == max(candidates, key=lambda t: round(youden(t), 12))
-    few_enough = [t for t in candidates if flagged(t)[1] <= (1 - quantile) * (label == 0).sum()]
-    expected = min(few_enough) if few_enough else float(np.nextafter(np.float32(score.max()), np.float32(np.inf)))
-    assert choose_threshold(curve, "quantile", quantile) == expected
 
 
 # The callback --------------------------------------------------------------------------------------------------------
@@ -146,14 +67,25 @@ def test_auto_with_both_labels_is_max_f1(trainer_in):
             "split": "unknown",
             "normal": 3,
             "anomalous": 2,
+            "expected_fpr": 0.25,
         }
     }
 
 
-def test_auto_with_normals_only_is_a_quantile(trainer_in):
-    record = calibrated(images(range(20), [0] * 20), trainer_in, quantile=0.9)["image"]
-    assert record["threshold"] == 18
-    assert (record["rule"], record["quantile"], record["normal"], record["anomalous"]) == ("quantile", 0.9, 20, 0)
+def test_auto_with_normals_only_is_a_fit_to_them_and_says_what_to_expect(trainer_in, caplog):
+    with caplog.at_level(logging.INFO):
+        record = calibrated(images(range(20), [0] * 20), trainer_in)["image"]
+    scale = math.sqrt(6 * 35) / math.pi  # (20^2 - 1) / 12 * 20 / 19 is the variance of 0 to 19
+    assert record["threshold"] == pytest.approx(9.5 - scale * (0.5772157 + math.log(-math.log(0.9))))
+    assert (record["rule"], record["quantile"], record["normal"], record["anomalous"]) == ("gumbel", 0.9, 20, 0)
+    assert record["expected_fpr"] == 0.1
+    said = "image threshold 17.2178 by gumbel from 20 normal and 0 anomalous images (validation: unknown); expect 10 % of normal images"
+    assert [line for line in caplog.messages if said in line] == [f"Calibrate: {said} to be called anomalous."]
+
+
+def test_a_quantile_asked_for(trainer_in):
+    record = calibrated(images(range(20), [0] * 20), trainer_in, rule="quantile", quantile=0.9)["image"]
+    assert (record["threshold"], record["expected_fpr"]) == (18, pytest.approx(2 / 21, abs=1e-6))
 
 
 def test_auto_without_normals_sets_nothing_and_says_why(trainer_in, caplog):
@@ -193,7 +125,7 @@ def test_fixed_thresholds(trainer_in):
     [
         ({"quantile": 1.0}, r"must lie in \(0, 1\); got 1.0"),
         ({"quantile": 0.0}, r"must lie in \(0, 1\); got 0.0"),
-        ({"pixel_quantile": 1.5}, r"got 0.99 and 1.5"),
+        ({"pixel_quantile": 1.5}, r"got 0.9 and 1.5"),
         ({"rule": "fixed"}, "belong together"),
         ({"image_threshold": 1.0}, "belong together; got rule: auto, image_threshold: 1.0"),
         ({"rule": "max_f1", "pixel_threshold": 0.0}, "belong together"),
