@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader
 
@@ -318,6 +318,182 @@ def test_a_resumed_fit_knows_the_step_of_its_thresholds(tmp_path, trainer_in, re
     second.fit(Trained(), train, val, ckpt_path=tmp_path / "one.ckpt", weights_only=True)
     (said,) = [str(each.message) for each in recwarn if "the fit ends" in str(each.message)]
     assert said.startswith("the thresholds were calibrated at step 1, but the fit ends at step 2.")
+
+
+# Validations of which something is missing ----------------------------------------------------------------------------
+
+
+def warned(recwarn, part):
+    return [str(each.message) for each in recwarn if part in str(each.message)]
+
+
+def test_thresholds_of_two_validations_do_not_stand_side_by_side(trainer_in, recwarn):
+    image, mask = random_maps()
+    label = mask.flatten(1).any(1)
+    module, callback = MeanScore(), Calibrate()
+    trainer = trainer_in(callbacks=[callback])
+    trainer.validate(module, pixel_loader(image, label, mask), verbose=False)
+    assert set(module.calibration.record) == {"image", "pixel"}
+    trainer.validate(module, pixel_loader(image[label], label[label], mask[label]), verbose=False)
+    assert set(module.calibration.record) == set(callback.thresholds) == {"pixel"}
+    assert module.calibration.record["pixel"]["anomalous"] == int(mask.sum())
+    (said,) = warned(recwarn, "is dropped")
+    assert said.startswith(
+        "the image threshold of an earlier validation is dropped: this one has no data for it by rule: auto"
+    )
+
+
+def test_a_validation_that_gives_nothing_leaves_all_as_it_was(trainer_in):
+    module = NoMap()
+    trainer = trainer_in(callbacks=[Calibrate()])
+    trainer.validate(module, images([1, 2, 3], [0, 1, 0]), verbose=False)
+    before = dict(module.calibration.record)
+    trainer.validate(module, images([1, 2], [1, 1]), verbose=False)
+    assert module.calibration.record == before
+
+
+def test_what_an_epoch_lacks_is_said_once(trainer_in, recwarn):
+    loader = DataLoader([{"image": torch.rand(1, 2, 2), "defect": 0} for _ in range(4)])
+    trainer = trainer_in(callbacks=[Calibrate()])
+    for _ in range(2):
+        trainer.validate(NoMap(), loader, verbose=False)
+    (said,) = warned(recwarn, "Calibrate sets no")
+    assert said.startswith(
+        "Calibrate sets no image threshold by rule: auto: it needs anomaly_score of the step and label of the batch"
+    )
+    assert "label was in none. Found anomaly_score" in said
+    assert "image, defect in the batch. Rename the key, or give key_map={'label': its name}." in said
+    record = calibrated(loader, trainer_in, key_map={"label": "defect"})
+    assert record["image"]["normal"] == 4
+
+
+def test_missing_masks_are_said_where_the_rule_needs_them(trainer_in, recwarn):
+    image, mask = random_maps()
+    loader = pixel_loader(image, mask.flatten(1).any(1))
+    assert set(calibrated(loader, trainer_in, MeanScore(), rule="max_f1")) == {"image"}
+    (said,) = warned(recwarn, "Calibrate sets no")
+    assert (
+        "no pixel threshold by rule: max_f1: it needs anomaly_map of the step and mask of the batch; mask was in none"
+        in said
+    )
+
+
+def test_several_loaders_are_one_pool(trainer_in):
+    loaders = [images([1, 2, 3], [0, 0, 0]), images([4, 5], [0, 1])]
+    record = calibrated(loaders, trainer_in)["image"]
+    assert (record["normal"], record["anomalous"], record["loaders"]) == (4, 1, 2)
+    assert (record["threshold"], record["low"]) == (5, 1)
+
+
+class FirstChannel(MeanScore):
+    """The map is the image, the score its highest pixel."""
+
+    def forward(self, image):
+        return image.flatten(1).amax(1), image[:, :1]
+
+
+def test_void_pixels_of_scenes_set_no_threshold(trainer_in):
+    ood_mask = torch.tensor([[0, 1], [0, 255]], dtype=torch.uint8)
+    items = [{"image": torch.tensor([[[0.1 * i, 0.5 + 0.1 * i], [0.2, 9.0]]]), "ood_mask": ood_mask} for i in range(3)]
+    items.append({"image": torch.full((1, 2, 2), 8.0), "ood_mask": torch.full((2, 2), 255, dtype=torch.uint8)})
+    for item in items:
+        item["label"] = int((item["ood_mask"] == 1).any())
+    pixel = calibrated(DataLoader(items, batch_size=2), trainer_in, FirstChannel())["pixel"]
+    assert (pixel["normal"], pixel["anomalous"], pixel["rule"]) == (6, 3, "max_f1")
+    assert (pixel["threshold"], pixel["high"]) == (pytest.approx(0.5), pytest.approx(0.7))
+
+
+# Fixed thresholds without a validation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_fixed_thresholds_hold_in_a_stage_alone(trainer_in, stage):
+    module = MeanScore()
+    module.calibration.set("image", threshold=1.0, low=0.5, high=9.0, rule="max_f1", normal=3)
+    module.calibration.set("pixel", threshold=7.0, low=0.0, high=9.0, rule="quantile")
+    decided = []
+
+    class Decisions(Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, *args):
+            decided.extend(outputs["pred_label"].tolist())
+
+        on_predict_batch_end = on_test_batch_end
+
+    trainer = trainer_in(callbacks=[Calibrate(rule="fixed", image_threshold=2.5), Decisions()])
+    getattr(trainer, stage)(module, images([1, 2, 3], [0, 1, 0]))
+    assert decided == [False, False, True]
+    assert module.calibration.record == {
+        "image": {"threshold": 2.5, "low": 0.5, "high": 9.0, "rule": "fixed"},
+        "pixel": {"threshold": 7.0, "low": 0.0, "high": 9.0, "rule": "quantile"},  # None leaves it as it is
+    }
+
+
+def test_fixed_thresholds_keep_what_a_validation_saw(trainer_in):
+    module, loader = NoMap(), images([1, 2, 3], [0, 1, 0])
+    trainer = trainer_in(callbacks=[Calibrate(rule="fixed", image_threshold=2.5)])
+    trainer.validate(module, loader, verbose=False)
+    record = dict(module.calibration.record)
+    assert (record["image"]["low"], record["image"]["normal"], record["image"]["expected_fpr"]) == (
+        1,
+        2,
+        round(1 / 3, 6),
+    )
+    trainer.test(module, loader, verbose=False)
+    assert module.calibration.record == record
+
+
+def test_fixed_thresholds_need_no_labels_and_no_validation(trainer_in, recwarn):
+    bare = DataLoader([torch.rand(1, 2, 2) for _ in range(4)])
+    fixed = {"rule": "fixed", "image_threshold": 0.5}
+    assert calibrated(bare, trainer_in, **fixed)["image"]["threshold"] == 0.5
+    module = Trained()
+    trainer_in(callbacks=[Calibrate(**fixed)]).fit(module, images([1.0, 2.0], [0, 0]))
+    assert module.calibration.threshold("image") == 0.5
+    assert warned(recwarn, "the fit ends") == warned(recwarn, "Calibrate sets") == []
+
+
+# Somebody else's module -----------------------------------------------------------------------------------------------
+
+
+class Foreign(LightningModule):
+    """No AnomalyModule; its step returns what it is told to."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+
+    def validation_step(self, batch, batch_idx):
+        return self.returns(batch)
+
+
+def test_a_foreign_module_leaves_its_thresholds_in_the_callback(trainer_in, caplog):
+    callback = Calibrate()
+    module = Foreign(lambda batch: {"loss": torch.zeros(()), "pred_score": batch["image"].flatten(1).mean(1)})
+    with caplog.at_level(logging.INFO):
+        trainer_in(callbacks=[callback]).validate(module, images([20, 21, 22, 23, 24], [0, 0, 1, 0, 1]), verbose=False)
+    assert callback.thresholds == {"image": 22.0}
+    assert "Calibrate: image threshold 22 by max_f1 from 3 normal and 2 anomalous images" in caplog.text
+    assert (
+        "Foreign is no AnomalyModule, so its predictions carry no decisions: compare scores with Calibrate.thresholds"
+        in caplog.text
+    )
+    again = Calibrate()
+    again.load_state_dict(callback.state_dict())
+    assert again.thresholds == callback.thresholds
+    again.load_state_dict({"step": 3})  # of a former checkpoint
+    assert again.thresholds == {}
+
+
+@pytest.mark.parametrize(
+    "batch", [["a text", "another"], {"tokens": torch.zeros(2, 3).long()}, torch.zeros(2, 3).byte()], ids=str
+)
+def test_a_classifier_of_anything_is_left_alone(trainer_in, recwarn, batch):
+    callback = Calibrate()
+    loader = DataLoader([batch, batch], batch_size=None)
+    trainer_in(callbacks=[callback]).validate(Foreign(lambda _: {"loss": torch.zeros(())}), loader, verbose=False)
+    assert callback.thresholds == {}
+    (said,) = warned(recwarn, "Calibrate sets no")
+    assert "Found loss in what the step returned" in said
 
 
 # A trained method ----------------------------------------------------------------------------------------------------
