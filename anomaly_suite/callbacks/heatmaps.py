@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,8 +27,9 @@ from anomaly_suite.callbacks.drawing import (
     pixels,
     side_by_side,
 )
+from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.codes import VOID
-from anomaly_suite.contract import Batch, Prediction, as_batch
+from anomaly_suite.contract import Batch, KeyMap, Prediction, check_key_map
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.io.atomic import save_array, save_bytes, save_json
 from anomaly_suite.io.naming import MirroredNames
@@ -61,6 +62,7 @@ class HeatmapExport(StageCallback):
         opacity: Weight of the map in the overlay, in [0, 1].
         colormap: A colour map of OpenCV or matplotlib, for example ``turbo`` or ``viridis``.
         log_images: Panels shown per test or validation pass in loggers that take images, such as TensorBoard's.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ConfigError: an unknown colour map, an opacity outside [0, 1] or a negative count.
@@ -78,8 +80,10 @@ class HeatmapExport(StageCallback):
         opacity: float = 0.5,
         colormap: str = "turbo",
         log_images: int = 4,
+        key_map: KeyMap | None = None,
     ) -> None:
         super().__init__()
+        self.key_map = check_key_map(key_map)
         for name, count in (("max_images", max_images), ("log_images", log_images)):
             if count is not None and count < 0:
                 raise ConfigError(f"{name} must be at least 0; got {count}. Use 0 to switch it off.")
@@ -143,9 +147,8 @@ class HeatmapExport(StageCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the first panels."""
-        if isinstance(outputs, Mapping) and not trainer.sanity_checking:
-            batch = as_batch(batch)
-            prediction = cast(Prediction, outputs)
+        if not trainer.sanity_checking and (read := read_step(outputs, batch, self.key_map)) is not None:
+            prediction, batch = read
             if self._has_maps(prediction, batch):
                 self._log(trainer, self._panels(pl_module, prediction, batch, self._to_log(trainer, batch)), "val")
 
@@ -240,7 +243,9 @@ def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
     words = []
     if "anomaly_score" in prediction:
         words.append(f"score: {prediction['anomaly_score'][index].item():.5g}")
-    if "label" in batch:
+    if "scored" in batch and not batch["scored"][index]:
+        words.append("truth: not scored")
+    elif "label" in batch:
         words.append("truth: " + ("anomalous" if batch["label"][index] else "normal"))
     if "pred_label" in prediction:
         words.append("predicted: " + ("anomalous" if prediction["pred_label"][index] else "normal"))

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
 from anomaly_suite.callbacks.processes import gather_rows
 from anomaly_suite.callbacks.videos import Frames, frames_of
+from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.io.atomic import replacing
 from anomaly_suite.metrics import auroc, average_precision
 
@@ -37,14 +38,16 @@ class ScorePlots(StageCallback):
 
     Args:
         folder: Where to write; ``plots`` in the run's log folder if None.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ShapeError: ``frame_score`` and ``frame_label`` count different frames.
     """
 
-    def __init__(self, *, folder: str | None = None) -> None:
+    def __init__(self, *, folder: str | None = None, key_map: KeyMap | None = None) -> None:
         super().__init__()
         self.folder = folder
+        self.key_map = check_key_map(key_map)
         self._images: dict[int, list[tuple[float, int]]] = {}
         self._videos: dict[int, list[Frames]] = {}
 
@@ -57,7 +60,8 @@ class ScorePlots(StageCallback):
         """Keep scores and labels as plain numbers."""
         if "anomaly_score" in step.prediction:
             scores = step.prediction["anomaly_score"].tolist()
-            labels = labels_of(step.batch) or [UNKNOWN] * len(scores)
+            known = labels_of(step.batch) or [None] * len(scores)
+            labels = [UNKNOWN if label is None else label for label in known]
             self._images.setdefault(step.dataloader_idx, []).extend(zip(scores, labels, strict=True))
         self._videos.setdefault(step.dataloader_idx, []).extend(frames_of(step.prediction, step.batch))
 

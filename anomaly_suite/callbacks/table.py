@@ -33,7 +33,14 @@ class ScoreRow(NamedTuple):
     dataloader_idx: int | None = None
 
 
-OPTIONAL = ("dataloader_idx", "category", "snippets", "frames", "peak_frame", "frame_AUROC")  # columns only where a row has a value
+OPTIONAL = (
+    "dataloader_idx",
+    "category",
+    "snippets",
+    "frames",
+    "peak_frame",
+    "frame_AUROC",
+)  # columns only where a row has a value
 
 
 class ScoreTable(StageCallback):

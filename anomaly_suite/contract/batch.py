@@ -91,9 +91,10 @@ def as_batch(batch: Any, *, key_map: KeyMap | None = None, needs_image: bool = T
 
     Args:
         batch: A mapping with the keys of :class:`Batch` (others are kept), an object with such attributes, a tuple or
-            list ``(image,)``, ``(image, label)`` or ``(image, label, mask)``, the third perhaps the names of files, or
+            list ``(image,)``, ``(image, label)`` or ``(image, label, mask)``, the third perhaps names of files or numbers, or
             ``(image, mapping)``, or an image tensor alone.
-        key_map: Our names of keys, and what they are called in this batch; see :func:`check_key_map`.
+        key_map: Our names of keys, and what they are called in this batch, in a tuple their places: ``{"label": "3"}``; see
+            :func:`check_key_map`.
         needs_image: Whether the input is needed. If not, as for callbacks beside somebody else's module, uint8 images are brought
             to [0, 1], what is no image is left out, and the truth alone is a batch. If so, the image has its own name, and labels of
             another name that are classes are left out: methods that learn without labels take such batches.
@@ -153,14 +154,14 @@ def as_prediction(outputs: Any, key_map: KeyMap | None = None) -> Prediction:
 def _with_its_axes(name: str, value: Any) -> Tensor:
     """Scores and decisions as (B,), maps and masks as (B, 1, H, W), where others leave an axis of length one out or in."""
     try:
-        value = torch.as_tensor(value)
+        tensor: Tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(
             f"{name} must hold one number each; got {type(value).__name__} ({error}). Return a tensor from the step."
         ) from error
     if name in ("anomaly_map", "pred_mask"):
-        return value.unsqueeze(1) if value.ndim == 3 else value
-    return value.reshape(-1) if value.ndim == 0 or value.shape[1:] == (1,) else value
+        return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor
+    return tensor.reshape(-1) if tensor.ndim == 0 or tensor.shape[1:] == (1,) else tensor
 
 
 def check_key_map(key_map: KeyMap | None) -> KeyMap | None:
@@ -192,13 +193,17 @@ def _named(batch: Any, key_map: KeyMap) -> dict[str, Any]:
     if isinstance(batch, Tensor):
         return {"image": batch}
     if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) and not hasattr(batch, "_fields"):
+        by_place = {str(place): value for place, value in enumerate(batch) if str(place) in key_map.values()}
         if len(batch) == 2 and isinstance(batch[1], Mapping):
-            return {"image": batch[0], **parts_of(batch[1], ())}
-        third = "image_path" if len(batch) == 3 and _are_names(batch[2]) else "mask"
-        found = zip(("image", "label", third), batch, strict=False) if 1 <= len(batch) <= 3 else ()
-        return {name: value for name, value in found if value is not None}
+            return {"image": batch[0], **parts_of(batch[1], ()), **by_place}
+        found = zip(("image", "label", _third(batch)), batch, strict=False) if 1 <= len(batch) <= 3 else ()
+        return {name: value for name, value in found if value is not None} | by_place
     return parts_of(batch, (*FIELDS, *OTHERS, *key_map.values()))
 
 
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(each, str) for each in value)
+def _third(batch: Sequence[Any]) -> str:
+    """Name of the third part of a tuple: masks, names of files, or one number for each sample, such as its place in the data set."""
+    value = batch[2] if len(batch) == 3 else None
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return "image_path"
+    return "mask" if getattr(value, "ndim", 3) >= 3 else "numbers"

@@ -50,14 +50,22 @@ def highest_scored(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
     Returns:
         Shape (B,); of a scene without any scored pixel the highest of all, for there is no other.
 
+    Raises:
+        ShapeError: the shapes are not as above.
+
     Example:
         >>> highest_scored(torch.tensor([[[[0.1, 0.9]]]]), torch.tensor([[[0, 255]]]))
         tensor([0.1000])
     """
+    if anomaly_map.ndim != 4 or anomaly_map.shape[1] != 1 or ood_mask.ndim != 3 or len(anomaly_map) != len(ood_mask):
+        raise ShapeError(
+            "anomaly_map must have shape (B, 1, h, w) and ood_mask (B, H, W), with the same B; got "
+            f"{tuple(anomaly_map.shape)} and {tuple(ood_mask.shape)}. Add or drop the channel axis of one."
+        )
     if anomaly_map.shape[2:] != ood_mask.shape[1:]:
         anomaly_map = torch.nn.functional.interpolate(anomaly_map.float(), ood_mask.shape[1:], mode="bilinear")
     score, void = anomaly_map.flatten(1), (ood_mask == VOID).flatten(1)
-    return score.masked_fill(void & ~void.all(1, keepdim=True), -torch.inf).amax(1)
+    return torch.where(void.all(1), score.amax(1), score.masked_fill(void, -torch.inf).amax(1))
 
 
 def _as_pixel_labels(value: Tensor, image: Tensor, name: str) -> Tensor:
