@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 
+from anomaly_suite.callbacks.thresholds import sentence
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, save_checkpoint
@@ -33,4 +34,6 @@ def _save(cli: LightningCLI) -> None:
     checkpoint["state_dict"]["calibration._extra_state"] = cli.model.calibration.get_extra_state()
     target = source.with_name(f"{source.stem}-calibrated.ckpt")
     save_checkpoint(target, checkpoint)
+    for level, entry in cli.model.calibration.record.items():
+        print(sentence(level, entry))
     print(f"calibrated checkpoint: {target}")

@@ -24,6 +24,8 @@ def test_calibrate_writes_a_second_checkpoint(flow):
     record = thresholds(new)["image"]
     assert (record["rule"], record["quantile"], record["split"]) == ("quantile", 0.75, "augmented")
     assert record["threshold"] != thresholds(old)["image"]["threshold"]
+    said = "by quantile from 12 normal and 12 anomalous images (validation: augmented); expect 23.1 % of normal images"  # 3 / 13
+    assert said in flow.said["calibrate"].out
     digits = data.Digits(normal_class=3, image_size=16, validation="augmented", eval_batch_size=512)
     (batch,) = digits.val_dataloader()
     model = methods.ADACL.load_from_checkpoint(old, weights_only=True).eval()
