@@ -82,6 +82,8 @@ class Calibrate(ChecksOptions, Callback):
         self.fixed: dict[Level, float | None] = {"image": image_threshold, "pixel": pixel_threshold}
         self.record: dict[str, dict[str, Any]] = {}
         """What the module's calibration holds, see :class:`~anomaly_suite.contract.Calibration`."""
+        self.is_fitted = False
+        """Whether the last validation gave a threshold."""
         self._step = 0  # global step of the last calibration
         self._told: set[str] = set()
         self._reader = Reader(key_map)
@@ -108,6 +110,7 @@ class Calibrate(ChecksOptions, Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
         self._reset()
+        self.is_fitted = False
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -198,6 +201,7 @@ class Calibrate(ChecksOptions, Callback):
         """Put new thresholds into the module, if it is one that carries them, and drop older ones beside them."""
         if not fitted:
             return
+        self.is_fitted = True
         self._step = trainer.global_step
         carried = _carried_by(pl_module)
         former = self.record if carried is None else carried.record
@@ -236,6 +240,10 @@ class Calibrate(ChecksOptions, Callback):
                 self._told.add(level)
                 rank_zero_warn(f"Calibrate sets no {level} threshold by rule: {self.rule}: it {what}")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what the module carries: its checkpoint may have been calibrated anew."""
+        self._take_carried(pl_module)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set fixed thresholds, which need no validation."""
         self._set_fixed(trainer, pl_module)
@@ -245,14 +253,17 @@ class Calibrate(ChecksOptions, Callback):
         self._set_fixed(trainer, pl_module)
 
     def _set_fixed(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (calibration := _carried_by(pl_module)) is not None:
-            self.record = calibration.record
+        self._take_carried(pl_module)
         new: dict[str, dict[str, Any]] = {}
         for level in LEVELS:
             entry = self._fixed_entry(level)
             if entry and self.thresholds.get(level) != entry["threshold"]:
                 new[level] = entry
         self._keep(trainer, pl_module, new)
+
+    def _take_carried(self, pl_module: LightningModule) -> None:
+        if (calibration := _carried_by(pl_module)) is not None:
+            self.record = calibration.record
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what the thresholds are, and warn where they are not those of the model that the fit leaves behind."""
