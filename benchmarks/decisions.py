@@ -337,7 +337,7 @@ def on_pixels(dump: Dump, rule: Rule, count: int) -> Outcome:
     """What a rule decides about pixels of the test images: ``actual`` and ``miss`` on normal images, with masks ``BA`` and ``Dice``."""
     outcomes = []
     for rows in _draws(dump, count, DRAWS // 4):  # many pixels of an image are alike: draws differ less
-        decided = dump.test_map >= rule.choose(dump.normal_map[rows].ravel(), dump.pseudo)
+        decided = dump.test_map >= rule.choose(dump.normal_map[rows].ravel().astype(np.float64), dump.pseudo)
         false = decided[dump.label == 0].mean()
         outcome = {"actual": false, "miss": _miss(false, rule, least=0.0005), "BA": math.nan, "Dice": math.nan}
         if dump.mask.any():
