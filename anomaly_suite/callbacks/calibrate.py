@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Literal, cast
 
 import torch
@@ -55,8 +56,8 @@ class Calibrate(ChecksOptions, Callback):
             ``gt_label`` or ``targets`` are read without it.
 
     Raises:
-        ConfigError: a share outside (0, 1), ``fixed`` without a threshold or a threshold without ``fixed``; at the end
-            of validation, a rule that needs both labels where there is one.
+        ConfigError: a share outside (0, 1), ``fixed`` without a threshold or a threshold without ``fixed``, or NaN; at the
+            end of validation, a rule that needs both labels where there is one.
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class Calibrate(ChecksOptions, Callback):
                 "rule: fixed and a threshold belong together; "
                 f"got rule: {rule}, image_threshold: {image_threshold}, pixel_threshold: {pixel_threshold}."
             )
+        if any(each is not None and math.isnan(each) for each in (image_threshold, pixel_threshold)):
+            raise ConfigError(
+                "a fixed threshold must be a number (infinity calls nothing anomalous); "
+                f"got image_threshold: {image_threshold}, pixel_threshold: {pixel_threshold}. Give a raw score."
+            )
         self.rule = rule
         self.quantiles: dict[Level, float] = {"image": quantile, "pixel": pixel_quantile}
         self.fixed: dict[Level, float | None] = {"image": image_threshold, "pixel": pixel_threshold}
@@ -96,7 +102,7 @@ class Calibrate(ChecksOptions, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The record, and the step of the last calibration, for a run that is resumed."""
-        return {"step": self._step, "record": self.record}
+        return {"step": self._step, "record": {level: dict(entry) for level, entry in self.record.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore them; former checkpoints have the step alone."""

@@ -86,10 +86,11 @@ def sentence(level: str, entry: Mapping[str, Any]) -> str:
     """
     unit = entry.get("unit", f"{level}s")
     words = f"{level} threshold {entry['threshold']:.6g} by {entry.get('rule', 'an unknown rule')}"
+    loaders = f", {entry['loaders']} loaders together" if "loaders" in entry else ""
     if "normal" in entry:
         words += f" from {entry['normal']} normal and {entry.get('anomalous', 0)} anomalous {unit}"
     if "split" in entry:
-        words += f" (validation: {entry['split']})"
+        words += f" (validation: {entry['split']}{loaders})"
     if "expected_fpr" in entry:
         words += f"; expect {100 * entry['expected_fpr']:.3g} % of normal {unit} to be called anomalous"
     return words

@@ -169,6 +169,8 @@ def test_expected_rate_of_a_quantile_is_kept_on_average(count, quantile):
 
 def test_the_sentence_has_what_is_known():
     assert sentence("pixel", {"threshold": 0.25}) == "pixel threshold 0.25 by an unknown rule"
+    entry = {"threshold": 1, "rule": "fixed", "split": "holdout", "loaders": 2}
+    assert sentence("image", entry) == "image threshold 1 by fixed (validation: holdout, 2 loaders together)"
     entry = {
         "threshold": 2,
         "rule": "max_f1",
