@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, Literal, cast
 
 import torch
@@ -56,8 +55,8 @@ class Calibrate(ChecksOptions, Callback):
             ``gt_label`` or ``targets`` are read without it.
 
     Raises:
-        ConfigError: a share outside (0, 1), ``fixed`` without a threshold or a threshold without ``fixed``, or NaN; at the
-            end of validation, a rule that needs both labels where there is one.
+        ConfigError: a share outside (0, 1), ``fixed`` without a threshold or a threshold without ``fixed``; at the end
+            of validation, a rule that needs both labels where there is one.
     """
 
     def __init__(
@@ -77,11 +76,6 @@ class Calibrate(ChecksOptions, Callback):
             raise ConfigError(
                 "rule: fixed and a threshold belong together; "
                 f"got rule: {rule}, image_threshold: {image_threshold}, pixel_threshold: {pixel_threshold}."
-            )
-        if any(each is not None and math.isnan(each) for each in (image_threshold, pixel_threshold)):
-            raise ConfigError(
-                "a fixed threshold must be a number (infinity calls nothing anomalous); "
-                f"got image_threshold: {image_threshold}, pixel_threshold: {pixel_threshold}. Give a raw score."
             )
         self.rule = rule
         self.quantiles: dict[Level, float] = {"image": quantile, "pixel": pixel_quantile}
