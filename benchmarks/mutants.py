@@ -222,9 +222,9 @@ MUTANTS: list[tuple[str, ...]] = [
     ("callbacks/calibrate.py", "normal = anomaly_map[label == 0]", "normal = anomaly_map"),
     ("callbacks/metrics/segmentation.py", "        pl_module.eval()\n", ""),
     ("callbacks/metrics/columns.py", 'return f"pooled/{name}" if loader == POOL', 'return name if loader == POOL'),
-    ("callbacks/metrics/columns.py", "outputs[seen.index(loader)].update(logged)", "pass"),
+    ("callbacks/metrics/columns.py", "outputs[order.index(loader)].update(logged)", "pass"),
     ("callbacks/metrics/components.py", "sorted({POOL, loader_of(args)})", "[POOL]"),
-    ("callbacks/reading.py", 'if "scored" in checked and "anomaly_map" in prediction:', "if False:", "callbacks/metrics/test_anomaly_metrics.py"),
+    ("callbacks/reading.py", "have_scored(checked", "~have_scored(checked", "callbacks/metrics/test_anomaly_metrics.py"),
     ("callbacks/processes.py", "itertools.zip_longest(*shares)", "zip(*shares)", "callbacks/test_table.py"),
 ]
 # fmt: on

@@ -30,8 +30,8 @@ class Batch(TypedDict, total=False):
     padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
     truth: ``frame_label`` (F,) bool, the videos one after another, and ``frame_count`` (B,) frames of each.
     Driving scenes: ``target`` (B, H, W) long, class of each pixel, ``OUTLIER`` for a pasted outlier and ``VOID`` for no class;
-    ``ood_mask`` (B, H, W) uint8, 0 normal, 1 anomalous, ``VOID`` not scored; ``scored`` (B,) bool, filled in, says which scenes
-    have a scored pixel.
+    ``ood_mask`` (B, H, W) uint8, 0 normal, 1 anomalous, ``VOID`` not scored; callbacks add ``scored`` (B,) bool, which scenes have a
+    scored pixel.
     """
 
     image: Tensor
@@ -113,7 +113,7 @@ def as_batch(batch: Any, *, key_map: KeyMap | None = None, needs_image: bool = T
     key_map = checked_map(key_map, NAMES)
     out = CheckedBatch(under_our_names(_named(batch, key_map), OF_BATCHES, key_map, for_method=needs_image))
     if not needs_image:
-        images.keep_if_shown(out)
+        _keep_if_shown(out)
     found = [modality.complete(out) for modality in MODALITIES]
     if not any(found) and needs_image:
         keys = ", ".join(map(str, out)) or type(batch).__name__
@@ -122,8 +122,18 @@ def as_batch(batch: Any, *, key_map: KeyMap | None = None, needs_image: bool = T
             "Rename the key in the loader's collate function."
         )
     if not any(found):
+        out.update({name: torch.as_tensor(out[name]) for name in ("label", "mask") if name in out})
         images.complete_truth(out)
     return cast(Batch, out)
+
+
+def _keep_if_shown(batch: dict[str, Any]) -> None:
+    """Bring uint8 images (B, C, H, W) to [0, 1] and leave out what is no image, in place, for those who read the truth alone."""
+    image = batch.get("image")
+    if isinstance(image, Tensor) and image.ndim == 4 and image.dtype == torch.uint8:
+        batch["image"] = image / 255
+    elif not isinstance(image, Tensor) or image.ndim != 4 or not image.is_floating_point():
+        batch.pop("image", None)
 
 
 @untraced

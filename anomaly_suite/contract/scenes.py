@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.errors import ShapeError
 
-__all__ = ["OUTLIER", "VOID", "complete", "highest_scored"]
+__all__ = ["OUTLIER", "VOID", "complete", "have_scored", "highest_scored"]
 
 
 def complete(batch: dict[str, Any]) -> bool:
@@ -23,8 +23,7 @@ def complete(batch: dict[str, Any]) -> bool:
         batch: ``image`` (B, C, H, W), and perhaps ``target`` and ``ood_mask``, whole numbers (B, H, W) or (B, 1, H, W).
 
     Returns:
-        Whether the batch holds labelled scenes. With ``ood_mask`` it then has ``scored`` (B,) bool, False for a scene without any
-        scored pixel, of which nobody can say whether it is normal.
+        Whether the batch holds labelled scenes.
 
     Raises:
         ShapeError: labels of another size than the image, or not whole numbers.
@@ -35,9 +34,12 @@ def complete(batch: dict[str, Any]) -> bool:
     for name, kind in (("target", torch.long), ("ood_mask", torch.uint8)):
         if name in batch:
             batch[name] = _as_pixel_labels(torch.as_tensor(batch[name], device=image.device), image, name).to(kind)
-    if "ood_mask" in batch:
-        batch["scored"] = (batch["ood_mask"] != VOID).flatten(1).any(1)
     return True
+
+
+def have_scored(ood_mask: Tensor) -> Tensor:
+    """Which scenes have a scored pixel; of the others nobody can say whether they are normal. From (B, H, W), shape (B,), bool."""
+    return (ood_mask != VOID).flatten(1).any(1)
 
 
 def highest_scored(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
