@@ -90,9 +90,9 @@ class Calibration(nn.Module):
         With ``u = (score - threshold) / width``, below the threshold ``0.5 + 0.5 u``, from it on ``1 - 0.5 / (1 + log2(1 + u))``:
         0.75 one width above the threshold, 0.83 three, 0.88 seven, 1 at infinity alone. The width is ``threshold - low``, the
         reach of the normals: ``high`` is no measure, since normals on their own end near the threshold and one outlier among
-        anomalies would press all others together. The logarithm keeps float32 values apart however far they lie above the
-        threshold, where ``u / (1 + u)`` is 1 from ten million widths on. A score is decided anomalous exactly where this is at
-        least 0.5.
+        anomalies would press all others together. The logarithm keeps scores that differ by 0.2 % apart in float32 however far they
+        lie above the threshold, where ``u / (1 + u)`` is 1 from ten million widths on. A score is decided anomalous exactly where
+        this is at least 0.5.
 
         Args:
             score: Any shape.

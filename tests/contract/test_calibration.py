@@ -60,6 +60,12 @@ class TestCalibration:
             assert bool((normalized.diff() > 0).all())
             assert normalized[-1] < 1
 
+    def test_scores_that_differ_by_two_thousandths_stay_apart_however_far_they_lie(self) -> None:
+        calibration = Calibration()
+        calibration.set("image", threshold=4.0, low=3.0, high=4.0)
+        score = 5 * 1.002 ** torch.arange(43_000, dtype=torch.float64)  # up to 1e38
+        assert bool((calibration.normalize(score.float()).diff() > 0).all())
+
     def test_a_false_alarm_and_a_defect_do_not_look_alike(self) -> None:
         calibration = Calibration()
         calibration.set("image", threshold=4.0, low=2.0, high=4.0)
