@@ -246,13 +246,16 @@ class Calibrate(ChecksOptions, Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set fixed thresholds, which need no validation."""
-        self._set_fixed(trainer, pl_module)
+        if self._set_fixed(trainer, pl_module):
+            self._tell(pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set fixed thresholds, which need no validation."""
-        self._set_fixed(trainer, pl_module)
+        if self._set_fixed(trainer, pl_module):
+            self._tell(pl_module)
 
-    def _set_fixed(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _set_fixed(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether there were any that a validation had not set."""
         self._take_carried(pl_module)
         new: dict[str, dict[str, Any]] = {}
         for level in LEVELS:
@@ -260,6 +263,7 @@ class Calibrate(ChecksOptions, Callback):
             if entry and self.thresholds.get(level) != entry["threshold"]:
                 new[level] = entry
         self._keep(trainer, pl_module, new)
+        return bool(new)
 
     def _take_carried(self, pl_module: LightningModule) -> None:
         if (calibration := _carried_by(pl_module)) is not None:

@@ -408,7 +408,7 @@ def test_void_pixels_of_scenes_set_no_threshold(trainer_in):
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
-def test_fixed_thresholds_hold_in_a_stage_alone(trainer_in, stage):
+def test_fixed_thresholds_hold_in_a_stage_alone(trainer_in, stage, caplog):
     module = MeanScore()
     module.calibration.set("image", threshold=1.0, low=0.5, high=9.0, rule="max_f1", normal=3)
     module.calibration.set("pixel", threshold=7.0, low=0.0, high=9.0, rule="quantile")
@@ -421,7 +421,9 @@ def test_fixed_thresholds_hold_in_a_stage_alone(trainer_in, stage):
         on_predict_batch_end = on_test_batch_end
 
     trainer = trainer_in(callbacks=[Calibrate(rule="fixed", image_threshold=2.5), Decisions()])
-    getattr(trainer, stage)(module, images([1, 2, 3], [0, 1, 0]))
+    with caplog.at_level(logging.INFO):
+        getattr(trainer, stage)(module, images([1, 2, 3], [0, 1, 0]))
+    assert "Calibrate: image threshold 2.5 by fixed." in caplog.text
     assert decided == [False, False, True]
     assert module.calibration.record == {
         "image": {"threshold": 2.5, "low": 0.5, "high": 9.0, "rule": "fixed"},
