@@ -101,7 +101,7 @@ def test_panel_shows_image_truth_map_overlay_and_contour(tmp_path, trainer_in):
     assert image[40, 40].tolist() == [0, 102, 204]
     assert truth[30, 69].tolist() == [255, 255, 255]
     assert truth[29, 69].tolist() == [0, 0, 0]
-    inside, outside = turbo(round(255 * 0.75)), turbo(0)  # 0.8 is half-way from the threshold 0.7 to the largest score
+    inside, outside = turbo(round(255 * 0.5808)), turbo(0)  # 0.8 is 0.7 / 7 above 0.7: 1 - 0.5 / (1 + log2(8 / 7))
     assert anomaly_map[40, 40].tolist() == inside.tolist()
     assert anomaly_map[10, 10].tolist() == outside.tolist()
     np.testing.assert_allclose(overlay[40, 40], (inside / 2 + image[40, 40] / 2), atol=0.51)

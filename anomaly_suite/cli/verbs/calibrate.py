@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 
+from anomaly_suite.callbacks.calibrate import Calibrate
+from anomaly_suite.callbacks.thresholds import sentence
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, save_checkpoint
@@ -28,9 +30,17 @@ def _save(cli: LightningCLI) -> None:
     """Write a copy of the checkpoint with the new thresholds beside it."""
     if cli.config["validate"].ckpt_path is None:
         raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
+    callbacks = [each for each in cli.trainer.callbacks if isinstance(each, Calibrate)]  # type: ignore[attr-defined]
+    if not any(each.is_fitted for each in callbacks):
+        raise ConfigError(
+            "calibrate needs a validation that gives a threshold; got none, and no checkpoint is written. Validate on labelled samples "
+            "(--data.validation holdout), and do not disable calibrate."
+        )
     source = Path(cli.config["validate"].ckpt_path)
     checkpoint = read_checkpoint(source)
     checkpoint["state_dict"]["calibration._extra_state"] = cli.model.calibration.get_extra_state()
     target = source.with_name(f"{source.stem}-calibrated.ckpt")
     save_checkpoint(target, checkpoint)
+    for level, entry in cli.model.calibration.record.items():
+        print(sentence(level, entry))
     print(f"calibrated checkpoint: {target}")
