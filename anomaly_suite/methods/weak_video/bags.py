@@ -103,7 +103,7 @@ class BagModule(AnomalyModule):
         """
         length = self._features(batch)["length"]
         anomaly_score, snippet_score = self(batch["snippet_features"], length)
-        count = batch["frame_count"] if "frame_count" in batch else None  # torch 2.6 cannot trace get of what is missing
+        count = batch["frame_count"] if "frame_count" in batch else None  # noqa: SIM401 - torch 2.6 cannot trace get
         frames = frame_scores(snippet_score, length, count)
         return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
 
