@@ -9,23 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
+from torchmetrics.utilities.exceptions import TorchMetricsUserError
+from typing_extensions import Self
 
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.base import SuiteMetric
-from anomaly_suite.metrics.checks import check_pairs
+from anomaly_suite.metrics.checks import check_integers, check_pairs
 from anomaly_suite.metrics.regions import region_weights
-from anomaly_suite.metrics.sketch import (
-    CHUNK,
-    PREFIXES,
-    Rows,
-    bin_of,
-    file_pixels,
-    file_rows,
-    prefix_of,
-    refine_depth,
-    scores_of,
-    sort_keys,
-)
+from anomaly_suite.metrics.sketch import Rows, Sketch, keys_of, scores_of
 
 
 class Curve(NamedTuple):
@@ -91,10 +82,10 @@ def partial_area(x: Tensor, y: Tensor, limit: float) -> Tensor:
     return (x.diff() * (y[1:] + y[:-1])).sum() / 2
 
 
-STATES = {  # what a process gathers from the others; a process without data gathers empty tensors of the same types
-    True: {"score": torch.float64, "target": torch.uint8, "weight": torch.float64},
-    False: dict(zip(Rows._fields, (column.dtype for column in Rows.empty(0)), strict=True)),
-}
+CHUNK = 1 << 20  # samples that wait until they are filed together: each filing has a cost of its own
+FEW = 1 << 16  # samples of the tensors that are united, so that many small updates are no list of many small tensors
+SAMPLES = {"score": torch.float64, "target": torch.uint8, "weight": torch.float64}
+ROWS = {f"row_{name}": column.dtype for name, column in Rows.empty(0, dtype=torch.int64)._asdict().items()}
 
 
 class RankMetric(SuiteMetric):
@@ -102,14 +93,18 @@ class RankMetric(SuiteMetric):
 
     All subclasses take the same ``update(score, target)`` and keep the same state, so a ``MetricCollection`` whose
     ``compute_groups`` names them in one group updates one state for all. The first metric of the group does the work:
-    with an ``AUPRO`` in the group, put it first or pass ``regions=True`` to the first.
+    with an ``AUPRO`` in the group, put it first or pass ``regions=True`` to the first. Without ``compute_groups``, those
+    with the same ``exact``, ``bins`` and ``regions`` share a state.
 
     ``update`` takes scores and targets of one shape, any shape unless ``regions`` is on: then ``(B, 1, H, W)`` or
-    ``(B, H, W)``. It raises as :func:`auroc` does; ``compute`` raises MetricUndefinedError where there is no value.
+    ``(B, H, W)``. Scores may be of any real type, another one in every update; they are compared as they are and never rounded.
+    It raises as :func:`auroc` does, and ValueError for integers above 2**53, beyond which float64 has gaps; ``compute``
+    raises MetricUndefinedError where there is no value.
 
     Args:
-        exact: Keep every score, in its own dtype. False keeps a sketch of bounded size (32 bytes for each of at
-            most ``2 * bins + 65536`` rows), reads scores as float32, and has a non-zero ``error_bound``.
+        exact: Keep a copy of every score, in its own dtype. False keeps up to ``bins`` scores (at most a million) and turns to a
+            sketch of bounded size when there are more: 32 bytes for each of at most ``2 * bins + 65536`` rows, 40 where float32
+            does not hold the scores, and up to a million samples that wait to be filed. It has a non-zero ``error_bound`` then.
         bins: Rows the sketch aims at; read only if ``exact`` is False.
         regions: Also keep what AUPRO needs.
         compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
@@ -119,14 +114,11 @@ class RankMetric(SuiteMetric):
     """
 
     is_differentiable = False
-    full_state_update = False  # rows of two states may simply be put together
+    full_state_update = False  # samples and rows of two states may simply be put together
 
     score: list[Tensor]
     target: list[Tensor]
     weight: list[Tensor]
-    low: list[Tensor]
-    depth: Tensor
-    mass: Tensor
 
     def __init__(
         self,
@@ -156,70 +148,159 @@ class RankMetric(SuiteMetric):
         self.exact = exact
         self.bins = bins
         self.regions = regions
-        for name in STATES[exact]:
+        for name in self._types():
             self.add_state(name, [], dist_reduce_fx="cat")
-        if not exact:
-            self.add_state("depth", torch.zeros(PREFIXES, dtype=torch.int32), dist_reduce_fx="max")
-            self.add_state("mass", torch.zeros(2, PREFIXES, dtype=torch.int64), dist_reduce_fx="sum")
+        self._keep(exact=exact, regions=regions, **({} if exact else {"bins": bins}))
+        self._sketch: Sketch | None = None  # whose table the rows are, where this metric alone may change it
+
+    def _types(self) -> dict[str, torch.dtype]:
+        """What a process gathers from the others; one without data gathers empty tensors of the same types."""
+        return SAMPLES if self.exact else SAMPLES | ROWS
+
+    def _reads(self, held: str) -> bool:
+        same = held.startswith(f"exact={self.exact}, ")
+        return same and (not self.regions or "regions=True" in held)
+
+    def _merges(self, held: str) -> bool:
+        return held.partition(", bins")[0] == self._wanted().partition(", bins")[0]
+
+    # Update ------------------------------------------------------------------------------------------------------
 
     def update(self, score: Tensor, target: Tensor) -> None:
         """Add scores and their truth (anomaly maps and masks for pixels)."""
-        score = score.detach() if self.exact else score.detach().float()
-        target = check_pairs(score, target)
+        if self._is_synced:
+            raise TorchMetricsUserError(
+                "update needs the state of one process; got a synchronised one. Call metric.unsync() first."
+            )
+        score, target = check_pairs(score, target)
+        score = check_integers(score.detach())
         weight = region_weights(target) if self.regions else None
-        score, target = score.flatten(), target.flatten()
-        if self.exact:
-            self.score.append(score)
-            self.target.append(target)
-            if weight is not None:
-                self.weight.append(torch.zeros_like(score, dtype=torch.float64).masked_scatter_(target, weight))
-            return
-        for start in range(0, len(score), CHUNK):
-            positive = target[start : start + CHUNK].nonzero().squeeze(1)
-            part = None
-            if weight is not None:
-                part, weight = weight[: len(positive)], weight[len(positive) :]
-            self._file(sort_keys(score[start : start + CHUNK]), positive, part)
+        score, target = score.flatten(), target.flatten().to(score.device)
+        with torch.inference_mode(False):  # what is made in inference mode could not be changed outside
+            self._detach()
+            while len(score):
+                room = len(score) if self.exact else CHUNK - self._waiting()
+                positives = int(target[:room].sum()) if weight is not None else 0
+                self._store("score", score[:room])
+                self._store("target", target[:room])
+                if weight is not None:
+                    self._store("weight", weight[:positives])
+                    weight = weight[positives:]
+                score, target = score[room:], target[room:]
+                if not self.exact and self._waiting() >= CHUNK:
+                    self._file()
 
-    def _file(self, key: Tensor, positive: Tensor, weight: Tensor | None) -> None:
-        prefix = prefix_of(key)
-        anomalous = prefix.index_select(0, positive).bincount(minlength=PREFIXES)
-        self.mass = self.mass + torch.stack([prefix.bincount(minlength=PREFIXES) - anomalous, anomalous])
-        depth = refine_depth(self.depth, self.mass, bins=self.bins)
-        if depth is not self.depth or len(self.low) != 1:  # to be refined, fresh, or merged from several metrics
-            for name, column in file_rows(self._rows(), depth)._asdict().items():
-                setattr(self, name, [column])
-            self.depth = depth
-        file_pixels(self._rows(), bin_of(key, prefix, depth), key, positive, weight)
+    def _list(self, name: str) -> list[Tensor]:
+        state: list[Tensor] = getattr(self, name)
+        return state
+
+    def _waiting(self) -> int:
+        return sum(len(part) for part in self.score)
+
+    def _detach(self) -> None:
+        """Give this metric lists of its own; the tensors in them are shared and not changed, but for a table of the sketch."""
+        for name in self._types():
+            state = getattr(self, name)
+            setattr(self, name, [state] if isinstance(state, Tensor) else list(state))
+
+    def _store(self, name: str, part: Tensor) -> None:
+        """Copy a part, which may be a view of something large or of a buffer that will be used again."""
+        parts = getattr(self, name)
+        parts.append(part.detach().clone())
+        while len(parts) > 1 and len(parts[-2]) <= len(parts[-1]) and len(parts[-2]) + len(parts[-1]) <= FEW:
+            if parts[-2].dtype != parts[-1].dtype or parts[-2].device != parts[-1].device:
+                return
+            parts[-2:] = [torch.cat(parts[-2:])]
+
+    def _file(self) -> None:
+        """Move the samples that wait into the sketch. The lists are changed in place, for all metrics that share them."""
+        score, target, weight = (self._column(name) for name in SAMPLES)
+        if self._sketch is None or not self._is_own(self._sketch.table):
+            self._sketch = Sketch(self._rows().to(score.device), bins=self.bins)
+        for name in self._types():
+            getattr(self, name).clear()  # an old table may be gone before the new one is complete
+        if len(score):
+            key = keys_of(score, wide=self._sketch.table.low.dtype == torch.int64)
+            del score
+            self._sketch.add(key, target.nonzero().squeeze(1), weight if len(weight) else None)
+        for name, column in zip(ROWS, self._sketch.table, strict=True):
+            getattr(self, name).append(column)
+
+    def _is_own(self, table: Rows) -> bool:
+        held = [getattr(self, name) for name in ROWS]
+        return all(len(part) == 1 and part[0] is column for part, column in zip(held, table, strict=True))
+
+    def _settle(self) -> None:
+        """File the samples that wait unless they are few enough to be exact."""
+        if self._sketch is not None and not self._is_synced and not self._is_own(self._sketch.table):
+            self._sketch = None  # of before a metric that shares its state filed more
+        if (
+            not self.exact
+            and not self._is_synced
+            and (self._list("row_total") or self._waiting() > self.bins)
+            and self._waiting()
+        ):
+            with torch.inference_mode(False), torch.no_grad():
+                self._file()
+
+    def _add_states(self, incoming: dict[str, Any]) -> None:
+        super()._add_states(incoming)
+        self._sketch = None  # its table may be shared with another metric
+        if not self.exact and (len(self._list("row_total")) > 1 or self._waiting() >= CHUNK):
+            with torch.inference_mode(False), torch.no_grad():
+                self._file()
+
+    def _alone(self) -> Self:
+        single = super()._alone()
+        single._sketch = None
+        return single
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for name in self._types():
+            setattr(self, name, [])  # not cleared: another metric may share the list
+        super().reset()
+        self._sketch = None
+
+    # Compute -----------------------------------------------------------------------------------------------------
 
     def _column(self, name: str) -> Tensor:
         """One state as a single tensor; synchronised states are tensors, others lists."""
         state: Tensor | list[Tensor] = getattr(self, name)
-        if isinstance(state, Tensor):
-            return state
-        if len(state) == 1:
-            return state[0]
-        return torch.cat(state) if state else torch.empty(0, dtype=STATES[self.exact][name], device=self.device)
+        return state if isinstance(state, Tensor) else join(state, self._types()[name], self.device)
 
     def _rows(self) -> Rows:
-        return Rows(*(self._column(name) for name in Rows._fields))
+        """All rows; samples that wait beside them are rows of their own."""
+        rows = Rows(*(self._column(name) for name in ROWS)).occupied()
+        if self._is_synced and len(self._column("score")):
+            rows = stack_rows(rows, unit_rows(*(self._column(name) for name in SAMPLES)))
+        return rows
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
-        for name, dtype in STATES[self.exact].items():
+        self._settle()
+        if not self.exact and self._list("row_low"):
+            wide = Rows(*(self._column(name) for name in ROWS)).wide()
+            for name, column in zip(ROWS, wide, strict=True):
+                setattr(self, name, [column])
+        for name, dtype in self._types().items():
             setattr(self, name, [self._column(name).to(dtype)])
         super()._sync_dist(dist_sync_fn, process_group)
 
-    def _curve(self) -> Curve:
-        """Points of the exact curve, or of the sketch: a row is a tie at the middle of its scores."""
-        if not self.exact:
-            rows = Rows(*(column.flip(0) for column in self._rows().occupied()))
-            return make_curve(rows.middle, rows.positive, rows.total - rows.positive, rows.weight)
-        target, weight = self._column("target").long(), self._column("weight")
-        return make_curve(
-            self._column("score"), target, 1 - target, weight if len(weight) else torch.zeros_like(target)
-        )
+    def _curve(self, *, at_lowest: bool = False) -> Curve:
+        """Points of the exact curve, or of the sketch: a row is a tie at the middle, or at the lowest, of its scores."""
+        self._check_kept()
+        self._settle()
+        if not self.exact and len(self._column("row_total")):
+            rows = Rows(*(column.flip(0) for column in self._rows()))
+            position = rows.low if at_lowest else rows.middle
+            curve = make_curve(position, rows.positive, rows.total - rows.positive, rows.weight)
+            return curve._replace(threshold=scores_of(curve.threshold)) if at_lowest else curve
+        score, target, weight = (self._column(name) for name in SAMPLES)
+        target = target.bool()
+        count = target.long()
+        return make_curve(score, count, 1 - count, spread(weight, target) if self.regions else torch.zeros_like(count))
 
     def curve(self) -> Curve:
         """Return the counts at every distinct score, from the highest down; one label or no sample at all is fine.
@@ -227,27 +308,26 @@ class RankMetric(SuiteMetric):
         From a sketch, a row counts as a tie at its lowest score. On several processes all of them must call it.
         """
         with self.sync_context(self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync):
-            if self.exact:
-                return self._curve()
-            rows = self._rows().occupied()
-            curve = make_curve(rows.low, rows.positive, rows.total - rows.positive, rows.weight)
-            return curve._replace(threshold=scores_of(curve.threshold))
+            return self._curve(at_lowest=True)
 
     def compute(self) -> Tensor:
         """Return the value as a float64 scalar."""
         return self._value(both_labels(self._curve(), type(self).__name__))
 
     def error_bound(self) -> Tensor:
-        """Return how far ``compute`` can at most be from the exact value of the same float32 scores.
+        """Return how far ``compute`` can at most be from the exact value of the same scores.
 
-        Certified (proof in ``sketch.py``) up to the rounding of float64; 0 if ``exact``. On several processes all of
-        them must call it, as with ``compute``.
+        Certified (proof in ``sketch.py``) up to the rounding of float64; 0 if ``exact`` or if there are few scores. On several
+        processes all of them must call it, as with ``compute``.
         """
+        none = torch.zeros((), dtype=torch.float64, device=self.device)
         if self.exact:
-            return torch.zeros((), dtype=torch.float64, device=self.device)
+            return none
         with self.sync_context(self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync):
             value = self._value(both_labels(self._curve(), type(self).__name__))
-            bracket = self._bracket(self._rows().occupied())
+            if not len(self._column("row_total")):
+                return none
+            bracket = self._bracket(ranked(self._rows()))
         return (torch.stack(bracket) - value).abs().max()
 
     @abstractmethod
@@ -257,6 +337,52 @@ class RankMetric(SuiteMetric):
     def _bracket(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Values of the pessimistic and of the optimistic arrangement."""
         return self._value(arrange(rows, pessimistic=True)), self._value(arrange(rows, pessimistic=False))
+
+
+def join(parts: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Put parts together on the device of the last one; those of unequal types as float64, which holds all of their values.
+
+    Args:
+        parts: Shape (N,) each.
+        dtype: If there is none.
+        device: If there is none.
+    """
+    if len(parts) < 2:
+        return parts[0] if parts else torch.empty(0, dtype=dtype, device=device)
+    common = parts[-1].dtype if len({part.dtype for part in parts}) == 1 else torch.float64
+    return torch.cat([part.to(parts[-1].device, common) for part in parts])
+
+
+def spread(weight: Tensor, target: Tensor) -> Tensor:
+    """Weights (P,) of the anomalous samples as weights (N,) of all."""
+    return torch.zeros_like(target, dtype=torch.float64).masked_scatter_(target, weight)
+
+
+def unit_rows(score: Tensor, target: Tensor, weight: Tensor) -> Rows:
+    """Rows of one sample each."""
+    key, target = keys_of(score), target.bool()
+    return Rows(
+        key,
+        key,
+        torch.ones_like(target, dtype=torch.int64),
+        target.long(),
+        spread(weight, target) if len(weight) else torch.zeros_like(target, dtype=torch.float64),
+    )
+
+
+def stack_rows(first: Rows, second: Rows) -> Rows:
+    """Put rows together, with keys of 64 bits if one of them has those."""
+    if first.low.dtype != second.low.dtype:
+        first, second = first.wide(), second.wide()
+    return Rows(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+
+
+def ranked(rows: Rows) -> Rows:
+    """Rows with ranks in place of 64-bit keys, which :func:`arrange` could not spread."""
+    if rows.low.dtype != torch.int64:
+        return rows
+    _, rank = torch.unique(torch.cat([rows.low, rows.high]), return_inverse=True)
+    return rows._replace(low=rank[: len(rows.low)], high=rank[len(rows.low) :])
 
 
 def arrange(rows: Rows, *, pessimistic: bool) -> Curve:
