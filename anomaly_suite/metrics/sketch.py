@@ -158,10 +158,9 @@ def prefix_of(key: Tensor) -> Tensor:
     """Return the prefix of keys, counted from 0, as int32. Any shape."""
     if key.dtype == torch.int32:
         return (key >> 16).add_(PREFIXES // 2)
-    upper = key >> FINE
-    half = PREFIXES // 2
-    above, below = (upper - TINY).clamp_(0, half - 1), (upper + TINY).clamp_(-half, -1)
-    return torch.where(upper >= 0, above, below).add_(half).int()
+    upper = (key >> FINE).int()
+    upper = upper.sub_(upper.clamp(-TINY, TINY))
+    return upper.clamp_(-PREFIXES // 2, PREFIXES // 2 - 1).add_(PREFIXES // 2)
 
 
 class Grid(NamedTuple):
@@ -184,9 +183,9 @@ class Grid(NamedTuple):
             return cls(depth, start, 16 - depth, None)
         least, most = seen
         # The range is widened to a power of 2 and a round start, so that it seldom has to grow.
-        bits = torch.frexp((most - least).clamp(min=0).double()).exponent.clamp(1, 62).long()
+        bits = torch.frexp((most - least).clamp(min=0).double()).exponent.clamp(min=1).long()
         low = (least >> (bits - 1)) << (bits - 1)
-        span = torch.where(bits <= FINE, (bits + 1).clamp(max=FINE), bits + 1)
+        span = torch.where(bits <= FINE, (bits + 1).clamp(max=FINE), (bits + 1).clamp(max=63))
         return cls(depth, start, (span - depth).clamp(min=0), low)
 
     def __len__(self) -> int:

@@ -216,7 +216,8 @@ class RankMetric(SuiteMetric):
         """Move the samples that wait into the sketch. The lists are changed in place, for all metrics that share them."""
         score, target, weight = (self._column(name) for name in SAMPLES)
         if self._sketch is None or not self._is_own(self._sketch.table):
-            self._sketch = Sketch(self._rows().to(score.device), bins=self.bins)
+            rows = self._rows() if self._list("row_low") else Rows.empty(0)
+            self._sketch = Sketch(rows.to(score.device), bins=self.bins)
         for name in self._types():
             getattr(self, name).clear()  # an old table may be gone before the new one is complete
         if len(score):
