@@ -65,9 +65,10 @@ class Rows(NamedTuple):
             weight=torch.zeros(size, dtype=torch.float64, device=device),
         )
 
-    def occupied(self) -> Rows:
-        """Return the rows that stand for at least one pixel."""
+    def occupied(self, *, highest_first: bool = False) -> Rows:
+        """Return the rows that stand for at least one pixel, in their order or from the last to the first."""
         keep = self.total.nonzero().squeeze(1)
+        keep = keep.flip(0) if highest_first else keep
         return Rows(*(column.index_select(0, keep) for column in self))
 
     @property
@@ -214,12 +215,11 @@ class Sketch:
     """Rows in a table of bins, refined as pixels are filed.
 
     Args:
-        rows: What is known so far, in any order.
+        rows: What is known so far, in any order, none empty.
         bins: Bins wanted.
     """
 
     def __init__(self, rows: Rows, *, bins: int) -> None:
-        rows = rows.occupied()
         self.bins = bins
         prefix = prefix_of(rows.middle).long()
         self.mass = torch.zeros(2, PREFIXES, dtype=torch.int64, device=prefix.device)  # normal and anomalous
@@ -251,11 +251,17 @@ class Sketch:
         depth = refine_depth(self.grid.depth, self.mass, bins=self.bins)
         if outgrown or depth is not self.grid.depth or (self.seen and not self.grid.holds(*self.seen)):
             self._split(depth)
-        index = torch.cat([self.grid.bin_of(part) for part in torch.split(key, SLICE)]).long()
-        file_pixels(self.table, index, key, positive, weight)
+        first = 0
+        for start in range(0, len(key), SLICE):
+            part = key[start : start + SLICE]
+            last = int(torch.searchsorted(positive, start + len(part)))
+            few = None if weight is None else weight[first:last]
+            file_pixels(self.table, self.grid.bin_of(part).long(), part, positive[first:last] - start, few)
+            first = last
 
     def _split(self, depth: Tensor) -> None:
         self.grid = Grid.of(depth, self.seen)
+        self.table = self.table.occupied()  # of the old table, no more is needed
         self.table = file_rows(self.table, self.grid)
 
     def _see(self, key: Tensor) -> None:
@@ -285,10 +291,10 @@ def file_pixels(table: Rows, index: Tensor, key: Tensor, positive: Tensor, weigh
         weight: Region weight of each anomalous pixel, float64, shape ``(P,)``; None counts none.
     """
     _widen(table, index, key, key)
-    table.total.add_(index.bincount(minlength=len(table.total)))
+    one = torch.ones(1, dtype=torch.int64, device=key.device)
+    table.total.index_add_(0, index, one.expand(len(index)))
     if len(positive):
         index = index.index_select(0, positive)
-        one = torch.ones(1, dtype=torch.int64, device=key.device)
         table.positive.index_add_(0, index, one.expand(len(index)))
         if weight is not None:
             table.weight.index_add_(0, index, weight)
@@ -300,10 +306,9 @@ def file_rows(rows: Rows, grid: Grid) -> Rows:
     The middle of a row always lies in its bin, also of a row united from several: its middle lies between theirs.
 
     Args:
-        rows: Of any grid.
+        rows: Of any grid, none empty.
         grid: Of the new table.
     """
-    rows = rows.occupied()
     table = Rows.empty(len(grid), grid.depth.device, rows.low.dtype)
     index = grid.bin_of(rows.middle).long()
     _widen(table, index, rows.low, rows.high)

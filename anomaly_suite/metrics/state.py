@@ -180,14 +180,15 @@ class RankMetric(SuiteMetric):
             self._detach()
             while len(score):
                 room = len(score) if self.exact else CHUNK - self._waiting()
-                positives = int(target[:room].sum()) if weight is not None else 0
-                self._store("score", score[:room])
-                self._store("target", target[:room])
+                waits = self.exact or room > len(score)
+                self._store("score", score[:room], copy=waits)
+                self._store("target", target[:room], copy=waits)
                 if weight is not None:
-                    self._store("weight", weight[:positives])
+                    positives = int(target[:room].sum())
+                    self._store("weight", weight[:positives], copy=waits)
                     weight = weight[positives:]
                 score, target = score[room:], target[room:]
-                if not self.exact and self._waiting() >= CHUNK:
+                if not waits:
                     self._file()
 
     def _list(self, name: str) -> list[Tensor]:
@@ -203,10 +204,10 @@ class RankMetric(SuiteMetric):
             state = getattr(self, name)
             setattr(self, name, [state] if isinstance(state, Tensor) else list(state))
 
-    def _store(self, name: str, part: Tensor) -> None:
-        """Copy a part, which may be a view of something large or of a buffer that will be used again."""
+    def _store(self, name: str, part: Tensor, *, copy: bool) -> None:
+        """Keep a part; as a copy if it stays, since it may be a view of something large or of a buffer that is used again."""
         parts = getattr(self, name)
-        parts.append(part.detach().clone())
+        parts.append(part.clone() if copy else part)
         while len(parts) > 1 and len(parts[-2]) <= len(parts[-1]) and len(parts[-2]) + len(parts[-1]) <= FEW:
             if parts[-2].dtype != parts[-1].dtype or parts[-2].device != parts[-1].device:
                 return
@@ -271,19 +272,20 @@ class RankMetric(SuiteMetric):
         return state if isinstance(state, Tensor) else join(state, self._types()[name], self.device)
 
     def _rows(self) -> Rows:
-        """All rows; samples that wait beside them are rows of their own."""
-        rows = Rows(*(self._column(name) for name in ROWS)).occupied()
+        """All rows, none empty, of one sketch from the highest score down; samples that other processes have not filed are rows."""
+        columns = [getattr(self, name) for name in ROWS]
+        tables = [Rows(*columns)] if self._is_synced else [Rows(*each) for each in zip(*columns, strict=True)]
+        parts = [table.occupied(highest_first=True) for table in tables]
         if self._is_synced and len(self._column("score")):
-            rows = stack_rows(rows, unit_rows(*(self._column(name) for name in SAMPLES)))
-        return rows
+            parts.append(unit_rows(*(self._column(name) for name in SAMPLES)))
+        return parts[0] if len(parts) == 1 else stack_rows(parts)
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., list[Tensor]] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
         self._settle()
         if not self.exact and self._list("row_low"):
-            wide = Rows(*(self._column(name) for name in ROWS)).wide()
-            for name, column in zip(ROWS, wide, strict=True):
+            for name, column in zip(ROWS, self._rows().wide(), strict=True):
                 setattr(self, name, [column])
         for name, dtype in self._types().items():
             setattr(self, name, [self._column(name).to(dtype)])
@@ -294,7 +296,7 @@ class RankMetric(SuiteMetric):
         self._check_kept()
         self._settle()
         if not self.exact and len(self._column("row_total")):
-            rows = Rows(*(column.flip(0) for column in self._rows()))
+            rows = self._rows()
             position = rows.low if at_lowest else rows.middle
             curve = make_curve(position, rows.positive, rows.total - rows.positive, rows.weight)
             return curve._replace(threshold=scores_of(curve.threshold)) if at_lowest else curve
@@ -371,11 +373,11 @@ def unit_rows(score: Tensor, target: Tensor, weight: Tensor) -> Rows:
     )
 
 
-def stack_rows(first: Rows, second: Rows) -> Rows:
-    """Put rows together, with keys of 64 bits if one of them has those."""
-    if first.low.dtype != second.low.dtype:
-        first, second = first.wide(), second.wide()
-    return Rows(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+def stack_rows(parts: list[Rows]) -> Rows:
+    """Put rows together, with keys of 64 bits if some have those."""
+    if len({part.low.dtype for part in parts}) > 1:
+        parts = [part.wide() for part in parts]
+    return Rows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def ranked(rows: Rows) -> Rows:
@@ -390,13 +392,15 @@ def arrange(rows: Rows, *, pessimistic: bool) -> Curve:
     """Move the anomalous samples of every row to its lowest score and the normal ones to its highest, or the reverse.
 
     Keys are spread by a factor 4: a row of one score stays at ``4 * key`` and keeps its true ties; the others go just
-    above or below, at ``4 * high + 1`` and ``4 * low - 1``.
+    above or below, at ``4 * high + 1`` and ``4 * low - 1``. Rows that come from the highest down need hardly be sorted.
     """
     spread = (rows.low != rows.high).long()
     ends = (4 * rows.low.long() - spread, 4 * rows.high.long() + spread)
     none = torch.zeros_like(rows.total)
-    position = torch.stack(ends if pessimistic else ends[::-1], dim=1)
-    positive = torch.stack([rows.positive, none], dim=1)
-    negative = torch.stack([none, rows.total - rows.positive], dim=1)
-    weight = torch.stack([rows.weight, torch.zeros_like(rows.weight)], dim=1)
-    return make_curve(*(column.flatten().flip(0) for column in (position, positive, negative, weight)))
+    pairs = (
+        ends[::-1] if pessimistic else ends,  # of the normal samples and of the anomalous ones
+        (none, rows.positive),
+        (rows.total - rows.positive, none),
+        (torch.zeros_like(rows.weight), rows.weight),
+    )
+    return make_curve(*(torch.stack(pair, dim=1).flatten() for pair in pairs))

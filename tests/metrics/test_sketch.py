@@ -209,7 +209,7 @@ def test_refined_rows_move_whole() -> None:
     one = torch.ones(5, dtype=torch.int64)
     coarse = file_rows(Rows(keys, keys, one, torch.tensor([0, 1, 0, 1, 1]), torch.arange(5.0).double()), Grid.of(depth))
     assert coarse.occupied().total.tolist() == [4, 1]
-    fine = file_rows(coarse, Grid.of(torch.full_like(depth, 2))).occupied()
+    fine = file_rows(coarse.occupied(), Grid.of(torch.full_like(depth, 2))).occupied()
     assert fine.total.tolist() == [4, 1]
     assert fine.positive.tolist() == [2, 1]
     assert fine.weight.tolist() == [0 + 1 + 2 + 3, 4]

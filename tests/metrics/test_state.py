@@ -27,7 +27,9 @@ def maps(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def together(*, exact: bool, order: list[type[RankMetric]] = ALL) -> MetricCollection:
-    members: dict[str, RankMetric | MetricCollection] = {metric.__name__: metric(exact=exact, bins=BINS) for metric in order}
+    members: dict[str, RankMetric | MetricCollection] = {
+        metric.__name__: metric(exact=exact, bins=BINS) for metric in order
+    }
     return MetricCollection(members, compute_groups=[list(members)])
 
 
