@@ -33,7 +33,8 @@ from torch import Tensor
 
 PREFIXES = 1 << 16
 OVERFULL, OVERDUE = 4, 1 / 1024  # refine when this share of the data is in bins this many times as full as wanted
-SLICE = 1 << 18  # keys whose bins are found at a time; bounds the memory
+MANY = torch.iinfo(torch.int32).max  # pixels that int32 can count
+SLICE = 1 << 17  # keys whose bins are found at a time; bounds the memory
 FINE = 45  # bits of a 64-bit key below its prefix, which is that of float32: sign, 8 bits of the exponent, 7 of the fraction
 TINY = (
     896 << 7
@@ -43,8 +44,8 @@ TINY = (
 class Rows(NamedTuple):
     """Rows of a sketch, each tensor of shape ``(R,)``; a row with ``total`` 0 is empty.
 
-    ``low`` and ``high`` are keys, int32 or int64, ``total`` and ``positive`` (anomalous) count pixels in int64, ``weight`` is
-    the float64 sum of the region weights of the anomalous pixels.
+    ``low`` and ``high`` are keys, int32 or int64, ``total`` and ``positive`` (anomalous) count pixels, in int32 as long as all
+    pixels together fit, else in int64, ``weight`` is the float64 sum of the region weights of the anomalous pixels.
     """
 
     low: Tensor
@@ -54,14 +55,20 @@ class Rows(NamedTuple):
     weight: Tensor
 
     @classmethod
-    def empty(cls, size: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.int32) -> Rows:
-        """Return ``size`` empty rows with keys of type ``dtype``."""
+    def empty(
+        cls,
+        size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.int32,
+        count: torch.dtype = torch.int32,
+    ) -> Rows:
+        """Return ``size`` empty rows with keys of type ``dtype`` and counts of type ``count``."""
         limits = torch.iinfo(dtype)
         return cls(
             low=torch.full((size,), limits.max, dtype=dtype, device=device),
             high=torch.full((size,), limits.min, dtype=dtype, device=device),
-            total=torch.zeros(size, dtype=torch.int64, device=device),
-            positive=torch.zeros(size, dtype=torch.int64, device=device),
+            total=torch.zeros(size, dtype=count, device=device),
+            positive=torch.zeros(size, dtype=count, device=device),
             weight=torch.zeros(size, dtype=torch.float64, device=device),
         )
 
@@ -223,10 +230,11 @@ class Sketch:
         self.bins = bins
         prefix = prefix_of(rows.middle).long()
         self.mass = torch.zeros(2, PREFIXES, dtype=torch.int64, device=prefix.device)  # normal and anomalous
-        self.mass[0].index_add_(0, prefix, rows.total - rows.positive)
-        self.mass[1].index_add_(0, prefix, rows.positive)
+        self.mass[0].index_add_(0, prefix, (rows.total - rows.positive).long())
+        self.mass[1].index_add_(0, prefix, rows.positive.long())
         self.seen: tuple[Tensor, Tensor] | None = None
         self.table = rows
+        self._make_room()
         self._see(rows.middle)
         depth = torch.zeros(PREFIXES, dtype=torch.int32, device=prefix.device)
         self._split(refine_depth(depth, self.mass, bins=bins) if len(prefix) else depth)
@@ -251,6 +259,7 @@ class Sketch:
         depth = refine_depth(self.grid.depth, self.mass, bins=self.bins)
         if outgrown or depth is not self.grid.depth or (self.seen and not self.grid.holds(*self.seen)):
             self._split(depth)
+        self._make_room()
         first = 0
         for start in range(0, len(key), SLICE):
             part = key[start : start + SLICE]
@@ -258,6 +267,11 @@ class Sketch:
             few = None if weight is None else weight[first:last]
             file_pixels(self.table, self.grid.bin_of(part).long(), part, positive[first:last] - start, few)
             first = last
+
+    def _make_room(self) -> None:
+        """Count in int64 what int32 may not hold."""
+        if self.table.total.dtype == torch.int32 and int(self.mass.sum()) > MANY:
+            self.table = self.table._replace(total=self.table.total.long(), positive=self.table.positive.long())
 
     def _split(self, depth: Tensor) -> None:
         self.grid = Grid.of(depth, self.seen)
@@ -291,7 +305,7 @@ def file_pixels(table: Rows, index: Tensor, key: Tensor, positive: Tensor, weigh
         weight: Region weight of each anomalous pixel, float64, shape ``(P,)``; None counts none.
     """
     _widen(table, index, key, key)
-    one = torch.ones(1, dtype=torch.int64, device=key.device)
+    one = torch.ones(1, dtype=table.total.dtype, device=key.device)
     table.total.index_add_(0, index, one.expand(len(index)))
     if len(positive):
         index = index.index_select(0, positive)
@@ -309,7 +323,7 @@ def file_rows(rows: Rows, grid: Grid) -> Rows:
         rows: Of any grid, none empty.
         grid: Of the new table.
     """
-    table = Rows.empty(len(grid), grid.depth.device, rows.low.dtype)
+    table = Rows.empty(len(grid), grid.depth.device, rows.low.dtype, rows.total.dtype)
     index = grid.bin_of(rows.middle).long()
     _widen(table, index, rows.low, rows.high)
     table.total.index_add_(0, index, rows.total)

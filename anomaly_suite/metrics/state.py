@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
-from typing_extensions import Self
 
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.base import SuiteMetric
@@ -85,7 +84,19 @@ def partial_area(x: Tensor, y: Tensor, limit: float) -> Tensor:
 CHUNK = 1 << 20  # samples that wait until they are filed together: each filing has a cost of its own
 FEW = 1 << 16  # samples of the tensors that are united, so that many small updates are no list of many small tensors
 SAMPLES = {"score": torch.float64, "target": torch.uint8, "weight": torch.float64}
-ROWS = {f"row_{name}": column.dtype for name, column in Rows.empty(0, dtype=torch.int64)._asdict().items()}
+ROWS = {
+    f"row_{name}": column.dtype
+    for name, column in Rows.empty(0, dtype=torch.int64, count=torch.int64)._asdict().items()
+}
+
+
+class Tables(list[Tensor]):
+    """A state of rows, and the sketch they are from: whoever shares this list may add to it, in place.
+
+    A copy of the list has no sketch, so that a table in two lists is not changed.
+    """
+
+    sketch: Sketch | None = None
 
 
 class RankMetric(SuiteMetric):
@@ -103,7 +114,7 @@ class RankMetric(SuiteMetric):
 
     Args:
         exact: Keep a copy of every score, in its own dtype. False keeps up to ``bins`` scores (at most a million) and turns to a
-            sketch of bounded size when there are more: 32 bytes for each of at most ``2 * bins + 65536`` rows, 40 where float32
+            sketch of bounded size when there are more: 24 bytes for each of at most ``2 * bins + 65536`` rows, 32 where float32
             does not hold the scores, and up to a million samples that wait to be filed. It has a non-zero ``error_bound`` then.
         bins: Rows the sketch aims at; read only if ``exact`` is False.
         regions: Also keep what AUPRO needs.
@@ -119,6 +130,7 @@ class RankMetric(SuiteMetric):
     score: list[Tensor]
     target: list[Tensor]
     weight: list[Tensor]
+    row_total: list[Tensor]
 
     def __init__(
         self,
@@ -151,7 +163,6 @@ class RankMetric(SuiteMetric):
         for name in self._types():
             self.add_state(name, [], dist_reduce_fx="cat")
         self._keep(exact=exact, regions=regions, **({} if exact else {"bins": bins}))
-        self._sketch: Sketch | None = None  # whose table the rows are, where this metric alone may change it
 
     def _types(self) -> dict[str, torch.dtype]:
         """What a process gathers from the others; one without data gathers empty tensors of the same types."""
@@ -177,7 +188,8 @@ class RankMetric(SuiteMetric):
         weight = region_weights(target) if self.regions else None
         score, target = score.flatten(), target.flatten().to(score.device)
         with torch.inference_mode(False):  # what is made in inference mode could not be changed outside
-            self._detach()
+            if not self.exact and not isinstance(self.row_total, Tables):
+                self._detach()
             while len(score):
                 room = len(score) if self.exact else CHUNK - self._waiting()
                 waits = self.exact or room > len(score)
@@ -192,21 +204,19 @@ class RankMetric(SuiteMetric):
                     self._file()
 
     def _list(self, name: str) -> list[Tensor]:
-        state: list[Tensor] = getattr(self, name)
+        """A state to be changed in place, so that all metrics that share it see the change."""
+        state: Tensor | list[Tensor] = getattr(self, name)
+        if isinstance(state, Tensor):  # loaded as it was synchronised
+            state = [state]
+            setattr(self, name, state)
         return state
 
     def _waiting(self) -> int:
-        return sum(len(part) for part in self.score)
-
-    def _detach(self) -> None:
-        """Give this metric lists of its own; the tensors in them are shared and not changed, but for a table of the sketch."""
-        for name in self._types():
-            state = getattr(self, name)
-            setattr(self, name, [state] if isinstance(state, Tensor) else list(state))
+        return sum(len(part) for part in self._list("score"))
 
     def _store(self, name: str, part: Tensor, *, copy: bool) -> None:
         """Keep a part; as a copy if it stays, since it may be a view of something large or of a buffer that is used again."""
-        parts = getattr(self, name)
+        parts = self._list(name)
         parts.append(part.clone() if copy else part)
         while len(parts) > 1 and len(parts[-2]) <= len(parts[-1]) and len(parts[-2]) + len(parts[-1]) <= FEW:
             if parts[-2].dtype != parts[-1].dtype or parts[-2].device != parts[-1].device:
@@ -214,32 +224,36 @@ class RankMetric(SuiteMetric):
             parts[-2:] = [torch.cat(parts[-2:])]
 
     def _file(self) -> None:
-        """Move the samples that wait into the sketch. The lists are changed in place, for all metrics that share them."""
+        """Move the samples that wait into the sketch."""
         score, target, weight = (self._column(name) for name in SAMPLES)
-        if self._sketch is None or not self._is_own(self._sketch.table):
-            rows = self._rows() if self._list("row_low") else Rows.empty(0)
-            self._sketch = Sketch(rows.to(score.device), bins=self.bins)
+        rows = self.row_total if isinstance(self.row_total, Tables) else self._detach()
+        table = [self._list(name) for name in ROWS]
+        sketch = rows.sketch
+        if sketch is None or not all(len(a) == 1 and a[0] is b for a, b in zip(table, sketch.table, strict=True)):
+            sketch = Sketch(self._rows().to(score.device) if rows else Rows.empty(0), bins=self.bins)
         for name in self._types():
-            getattr(self, name).clear()  # an old table may be gone before the new one is complete
+            self._list(name).clear()  # an old table may be gone before the new one is complete
         if len(score):
-            key = keys_of(score, wide=self._sketch.table.low.dtype == torch.int64)
-            del score
-            self._sketch.add(key, target.nonzero().squeeze(1), weight if len(weight) else None)
-        for name, column in zip(ROWS, self._sketch.table, strict=True):
-            getattr(self, name).append(column)
+            key = keys_of(score, wide=sketch.table.low.dtype == torch.int64)
+            del score, table
+            sketch.add(key, target.nonzero().squeeze(1), weight if len(weight) else None)
+        for name, column in zip(ROWS, sketch.table, strict=True):
+            self._list(name).append(column)
+        rows.sketch = sketch
 
-    def _is_own(self, table: Rows) -> bool:
-        held = [getattr(self, name) for name in ROWS]
-        return all(len(part) == 1 and part[0] is column for part, column in zip(held, table, strict=True))
+    def _detach(self) -> Tables:
+        """Give this metric lists of its own, where torchmetrics made copies; the tensors in them stay shared."""
+        for name in self._types():
+            setattr(self, name, list(self._list(name)))
+        self.row_total = tables = Tables(self.row_total)
+        return tables
 
     def _settle(self) -> None:
         """File the samples that wait unless they are few enough to be exact."""
-        if self._sketch is not None and not self._is_synced and not self._is_own(self._sketch.table):
-            self._sketch = None  # of before a metric that shares its state filed more
         if (
             not self.exact
             and not self._is_synced
-            and (self._list("row_total") or self._waiting() > self.bins)
+            and (len(self.row_total) or self._waiting() > self.bins)
             and self._waiting()
         ):
             with torch.inference_mode(False), torch.no_grad():
@@ -247,22 +261,15 @@ class RankMetric(SuiteMetric):
 
     def _add_states(self, incoming: dict[str, Any]) -> None:
         super()._add_states(incoming)
-        self._sketch = None  # its table may be shared with another metric
-        if not self.exact and (len(self._list("row_total")) > 1 or self._waiting() >= CHUNK):
+        if not self.exact and (len(self.row_total) > 1 or self._waiting() >= CHUNK):
             with torch.inference_mode(False), torch.no_grad():
                 self._file()
-
-    def _alone(self) -> Self:
-        single = super()._alone()
-        single._sketch = None
-        return single
 
     def reset(self) -> None:
         """Forget everything."""
         for name in self._types():
             setattr(self, name, [])  # not cleared: another metric may share the list
         super().reset()
-        self._sketch = None
 
     # Compute -----------------------------------------------------------------------------------------------------
 
