@@ -144,8 +144,8 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
         bins: Bins wanted for all data together.
 
     Returns:
-        New depths; ``depth`` itself when refining is not worth it. At most ``2 * bins + 65536`` bins in all: when the
-        finer bins do not fit, prefixes that have become light give theirs back.
+        New depths; ``depth`` itself when refining is not worth it. At most ``2 * bins + 65536`` bins in all, since
+        prefixes that have become light give theirs back.
     """
     seen = mass.sum(dim=1, keepdim=True)
     rank = mass.sum(dim=0).flip(0).cumsum(0).double()  # of the last pixel of each prefix, the highest prefix first
@@ -154,12 +154,9 @@ def refine_depth(depth: Tensor, mass: Tensor, *, bins: int) -> Tensor:
     share = ((mass.double() / seen.clamp(min=1)).sum(dim=0) + top) / ((seen > 0).sum() + 1)
     wanted_bins = share * (4 * seen.sum()).clamp(max=bins)
     overfull = wanted_bins.clamp(max=PREFIXES) > OVERFULL * torch.exp2(depth)
-    room = 2 * bins + PREFIXES
-    if (share * overfull).sum() <= OVERDUE and torch.exp2(depth.double()).sum() <= room:
+    if (share * overfull).sum() <= OVERDUE:
         return depth
-    wanted = wanted_bins.clamp(min=1).log2().ceil().clamp(max=16).to(depth.dtype)
-    refined = torch.maximum(depth, wanted)
-    return refined if torch.exp2(refined.double()).sum() <= room else wanted
+    return wanted_bins.clamp(min=1).log2().ceil().clamp(max=16).to(depth.dtype)
 
 
 def prefix_of(key: Tensor) -> Tensor:

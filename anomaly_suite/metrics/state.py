@@ -81,7 +81,7 @@ def partial_area(x: Tensor, y: Tensor, limit: float) -> Tensor:
     return (x.diff() * (y[1:] + y[:-1])).sum() / 2
 
 
-CHUNK = 1 << 20  # samples that wait until they are filed together: each filing has a cost of its own
+CHUNK = 1 << 19  # samples that wait until they are filed together: each filing has a cost of its own
 FEW = 1 << 16  # samples of the tensors that are united, so that many small updates are no list of many small tensors
 SAMPLES = {"score": torch.float64, "target": torch.uint8, "weight": torch.float64}
 ROWS = {
@@ -113,9 +113,9 @@ class RankMetric(SuiteMetric):
     raises MetricUndefinedError where there is no value.
 
     Args:
-        exact: Keep a copy of every score, in its own dtype. False keeps up to ``bins`` scores (at most a million) and turns to a
+        exact: Keep a copy of every score, in its own dtype. False keeps up to ``bins`` scores (at most half a million) and turns to a
             sketch of bounded size when there are more: 24 bytes for each of at most ``2 * bins + 65536`` rows, 32 where float32
-            does not hold the scores, and up to a million samples that wait to be filed. It has a non-zero ``error_bound`` then.
+            does not hold the scores, and up to half a million samples that wait to be filed. It has a non-zero ``error_bound`` then.
         bins: Rows the sketch aims at; read only if ``exact`` is False.
         regions: Also keep what AUPRO needs.
         compute_on_cpu ... compute_with_cache: Options of torchmetrics, see :class:`~anomaly_suite.metrics.base.SuiteMetric`.
