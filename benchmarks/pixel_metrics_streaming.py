@@ -1,6 +1,7 @@
 """AUROC, AP and FPR95 of driving-scene maps in bounded memory: time and memory per map, and the distance to exact values.
 
     python benchmarks/pixel_metrics_streaming.py                                      # 12 maps of every case, then 50 maps
+    python benchmarks/pixel_metrics_streaming.py --cases "" --stream ""                # the costs alone
     python benchmarks/pixel_metrics_streaming.py --cases energy --stream energy --maps 1203 --exact --json streaming.json
 
 Maps of 2048 x 1024 pixels are made one at a time from a seed, so nothing but the metric grows with their number. The lowest
@@ -12,7 +13,12 @@ fifth of each is void. Every job runs in a fresh process. Progress goes to stder
 * ``<case>_stream``: 50 maps. ``update_cpu_s`` is the median over maps of the processor time of an update,
   ``above_map_mb`` the peak of resident memory during an update or the final computation, in MiB, above what the process
   held with the first map in memory and no metric yet. ``total_cpu_s`` and ``with_exact_cpu_s`` include making the maps.
-* ``broken`` lists what is further than 1e-4 from the exact value, or takes 1 GiB or more; if there is any, the exit status is 1.
+* ``costs``: ``tiny_update_cpu_s`` is an update of four pixels; ``sorted_ratio`` and the like are the processor time of 60 maps of
+  256 x 256, one an update, whose pixels rise, fall or drift through the maps, over that of the same pixels in random order;
+  ``three_metrics_mb`` is the peak of AUPRO, AUROC and AP on one state for 60 maps in batches of 32, above the imports, as in
+  ``core.py``. The least of ``--repeats`` runs counts.
+* ``broken`` lists what is further than 1e-4 from the exact value, takes 1 GiB or more, or costs more than ``LARGEST_COSTS``; if
+  there is any, the exit status is 1.
 
 Linux only: the peak memory is read from ``/proc``.
 """
@@ -30,12 +36,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from core import Meter, Outcome, fresh, machine, versions, work
+from core import Meter, Outcome, fresh, machine, pixel_metrics, versions, work
 
 Floats = npt.NDArray[np.float32]
 METRICS = ("AUROC", "AP", "FPR95")
 LARGEST_ERROR = 1e-4
 LARGEST_MEMORY_MB = 1024
+LARGEST_COSTS = {"tiny_update_cpu_s": 1e-3, "three_metrics_mb": 60.0} | dict.fromkeys(
+    ("sorted_ratio", "backwards_ratio", "drift_ratio", "drift_over_scales_ratio"), 3.0
+)
 WIDTH, HEIGHT = 2048, 1024
 SMALL = 4  # scikit-learn's maps are smaller by this factor on both sides, for time
 
@@ -282,7 +291,43 @@ def _differences(values: dict[str, float], exact: dict[str, float]) -> Outcome:
     return found | {f"{metric}_difference": abs(values[metric] - exact[metric]) for metric in METRICS}
 
 
-KINDS: dict[str, Callable[..., Outcome]] = {"stream": stream, "compare": compare}
+def costs(*, maps: int, side: int, repeats: int) -> Outcome:
+    """What an update costs by itself, how much more the order of the pixels costs, and the memory of few maps."""
+    import torch
+
+    from anomaly_suite.metrics import AUROC
+
+    memory = pixel_metrics(names=["AUPRO", "AUROC", "AP"], count=maps, size=side)["above_import_mb"]
+    generator, pixels = torch.Generator().manual_seed(0), maps * side * side
+    score = torch.randn(pixels, generator=generator)
+    target = torch.rand(pixels, generator=generator) < 0.03
+    rising, ramp = score.argsort(), torch.linspace(-20, 20, pixels)
+    streams = {
+        "random": (score, target),
+        "sorted": (score[rising], target[rising]),
+        "backwards": (score[rising.flip(0)], target[rising.flip(0)]),
+        "drift": (score + ramp, target),
+        "drift_over_scales": (torch.exp(score + ramp), target),
+    }
+    spent = dict.fromkeys(streams, float("inf"))
+    tiny = float("inf")
+    for _ in range(repeats):
+        for name, (scores, truth) in streams.items():
+            metric = AUROC(exact=False)
+            begin = time.process_time()
+            for part in zip(scores.split(side * side), truth.split(side * side), strict=True):
+                metric.update(*part)
+            metric.compute()
+            spent[name] = min(spent[name], time.process_time() - begin)
+            begin = time.process_time()
+            for _ in range(100):
+                metric.update(score[:4], target[:4])
+            tiny = min(tiny, (time.process_time() - begin) / 100)
+    ratios = {f"{name}_ratio": spent[name] / spent["random"] for name in streams if name != "random"}
+    return {"tiny_update_cpu_s": tiny, "random_cpu_s": spent["random"], **ratios, "three_metrics_mb": memory}
+
+
+KINDS: dict[str, Callable[..., Outcome]] = {"stream": stream, "compare": compare, "costs": costs}
 
 # Command line ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +336,7 @@ def broken(outcome: Outcome) -> list[str]:
     """What of the limits the outcome does not keep: nothing, if all is well."""
     found = [name for name in outcome if name == "error"]
     found += [name for name, value in outcome.items() if name.endswith("_difference") and not value <= LARGEST_ERROR]
+    found += [name for name, largest in LARGEST_COSTS.items() if name in outcome and not outcome[name] <= largest]
     return found + [name for name in outcome if name == "above_map_mb" and outcome[name] >= LARGEST_MEMORY_MB]
 
 
@@ -306,6 +352,8 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--height", type=int, default=HEIGHT)
     parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of the costs; 0 for none")
+    parser.add_argument("--cost-maps", type=int, default=60, help="maps of the costs, of 256 x 256")
     parser.add_argument("--threads", type=int, default=1, help="numeric threads; 0 leaves the number to the libraries")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
@@ -325,11 +373,13 @@ def main(words: Sequence[str] | None = None) -> int:
         jobs[f"{name}_subset"] = "compare", {"count": options.subset, **size, "reference": "functions"}
     for name in streamed:
         jobs[f"{name}_stream"] = "stream", {"count": options.maps, **size, "exact": options.exact}
+    if options.repeats:
+        jobs["costs"] = "costs", {"maps": options.cost_maps, "side": 256, "repeats": options.repeats}
     result: Outcome = {"machine": machine(), "versions": versions(("anomaly-suite", "torch", "numpy", "scikit-learn"))}
     result |= {"maps": {"subset": options.subset, "stream": options.maps, **size}, "results": {}, "broken": []}
     for job, (kind, arguments) in jobs.items():
         print(job, file=sys.stderr, flush=True)
-        arguments = {"name": job.rpartition("_")[0], **arguments}
+        arguments = arguments if kind == "costs" else {"name": job.rpartition("_")[0], **arguments}
         command = [sys.executable, str(Path(__file__).resolve()), "--work", kind, json.dumps(arguments)]
         outcome = result["results"][job] = fresh(command, threads=options.threads)
         result["broken"] += [f"{job}: {name}" for name in broken(outcome)]

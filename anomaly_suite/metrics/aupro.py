@@ -47,7 +47,7 @@ def aupro(anomaly_map: Tensor, mask: Tensor, *, max_fpr: float = 0.3) -> Tensor:
         >>> aupro(torch.tensor([[[0.1, 0.2, 0.8, 0.9]]]), torch.tensor([[[0, 0, 1, 1]]]))
         tensor(1., dtype=torch.float64)
     """
-    truth = check_pairs(anomaly_map, mask)
+    anomaly_map, truth = check_pairs(anomaly_map, mask)
     weight = torch.zeros_like(truth, dtype=torch.float64).masked_scatter_(truth, region_weights(truth))
     flat = truth.flatten().long()
     curve = both_labels(make_curve(anomaly_map.flatten(), flat, 1 - flat, weight.flatten()), "AUPRO")
@@ -98,10 +98,13 @@ class AUPRO(RankMetric):
         )
         self.max_fpr = check_share(max_fpr, "max_fpr")
 
-    def _value(self, curve: Curve) -> Tensor:
-        if not float(curve.overlap[-1]):
+    def _check_kept(self) -> None:
+        if not self._reads(held := self._held()) and self._reads(held.replace("regions=False", "regions=True")):
             raise ConfigError(
                 "AUPRO needs region weights; the first metric of its compute group kept none. Put AUPRO first in the "
                 "group or pass regions=True to the first metric."
             )
+        super()._check_kept()
+
+    def _value(self, curve: Curve) -> Tensor:
         return _aupro(curve, self.max_fpr)

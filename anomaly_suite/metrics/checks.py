@@ -7,16 +7,50 @@ from torch import Tensor
 
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 
+KEPT = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8}
+LARGEST = 2**53  # up to here float64 holds every integer
 
-def check_pairs(score: Tensor, target: Tensor) -> Tensor:
-    """Check scores and their truth; return the truth as bool.
+
+def real_scores(score: Tensor) -> Tensor:
+    """Return scores in a type that can be compared and holds the same values; most types are kept.
 
     Raises:
-        ShapeError: the shapes differ.
+        ShapeError: complex numbers, which have no order.
+    """
+    if score.dtype in KEPT or score.dtype == torch.uint8:
+        return score
+    if score.is_complex():
+        raise ShapeError(f"scores must be real numbers; got {score.dtype}. Pass their magnitude, score.abs().")
+    if score.is_floating_point():  # of 8 bits
+        return score.float()
+    return score.byte() if score.dtype == torch.bool else score.long()
+
+
+def check_integers(score: Tensor) -> Tensor:
+    """Return ``score`` if float64 holds all of its integers, so that they can be compared with scores of any type.
+
+    Raises:
+        ValueError: an integer above 2**53 or below -2**53.
+    """
+    if score.dtype == torch.int64 and score.numel():
+        lowest, highest = (int(end) for end in score.aminmax())
+        if not -LARGEST <= lowest <= highest <= LARGEST:
+            raise ValueError(
+                f"scores that are integers must be within 2**53 of 0; got {lowest} to {highest}. Subtract a constant first."
+            )
+    return score
+
+
+def check_pairs(score: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Check scores and their truth; return the scores as :func:`real_scores` and the truth as bool.
+
+    Raises:
+        ShapeError: the shapes differ, or one is no tensor.
         ValueError: ``target`` holds something else than 0 and 1.
         NotFiniteError: a score is NaN or infinite.
     """
     check_shapes(score, target)
+    score = real_scores(score)
     truth = as_bool(
         target, "target", "Leave void pixels out: metric.update(score[target != void], target[target != void])."
     )
@@ -25,7 +59,7 @@ def check_pairs(score: Tensor, target: Tensor) -> Tensor:
             f"scores must be finite; {int((~score.isfinite()).sum())} of {score.numel()} are NaN or infinite. "
             "Look for an overflow or a division by zero in the method that made them."
         )
-    return truth
+    return score, truth
 
 
 def check_shapes(score: Tensor, target: Tensor) -> None:
@@ -38,6 +72,11 @@ def check_shapes(score: Tensor, target: Tensor) -> None:
     Raises:
         ShapeError: they differ.
     """
+    for values in (score, target):
+        if not isinstance(values, Tensor):
+            raise ShapeError(
+                f"scores and target must be tensors; got {type(values).__name__}. Convert it with torch.as_tensor."
+            )
     if score.shape == target.shape:
         return
     shapes = f"{tuple(score.shape)} and {tuple(target.shape)}"

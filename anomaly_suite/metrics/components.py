@@ -177,6 +177,7 @@ class ComponentMetric(SuiteMetric):
                 raise ConfigError(f"{name} must be at least 1 pixel; got {size}. Use 1 to count every component.")
         self.min_object = min_object
         self.min_predicted = min_predicted
+        self._keep(min_object=min_object, min_predicted=min_predicted)
         for name in ("siou_sum", "ppv_sum"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("objects", "predicted"):
@@ -201,6 +202,7 @@ class ComponentMetric(SuiteMetric):
         Raises:
             MetricUndefinedError: the samples or components that it is about are missing.
         """
+        self._check_kept()
         top, bottom = self._quotient()
         if not bool((bottom > 0).all()):
             raise MetricUndefinedError(

@@ -29,7 +29,8 @@ def curve_of(score: Tensor, target: Tensor, name: str) -> Curve:
         target: Shape of ``score``; 1 or True is anomalous.
         name: For the message of MetricUndefinedError.
     """
-    truth = check_pairs(score, target).flatten().long()
+    score, truth = check_pairs(score, target)
+    truth = truth.flatten().long()
     return both_labels(make_curve(score.flatten(), truth, 1 - truth, torch.zeros_like(truth)), name)
 
 

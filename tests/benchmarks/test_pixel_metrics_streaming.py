@@ -78,11 +78,16 @@ def test_the_command_compares_streams_and_judges(
 
     monkeypatch.setattr(streaming, "fresh", here)
     words = ["--cases", "energy", "--subset", "3", "--maps", "4", "--exact", "--height", "80", "--width", "128"]
+    words += ["--repeats", "1", "--cost-maps", "2"]
+    monkeypatch.setattr(streaming, "LARGEST_COSTS", dict.fromkeys(streaming.LARGEST_COSTS, float("inf")))
     assert streaming.main([*words, "--json", str(tmp_path / "out.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "out.json").read_text())
     results = printed["results"]
-    assert list(results) == ["energy_sklearn", "energy_subset", "energy_stream"]
+    assert list(results) == ["energy_sklearn", "energy_subset", "energy_stream", "costs"]
+    costs = results.pop("costs")
+    assert set(streaming.LARGEST_COSTS) == set(costs) - {"random_cpu_s"}
+    assert all(value > 0 for value in costs.values())
     assert results["energy_sklearn"]["pixels"] == 3 * 16 * 32
     assert results["energy_subset"]["pixels"] == 3 * 64 * 128
     assert results["energy_stream"]["pixels"] == 4 * 64 * 128
@@ -95,10 +100,12 @@ def test_the_command_compares_streams_and_judges(
 
     monkeypatch.setattr(streaming, "LARGEST_ERROR", -1.0)
     monkeypatch.setattr(streaming, "LARGEST_MEMORY_MB", 0)
+    monkeypatch.setattr(streaming, "LARGEST_COSTS", {"sorted_ratio": 0.0})
     assert streaming.main(words) == 1
     broken = json.loads(capsys.readouterr().out)["broken"]
     assert "energy_sklearn: AP_difference" in broken
     assert "energy_stream: above_map_mb" in broken
+    assert "costs: sorted_ratio" in broken
     with pytest.raises(SystemExit):
         streaming.main(["--cases", "energie"])
     assert "no case 'energie'; known are energy, " in capsys.readouterr().err

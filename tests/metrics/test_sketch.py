@@ -9,10 +9,16 @@ from metric_references import planted_maps, tensors
 from torch import Tensor
 
 from anomaly_suite.metrics import AP, AUPRO, AUROC, EER, FPR95, DiceMax, F1Max, IoUMax, state
-from anomaly_suite.metrics.sketch import PREFIXES, Rows, file_rows, refine_depth, scores_of, sort_keys
+from anomaly_suite.metrics.sketch import PREFIXES, Grid, Rows, file_rows, refine_depth, scores_of, sort_keys
 from anomaly_suite.metrics.state import RankMetric
 
 PIXEL = [AUROC, AP, F1Max, FPR95, EER, IoUMax, DiceMax]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are filed at once, as those of large sets are, and not kept as long as they are few."""
+    monkeypatch.setattr(state, "CHUNK", 30_000)
 
 
 def share_state(source: RankMetric, metric: type[RankMetric]) -> RankMetric:
@@ -81,8 +87,9 @@ def test_the_error_is_within_a_small_certified_bound(case: tuple[str, np.ndarray
     assert_bound_holds(sketch, feed(AUROC(), score.float(), target, 1), PIXEL, largest)
 
 
-def test_precision_is_sharp_where_one_pixel_in_a_million_is_anomalous() -> None:
+def test_precision_is_sharp_where_one_pixel_in_a_million_is_anomalous(monkeypatch: pytest.MonkeyPatch) -> None:
     """300 of 3 million pixels are squeezed near 1; three of them are anomalous, all in the last batch."""
+    monkeypatch.setattr(state, "CHUNK", 2**20)
     rng = np.random.default_rng(0)
     sketch, exact = AP(exact=False), AP()
     for step in range(3):
@@ -160,14 +167,15 @@ def test_the_bracket_holds_however_coarse_the_sketch(monkeypatch: pytest.MonkeyP
         for metric in [AUPRO, *PIXEL]:
             bounded = share_state(parts[0], metric)
             truth = float(share_state(exact, metric).compute())
-            low, high = sorted(float(end) for end in bounded._bracket(bounded._rows().occupied()))
-            assert low - 1e-12 <= truth <= high + 1e-12, (seed, metric.__name__)
             assert abs(float(bounded.compute()) - truth) <= float(bounded.error_bound()) + 1e-12
+            low, high = sorted(float(end) for end in bounded._bracket(bounded._rows()))
+            assert low - 1e-12 <= truth <= high + 1e-12, (seed, metric.__name__)
             widths.append(high - low)
     assert np.mean(widths) > 0.1  # coarse indeed: the bracket was needed
 
 
-def test_the_sketch_does_not_grow_and_forgets_nothing() -> None:
+def test_the_sketch_does_not_grow_and_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "CHUNK", 3000)
     rng = np.random.default_rng(0)
     sketch, exact = AUROC(exact=False, bins=2**12), AUROC()
     for step in range(60):
@@ -175,9 +183,10 @@ def test_the_sketch_does_not_grow_and_forgets_nothing() -> None:
         score, target = tensors(scores, scores > rng.normal(size=4000) * 100)
         for metric in (sketch, exact):
             metric.update(score, target)
-        assert len(sketch.low) == 1
-        assert len(sketch.low[0]) <= 2 * 2**12 + PREFIXES
-    assert int(sketch.total[0].sum()) == 60 * 4000 == int(sketch.mass.sum())
+        assert len(sketch.row_low) == 1
+        assert len(sketch.row_low[0]) <= 2 * 2**12 + PREFIXES
+        assert sum(len(part) for part in sketch.score) < state.CHUNK
+    assert int(sketch.curve().true[-1] + sketch.curve().false[-1]) == 60 * 4000 == int(sketch.row_total[0].sum())
     assert_bound_holds(sketch, exact, PIXEL, 0.01)
 
 
@@ -198,9 +207,9 @@ def test_refined_rows_move_whole() -> None:
     score = torch.tensor([1.0, 1.001, 1.002, 1.006, 5.0])
     keys = sort_keys(score)
     one = torch.ones(5, dtype=torch.int64)
-    coarse = file_rows(Rows(keys, keys, one, torch.tensor([0, 1, 0, 1, 1]), torch.arange(5.0).double()), depth)
+    coarse = file_rows(Rows(keys, keys, one, torch.tensor([0, 1, 0, 1, 1]), torch.arange(5.0).double()), Grid.of(depth))
     assert coarse.occupied().total.tolist() == [4, 1]
-    fine = file_rows(coarse, torch.full_like(depth, 2)).occupied()
+    fine = file_rows(coarse.occupied(), Grid.of(torch.full_like(depth, 2))).occupied()
     assert fine.total.tolist() == [4, 1]
     assert fine.positive.tolist() == [2, 1]
     assert fine.weight.tolist() == [0 + 1 + 2 + 3, 4]

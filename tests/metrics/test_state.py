@@ -17,6 +17,7 @@ from anomaly_suite.errors import ConfigError
 from anomaly_suite.metrics import AP, AUPRO, AUROC, EER, FPR95, MCE, DiceMax, F1Max, IoUMax, MeanF1
 from anomaly_suite.metrics.state import RankMetric
 
+BINS = 2**13  # fewer than the samples of the maps, so that metrics that are not exact use their sketch
 ALL = [AUPRO, AUROC, AP, F1Max, FPR95, EER, IoUMax, DiceMax]
 
 
@@ -26,14 +27,16 @@ def maps(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def together(*, exact: bool, order: list[type[RankMetric]] = ALL) -> MetricCollection:
-    members: dict[str, RankMetric | MetricCollection] = {metric.__name__: metric(exact=exact) for metric in order}
+    members: dict[str, RankMetric | MetricCollection] = {
+        metric.__name__: metric(exact=exact, bins=BINS) for metric in order
+    }
     return MetricCollection(members, compute_groups=[list(members)])
 
 
 def alone(score: Tensor, mask: Tensor, *, exact: bool, size: int = 2) -> dict[str, float]:
     values = {}
     for metric in ALL:
-        single = metric(exact=exact)
+        single = metric(exact=exact, bins=BINS)
         for part, truth in zip(score.split(size), mask.split(size), strict=True):
             single.update(part, truth)
         values[metric.__name__] = float(single.compute())
@@ -67,8 +70,8 @@ def test_aupro_must_lead_its_group_or_the_leader_keep_regions(exact: bool) -> No
     with pytest.raises(ConfigError, match=r"AUPRO needs region weights.*Put AUPRO first"):
         late.compute()
     members: dict[str, RankMetric | MetricCollection] = {
-        "AUROC": AUROC(exact=exact, regions=True),
-        "AUPRO": AUPRO(exact=exact),
+        "AUROC": AUROC(exact=exact, bins=BINS, regions=True),
+        "AUPRO": AUPRO(exact=exact, bins=BINS),
     }
     kept = MetricCollection(members, compute_groups=[list(members)])
     kept.update(score, mask)
@@ -80,10 +83,10 @@ def test_aupro_must_lead_its_group_or_the_leader_keep_regions(exact: bool) -> No
 @pytest.mark.parametrize("metric", ALL)
 def test_forward_copies_pickles_and_modes(metric: type[RankMetric], exact: bool) -> None:
     score, mask = maps()
-    filled = metric(exact=exact)
+    filled = metric(exact=exact, bins=BINS)
     for index in (3, 4):
         batch_value = filled(score[index : index + 1], mask[index : index + 1])
-        fresh = metric(exact=exact)
+        fresh = metric(exact=exact, bins=BINS)
         fresh.update(score[index : index + 1], mask[index : index + 1])
         assert float(batch_value) == float(fresh.compute())
     copies = [filled, deepcopy(filled), pickle.loads(pickle.dumps(filled))]
@@ -104,7 +107,7 @@ def test_merged_metrics_equal_one(exact: bool) -> None:
     score, mask = maps()
     truth = alone(score, mask, exact=True)
     for metric in ALL:
-        first, second = metric(exact=exact), metric(exact=exact)
+        first, second = metric(exact=exact, bins=BINS), metric(exact=exact, bins=BINS)
         first.update(score[:2], mask[:2])  # normal maps only
         second.update(score[2:5], mask[2:5])
         first.merge_state(second)
@@ -180,7 +183,7 @@ def _two_processes(rank: int, port: int, folder: str) -> None:
     found: dict[str, tuple[float, float]] = {}
     for share, owner in (("halves", [0, 0, 0, 1, 1, 1]), ("all on one", [1] * 6)):
         mine = torch.tensor(owner) == rank
-        for metric in (AUPRO(), EER(), AUPRO(exact=False, bins=2**14), AP(exact=False, bins=2**14)):
+        for metric in (AUPRO(), EER(), AUPRO(exact=False, bins=BINS), AP(exact=False, bins=BINS)):
             if mine.any():
                 for part, truth in zip(score[mine].double().split(2), mask[mine].split(2), strict=True):
                     metric.update(part, truth)
