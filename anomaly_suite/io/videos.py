@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.errors import DatasetError
-from anomaly_suite.io.folders import is_junk
+from anomaly_suite.io.folders import is_junk, leads_back, same_name
 from anomaly_suite.io.images import IMAGE_SUFFIXES, read_image
 from anomaly_suite.io.naming import natural_key
 from anomaly_suite.io.regular import require_regular
@@ -42,7 +42,7 @@ def walk_videos(root: Path) -> Iterator[Path]:
     if root.is_file():
         yield root
     for where, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not is_junk(name)]
+        inner[:] = [name for name in inner if not is_junk(name) and not leads_back(os.path.join(where, name))]
         files = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES) and not is_junk(name)]
         if files:
             yield from (Path(where, name) for name in files)
@@ -54,11 +54,11 @@ def frame_files(folder: Path) -> list[Path]:
     """The frames of a folder, in the order of the numbers in their names.
 
     Raises:
-        DatasetError: two images have the same name but for the suffix, so that one of them is no frame.
+        DatasetError: two images have the same name or number but for the suffix, so that one of them is no frame.
     """
     files = sorted((folder / name for name in os.listdir(folder) if is_frame(name)), key=_by_number)
     for file, following in itertools.pairwise(files):
-        if file.stem == following.stem:
+        if natural_key(same_name(file.stem)) == natural_key(same_name(following.stem)):
             raise DatasetError(
                 f"'{folder}' holds '{file.name}' and '{following.name}', so frames cannot be told from other images. "
                 "Keep one image per frame."

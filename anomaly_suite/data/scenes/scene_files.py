@@ -134,15 +134,21 @@ def check_scenes(**parts: Sequence[Scene]) -> None:
 
 
 def require_labels(scenes: Sequence[Scene], *, labels: str) -> None:
-    """Check that every image has its label file.
+    """Check that every image has its label file, and no two images the same.
 
     Args:
         scenes: Images and labels.
         labels: What to complete, for the message.
 
     Raises:
-        DatasetError: a label is missing; names the first and the count.
+        DatasetError: a label is missing, naming the first and the count; or two images share one, naming both.
     """
+    owner: dict[Path, Path] = {}
+    for scene in scenes:
+        if owner.setdefault(scene.label, scene.image) != scene.image:
+            raise DatasetError(
+                f"'{owner[scene.label]}' and '{scene.image}' both have the label '{scene.label}'. Delete the image that is not its own."
+            )
     missing = [scene for scene in scenes if not scene.label.is_file()]
     if missing:
         raise DatasetError(

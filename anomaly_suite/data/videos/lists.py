@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-from anomaly_suite.io.folders import find_root
+from anomaly_suite.io.folders import find_root, same_name
+from anomaly_suite.io.rows import read_text
 
 _FILE = re.compile(r"(?P<name>.+?)(?:_i3d|_c3d)?(?:__?(?P<crop>\d))?(?:\.(?:npy|mp4|avi|mat))?")
 
@@ -33,11 +34,11 @@ def read_lines(file: Path, *, dataset: str, obtain: str) -> list[str]:
 
     Raises:
         DatasetNotFoundError: there is no such file; says how to obtain it.
-        DatasetError: it has no lines.
+        DatasetError: it has no lines, or is in an encoding that cannot be told.
     """
     if not file.is_file():
         raise DatasetNotFoundError(f"{dataset} expects '{file}', which does not exist. {obtain}")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [same_name(line.strip()) for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise DatasetError(f"'{file}' is empty. {obtain}")
     return lines
@@ -51,9 +52,13 @@ def read_list(file: Path, *, dataset: str, obtain: str) -> list[str]:
         DatasetError: a line is repeated, or there is none.
     """
     entries = [split_name(line) for line in read_lines(file, dataset=dataset, obtain=obtain)]
-    if len(set(entries)) < len(entries):
-        name = next(name for row, (name, crop) in enumerate(entries) if (name, crop) in entries[:row])
-        raise DatasetError(f"'{file}' lists video {name!r} twice. List every video once, or once for each crop.")
+    first: dict[tuple[str, str], int] = {}
+    for number, entry in enumerate(entries, 1):
+        if first.setdefault(entry, number) != number:
+            raise DatasetError(
+                f"'{file}' lists video {entry[0]!r} twice, in its entries {first[entry]} and {number}. "
+                "List every video once, or once for each crop."
+            )
     return list(dict.fromkeys(name for name, _ in entries))
 
 

@@ -221,7 +221,7 @@ def test_anomalies_outside_the_test_set_serve_holdout_only(root: Path) -> None:
         (
             {"path": "normal/6.png"},
             DatasetError,
-            r"test image '.*6\.png' has the same content as the training image '.*6\.png'",
+            r"rows 2 and 8 of '.*list\.csv' list the same image, '.*normal/6\.png'",
         ),
     ],
 )
