@@ -58,7 +58,7 @@ def opened(path: Path) -> Iterator[Image]:
         raise
     except Image.DecompressionBombError as error:
         raise ImageReadError(
-            f"'{path}' has more pixels than can be read safely ({error}). Make it smaller, or cut it into parts."
+            f"'{path}' is too large to be read: {str(error).partition(', could')[0]}. Make it smaller, or cut it into parts."
         ) from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise ImageReadError(f"'{path}' is not a readable image: {error}. Replace the file.") from error
@@ -99,7 +99,7 @@ def is_deep(path: Path) -> bool:
     if head.startswith(TIFF_STARTS):
         with opened(path) as image:
             bits = getattr(image, "tag_v2", {}).get(258, (1,))
-            return max(bits if isinstance(bits, tuple) else (bits,)) > 8
+            return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
     return False
 
 

@@ -234,9 +234,13 @@ def _decode(path: Path, flags: int, exif: Exif) -> tuple[npt.NDArray[Any], int]:
             np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION
         )
     except cv2.error as error:
+        reason = " ".join(str(error.err).split())
+        if "CV_IO_MAX_IMAGE" in reason:
+            raise ImageReadError(
+                f"'{path}' is too large to be read: OpenCV takes 2^30 pixels at most. Make it smaller, or cut it into parts."
+            ) from error
         raise ImageReadError(
-            f"'{path}' ({len(data)} bytes) cannot be decoded by OpenCV: {_reason(error)}. "
-            "Make it smaller or cut it into parts if it is large, else fetch the file again."
+            f"'{path}' ({len(data)} bytes) cannot be decoded ({reason}). Fetch the file again."
         ) from error
     if image is None and flags != cv2.IMREAD_UNCHANGED:  # grey floats have no colours: what they are, is seen without
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -283,7 +287,3 @@ def _as_8_bits(image: npt.NDArray[Any], bits: int, path: Path) -> npt.NDArray[np
 
 
 _told: set[tuple[Path, int]] = set()  # folders with pictures brighter than a depth
-
-
-def _reason(error: cv2.error) -> str:
-    return " ".join(str(getattr(error, "err", "") or error).split())

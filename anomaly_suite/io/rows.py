@@ -88,7 +88,7 @@ def _json_lines(path: Path, text: str) -> list[Row]:
             try:
                 content = json.loads(line)
                 if not isinstance(content, dict):
-                    raise ValueError(f"it is a {type(content).__name__}")
+                    raise ValueError(f"got {type(content).__name__}")
             except ValueError as error:
                 raise DatasetError(
                     f"line {number} of '{path}' is not a JSON object ({error}). Write one object a line."

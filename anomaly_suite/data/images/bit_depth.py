@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.bit_depth import DEPTHS, depth_of
 from anomaly_suite.io.image_headers import is_deep
-from anomaly_suite.io.images import brightest
 
 Bits = Literal["auto"] | int
-
-DEPTHS = (8, 10, 12, 14, 16)
-"""What cameras write. One of these leaves room above the brightest training pixel, as one bit more or less would not."""
-
-THREADS = 4  # that decode images at a time, while their depth is sought
-EVERY = 10.0  # seconds between two lines about how far that is
 
 
 class BitDepth:
@@ -38,7 +30,7 @@ class BitDepth:
     """
 
     def __init__(self, given: Bits = "auto") -> None:
-        if given != "auto" and (isinstance(given, bool) or given not in range(8, 17)):
+        if given != "auto" and (isinstance(given, bool) or given not in range(DEPTHS[0], DEPTHS[-1] + 1)):
             raise ConfigError(f"bit_depth must be auto or a whole number from 8 to 16; got {given!r}. Leave it auto.")
         self.given = given
         self.decided: int | None = None if given == "auto" else int(given)
@@ -80,26 +72,8 @@ class BitDepth:
                     "Set bit_depth if they use fewer."
                 )
             return DEPTHS[-1]
-        path, high = _brightest(deep)
-        bits = next(depth for depth in DEPTHS if high < 2**depth)
+        bits, path, high = depth_of(deep, tell=rank_zero_info)
         rank_zero_info(
             f"bit_depth: auto is {bits}: {len(deep)} training images have more than 8 bits, and '{path}' holds values up to {high}."
         )
         return bits
-
-
-def _brightest(paths: Sequence[Path]) -> tuple[Path, int]:
-    """The first image with the highest value, or the first that uses all 16 bits."""
-    best, spoken = (paths[0], -1), time.monotonic()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for first in range(0, len(paths), 8 * THREADS):
-            part = paths[first : first + 8 * THREADS]
-            for path, high in zip(part, pool.map(brightest, part), strict=True):
-                if high > best[1]:
-                    best = path, high
-            if best[1] >= 2 ** DEPTHS[-2]:
-                break
-            if time.monotonic() - spoken > EVERY:
-                spoken = time.monotonic()
-                rank_zero_info(f"bit_depth: auto has read {first + len(part)} of {len(paths)} images.")
-    return best
