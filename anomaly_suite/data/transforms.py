@@ -99,7 +99,7 @@ class Pipeline:
         if not self.changes(height, width):
             return image, mask
         if self.image_size is None:
-            self.require_room((height, width), source=f"'{source}'")
+            self.require_room((height, width), source=source)
         self.prepare()
         if self.steps:
             self._compose.set_random_seed(derive_seed(*seed_parts))
@@ -107,7 +107,7 @@ class Pipeline:
             out = self._compose(image=image) if mask is None else self._compose(image=image, mask=mask)
         except Exception as error:  # whatever a step of albumentations leads to
             raise ConfigError(
-                f"a transform step cannot work on '{source}', {height} x {width} (H x W): {' '.join(str(error).split())}. "
+                f"a transform step cannot work on {source}, {height} x {width} (H x W): {' '.join(str(error).split())}. "
                 "Change the step, or the size of the images."
             ) from error
         if out["image"].dtype != np.uint8:

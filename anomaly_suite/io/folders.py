@@ -143,13 +143,14 @@ def require_once(parts: Mapping[str, Sequence[Path]]) -> None:
     for part, paths in parts.items():
         for path in paths:
             place = os.path.realpath(path) if path.is_symlink() else os.path.join(real(path.parent), path.name)
-            other, twin = seen.setdefault(place, (part, path))
-            if twin is not path:
+            if place in seen:
+                other, twin = seen[place]
                 alias = "" if twin == path else f" (as '{twin}')"
                 raise DatasetError(
                     f"'{path}' is in the {part} part, and in the {other} part before{alias}. List every image once: look for folders that lie "
                     "in one another, links and repeated rows."
                 )
+            seen[place] = part, path
 
 
 def find_root(root: Path, *, dataset: str, is_root: Callable[[Path], bool], layout: str, obtain: str) -> None:

@@ -118,7 +118,7 @@ class ImageFiles(BatchedDataset):
         image = read_image(item.path, channels=self.channels, bit_depth=self.depth.bits(), exif=self.exif)
         mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.exif) if self.masks and item.mask else None
         seed_parts = (self.seed, getattr(self, "epoch", 0), index)
-        return self.pipeline(image, mask, seed_parts=seed_parts, source=str(item.path))
+        return self.pipeline(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
 
 
 class ImageFileModule(AnomalyDataModule):
@@ -274,7 +274,7 @@ class ImageFileModule(AnomalyDataModule):
                 read_mask(item.mask, anomalous=False, exif=self.exif)
         if pipeline.center_crop is not None and pipeline.image_size is None:
             for item in everything:
-                pipeline.require_room(image_size(item.path, exif=self.exif), source=str(item.path))
+                pipeline.require_room(image_size(item.path, exif=self.exif), source=f"'{item.path}'")
 
 
 def _all_masked(items: list[Item]) -> bool:
