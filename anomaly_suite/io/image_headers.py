@@ -108,12 +108,14 @@ def rotation_mark(data: bytes | mmap.mmap) -> int:
     if data[:2] == b"\xff\xd8":
         block = _in_jpeg(data)
     elif data[:4] == b"\x89PNG":
-        block = _in_chunks(data, 8, ">I4s", b"eXIf")
+        block = _in_png(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        block = _in_chunks(data, 12, "<4sI", b"EXIF")
+        block = _in_webp(data)
     else:
         block = data[:] if data[:4] in TIFF_STARTS else None
-    mark = UPRIGHT if block is None else _tag(block, 274, UPRIGHT)
+    if block is None:
+        return UPRIGHT
+    mark = _tag(block, 274, UPRIGHT)
     return mark if mark in range(1, 9) else UPRIGHT  # a damaged mark is none, as for viewers
 
 
@@ -155,25 +157,37 @@ def turned_upright(pixels: Array, mark: int) -> Array:
 
 
 def _in_jpeg(data: bytes | mmap.mmap) -> bytes | None:
-    at = 2
-    while data[at : at + 1] == b"\xff":
-        kind, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind == b"\xe1" and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 10 : at + 2 + length]
-        if kind in (b"\xda", b"\xd9", b""):  # pixels, the end
-            return None
-        at += 1 if kind == b"\xff" else 2 + length
-    return None
-
-
-def _in_chunks(data: bytes | mmap.mmap, at: int, head: str, name: bytes) -> bytes | None:
-    """A chunk of a PNG or WebP file; the mark may stand behind the pixels."""
-    little = head[0] == "<"
-    unpack, end = struct.Struct(head).unpack_from, len(data) - 8
+    at, end = 2, len(data) - 4
     while at <= end:
-        first, second = unpack(data, at)
-        length, kind = (second, first) if little else (first, second)
-        if kind == name:
-            return data[at + 8 : at + 8 + length]
-        at += 8 + length + (length & 1 if little else 4)  # padding, or a checksum
+        start, kind, length = _SEGMENT(data, at)
+        if start != 0xFF or kind in (0xDA, 0xD9):  # pixels, the end
+            return None
+        if kind == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 10 : at + 2 + length]
+        at += 1 if kind == 0xFF else 2 + length
     return None
+
+
+def _in_png(data: bytes | mmap.mmap) -> bytes | None:
+    at, end = 8, len(data) - 8
+    while at <= end:
+        length, kind = _PNG_CHUNK(data, at)
+        if kind == b"eXIf":  # which may stand behind the pixels
+            return data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return None
+
+
+def _in_webp(data: bytes | mmap.mmap) -> bytes | None:
+    at, end = 12, len(data) - 8
+    while at <= end:
+        kind, length = _WEBP_CHUNK(data, at)
+        if kind == b"EXIF":
+            return data[at + 8 : at + 8 + length]
+        at += 8 + length + (length & 1)
+    return None
+
+
+_SEGMENT = struct.Struct(">BBH").unpack_from
+_PNG_CHUNK = struct.Struct(">I4s").unpack_from
+_WEBP_CHUNK = struct.Struct("<4sI").unpack_from

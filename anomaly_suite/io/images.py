@@ -249,20 +249,21 @@ def _decode(path: Path, flags: int, exif: Exif) -> tuple[npt.NDArray[Any], int]:
         raise ImageReadError(
             f"'{path}' ({len(data)} bytes) cannot be decoded as an image. Fetch the file again or take it out of the data set."
         )
-    if image.dtype not in (np.uint8, np.uint16):
+    if image.dtype.char not in "BH":  # 8 and 16 bits
         raise ImageReadError(
             f"'{path}' holds {image.dtype} pixels, which do not say how bright white is; expected 8 or 16 bits. Convert the file."
         )
     bits = 8 * image.itemsize
+    mark = _still_to_turn(data, exif)
     if bits == 16 and data.startswith(TIFF_STARTS):
         bits = tiff_bits(data)
-        image = image >> (16 - bits)  # OpenCV spreads 10, 12 or 14 bits over 16
-    return turned_upright(image, _still_to_turn(data, exif)), bits
+        image = image if bits == 16 else image >> (16 - bits)  # OpenCV spreads 10, 12 or 14 bits over 16
+    return image if mark == UPRIGHT else turned_upright(image, mark), bits
 
 
 def _still_to_turn(data: bytes, exif: Exif) -> int:
     """By which mark decoded pixels must be turned: OpenCV has turned TIFF files, and no others."""
-    is_turned = data.startswith(TIFF_STARTS)
+    is_turned = data[:4] in TIFF_STARTS
     if is_turned == (exif == "apply"):
         return UPRIGHT
     mark = rotation_mark(data)
@@ -270,7 +271,7 @@ def _still_to_turn(data: bytes, exif: Exif) -> int:
 
 
 def _as_8_bits(image: npt.NDArray[Any], bits: int, path: Path) -> npt.NDArray[np.uint8]:
-    if image.dtype == np.uint8:
+    if image.itemsize == 1:
         return image
     high = int(image.max())
     image = image >> (bits - 8)
