@@ -52,13 +52,14 @@ def read_list(file: Path, *, dataset: str, obtain: str) -> list[str]:
         DatasetError: a line is repeated, or there is none.
     """
     entries = [split_name(line) for line in read_lines(file, dataset=dataset, obtain=obtain)]
-    first: dict[tuple[str, str], int] = {}
-    for number, entry in enumerate(entries, 1):
-        if first.setdefault(entry, number) != number:
-            raise DatasetError(
-                f"'{file}' lists video {entry[0]!r} twice, in its entries {first[entry]} and {number}. "
-                "List every video once, or once for each crop."
-            )
+    if len(set(entries)) < len(entries):
+        twice = next(entry for row, entry in enumerate(entries) if entry in entries[:row])
+        lines = enumerate(read_text(file).splitlines(), 1)
+        numbers = [number for number, line in lines if line.strip() and split_name(same_name(line.strip())) == twice]
+        raise DatasetError(
+            f"'{file}' lists video {twice[0]!r} twice, in lines {numbers[0]} and {numbers[1]}. "
+            "List every video once, or once for each crop."
+        )
     return list(dict.fromkeys(name for name, _ in entries))
 
 
