@@ -37,7 +37,7 @@ from anomaly_suite.features.networks import (
     fingerprint,
 )
 from anomaly_suite.features.record import Counts, claim, growing_array, read_tables, table_file, write_table
-from anomaly_suite.io.bit_depth import depth_of
+from anomaly_suite.io.bit_depth import DEPTHS, depth_of
 from anomaly_suite.io.videos import deep_frames, open_video
 
 
@@ -93,8 +93,8 @@ def extract(
         shard: 2/4 for the second of four runs side by side into one folder. Its table is videos-2-of-4.csv; a last run
             without shard skips all videos and writes the table of all.
         overwrite: Extract videos again that are there.
-        bit_depth: How many bits the values of frames of more than 8 bits use, 8 to 16; auto takes the least of 8, 10, 12, 14 and
-            16 that holds the brightest pixel of all such frames.
+        bit_depth: How many bits the values of frames of more than 8 bits use, 8 to 16; auto takes as many
+            as the brightest pixel of all such frames needs.
 
     Returns:
         The names and counts.
@@ -108,7 +108,7 @@ def extract(
     number, shards = read_shard(shard)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
-    if bit_depth != "auto" and bit_depth not in range(8, 17):
+    if bit_depth != "auto" and bit_depth not in DEPTHS:
         raise ConfigError(f"bit_depth must be auto or a whole number from 8 to 16; got {bit_depth!r}. Leave it auto.")
     videos = find_videos(Path(input), include=_listed(include), exclude=_listed(exclude), flat=flat)
     place = choose_device(device)
@@ -133,7 +133,7 @@ def extract(
     deep = [frame for video in videos.values() for frame in deep_frames(video)]
     depth = 16 if bit_depth == "auto" else bit_depth
     if deep:
-        settings["bit_depth"] = depth = depth_of(deep, tell=print)[0] if bit_depth == "auto" else depth
+        settings["bit_depth"] = depth = depth_of(deep, tell=print).bits if bit_depth == "auto" else depth
     claim(folder, settings, weights)
     encoder = Encoder(net, crops=count, batch_size=batch_size, device=place, precision=precision)
     mine = dict(itertools.islice(videos.items(), number - 1, None, shards))

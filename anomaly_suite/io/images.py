@@ -136,13 +136,16 @@ def read_image(
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image) if channels == 3 else image[..., None]
 
 
-def brightest(path: Path) -> int:
-    """The highest value of an image as it is stored, without alpha.
+def stored_values(path: Path) -> npt.NDArray[Any]:
+    """Values of an image as they are stored, 8 or 16 bits, without alpha.
+
+    Returns:
+        Shape (H, W, 3), grey three times.
 
     Raises:
         ImageReadError: it cannot be read; says why.
     """
-    return int(_decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, "apply")[0].max())
+    return _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, "apply")[0]
 
 
 def read_mask(path: Path, *, anomalous: bool | None = True, exif: Exif = "apply") -> npt.NDArray[np.uint8]:

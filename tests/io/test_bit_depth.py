@@ -21,17 +21,27 @@ def written(folder: Path, tops: list[int]) -> list[Path]:
 
 @pytest.mark.parametrize(
     ("top", "bits"),
-    [(200, 8), (255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (65535, 16)],
+    [(200, 8), (255, 8), (256, 9), (1023, 10), (1024, 11), (4095, 12), (4096, 13), (16384, 15), (65535, 16)],
 )
 def test_the_least_depth_that_holds_all(tmp_path: Path, top: int, bits: int) -> None:
     paths = written(tmp_path, [100, top, 50])
-    assert depth_of(paths, tell=print) == (bits, paths[1], top)
+    assert depth_of(paths, tell=print) == (bits, paths[1], top, bits)  # two of six pixels need as many
+
+
+def test_single_pixels_are_not_usual(tmp_path: Path) -> None:
+    pixels = np.full((50, 50), 900, np.uint16)
+    pixels[:2, 0] = 16_000
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    assert depth_of([tmp_path / "a.png"], tell=print)[::3] == (14, 10)
+    pixels[2, 0] = 16_000
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    assert depth_of([tmp_path / "a.png"], tell=print)[::3] == (14, 14)
 
 
 def test_reading_ends_where_nothing_more_can_be_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, seen = [*written(tmp_path, [40_000] + [9] * 60)], []
-    read = bit_depth.brightest
-    monkeypatch.setattr(bit_depth, "brightest", lambda path: seen.append(path) or read(path))
+    read = bit_depth.stored_values
+    monkeypatch.setattr(bit_depth, "stored_values", lambda path: seen.append(path) or read(path))
     assert depth_of(paths, tell=print)[0] == 16
     assert len(seen) == 32
     said: list[str] = []

@@ -18,8 +18,8 @@ Bits = Literal["auto"] | int
 class BitDepth:
     """The bits that values of images of more than 8 bits use; 8-bit images are read as they are.
 
-    ``auto`` is the least of 8, 10, 12, 14 and 16 bits that holds the brightest pixel of all training images, and 16 where none of them
-    has more than 8. It is decided when it is first asked for; only images of more than 8 bits are decoded, until one needs all 16.
+    ``auto`` is as many bits as the brightest pixel of all training images needs, so that none of them is cut off, and 16 where none has
+    more than 8. It is decided when it is first asked for; only images of more than 8 bits are decoded, until one needs all 16.
     Every process decides over the same images, and so alike.
 
     Args:
@@ -30,7 +30,7 @@ class BitDepth:
     """
 
     def __init__(self, given: Bits = "auto") -> None:
-        if given != "auto" and (isinstance(given, bool) or given not in range(DEPTHS[0], DEPTHS[-1] + 1)):
+        if given != "auto" and (isinstance(given, bool) or given not in DEPTHS):
             raise ConfigError(f"bit_depth must be auto or a whole number from 8 to 16; got {given!r}. Leave it auto.")
         self.given = given
         self.decided: int | None = None if given == "auto" else int(given)
@@ -72,8 +72,10 @@ class BitDepth:
                     "Set bit_depth if they use fewer."
                 )
             return DEPTHS[-1]
-        bits, path, high = depth_of(deep, tell=rank_zero_info)
+        found = depth_of(deep, tell=rank_zero_info)
+        spare = f" 999 of 1,000 pixels need {found.usual}: bit_depth: {found.usual} gives more contrast and makes brighter ones white."
         rank_zero_info(
-            f"bit_depth: auto is {bits}: {len(deep)} training images have more than 8 bits, and '{path}' holds values up to {high}."
+            f"bit_depth: auto is {found.bits}: {len(deep)} training images have more than 8 bits, and '{found.path}' holds values up to "
+            f"{found.high}.{spare if found.usual < found.bits else ''}"
         )
-        return bits
+        return found.bits

@@ -46,8 +46,8 @@ class Folder(ImageFileModule):
         image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
         center_crop: Height and width cut out after resizing.
         channels: 3 for RGB, 1 for grey.
-        bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes the least of 8, 10, 12, 14 and 16
-            that holds the brightest training pixel. The number is kept in checkpoints.
+        bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes as many as the
+            brightest training pixel needs. The number is kept in checkpoints.
         exif: ``apply`` turns pictures with a rotation mark (EXIF) upright; ``ignore`` takes them as they are stored.
         transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
