@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -160,7 +161,11 @@ def _albumentations() -> Any:
 def _pair(size: Size | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, numbers.Integral) for side in sides):
+        raise ConfigError(
+            f"image_size and center_crop are a height and a width in pixels, or one number for both; got {size!r}."
+        )
+    if min(sides) < 1:
         raise ConfigError(f"image_size and center_crop must be positive; got {size}.")
-    return height, width
+    return sides[0], sides[1]

@@ -38,7 +38,7 @@ def same_name(name: str) -> str:
 
 def on_disk(path: Path) -> Path:
     """A path as the disk spells it: a name that is there in another Unicode form is found; what is not there stays as it is."""
-    if str(path).isascii() or path.exists() or path == path.parent:
+    if str(path).isascii() or os.path.exists(path) or path == path.parent:
         return path
     parent = on_disk(path.parent)
     if not parent.is_dir():
@@ -91,7 +91,7 @@ def _refuse(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise DatasetError(
             f"the folder '{error.filename}' cannot be read ({error.strerror}), so its images would be missing. "
-            "Give the right to read it, or take it out of the data set."
+            "Give the right to read it, correct the link, or take it out of the data set."
         ) from error
 
 
@@ -195,7 +195,7 @@ def require_files(paths: Iterable[Path], *, source: str) -> None:
     Raises:
         DatasetNotFoundError: some do not; names the first five and the count.
     """
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if not os.path.isfile(path)]  # which a name of any length cannot break
     if missing:
         raise DatasetNotFoundError(
             f"{len(missing)} files listed in {source} do not exist: {_some(missing)}. "

@@ -83,10 +83,10 @@ def mark_of(path: Path) -> int:
 
 
 def is_deep(path: Path) -> bool:
-    """Whether values of an image file have more than 8 bits, by its header; an unreadable file has not.
+    """Whether values of an image file may have more than 8 bits, by its header.
 
     Raises:
-        ImageReadError: there is no such file, or a TIFF file without a readable header.
+        ImageReadError: there is no such file.
     """
     require_regular(path)
     with path.open("rb") as file:
@@ -97,9 +97,12 @@ def is_deep(path: Path) -> bool:
         numbers = re.findall(rb"(?<!\S)\d+(?=\s)", re.sub(rb"#[^\n]*", b"", head[2:]))
         return len(numbers) < 3 or int(numbers[2]) > 255
     if head.startswith(TIFF_STARTS):
-        with opened(path) as image:
-            bits = getattr(image, "tag_v2", {}).get(258, (1,))
-            return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
+        try:
+            with opened(path) as image:
+                bits = getattr(image, "tag_v2", {}).get(258, (1,))
+        except ImageReadError:
+            return True  # of a kind that Pillow does not know: decoding it tells more
+        return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
     return False
 
 

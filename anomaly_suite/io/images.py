@@ -80,8 +80,9 @@ def check_mask_size(image: Path, mask: Path, *, exif: Exif = "apply") -> int:
 
     Raises:
         DatasetError: it is not.
-        ImageReadError: one of them has no readable header.
+        ImageReadError: one of them has no readable header, or the mask is not whole.
     """
+    check_file(mask)
     ours, its = read_header(image), read_header(mask)
     (height, width), (mask_height, mask_width) = ours.size(exif), its.size(exif)
     if (height, width) != (mask_height, mask_width):

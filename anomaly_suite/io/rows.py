@@ -68,6 +68,10 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[Row]:
         DatasetError: another encoding, a row that cannot be read or lacks a column, or no row; names the line.
     """
     text = read_text(path)
+    if text.lstrip().startswith("["):
+        raise DatasetError(
+            f"'{path}' is a JSON list; expected JSON lines or CSV. Write one object a line, without brackets."
+        )
     rows = _json_lines(path, text) if text.lstrip().startswith("{") else _csv(path, text)
     if not rows:
         raise DatasetError(f"'{path}' lists no image. Give CSV with a header ({','.join(required)},...) or JSON lines.")

@@ -110,6 +110,12 @@ def test_a_crop_must_fit() -> None:
         pipeline(np.zeros((7, 9, 3), np.uint8), None, seed_parts=(0,), source="'a.png'")
 
 
+@pytest.mark.parametrize("size", [(4,), (4, 4, 4), "12", (4.5, 4)])
+def test_sizes_are_a_height_and_a_width(size: Any) -> None:
+    with pytest.raises(ConfigError, match=r"a height and a width in pixels, or one number for both; got"):
+        Pipeline(image_size=size, center_crop=None, steps=[])
+
+
 def test_a_step_that_fails_is_one_sentence() -> None:
     steps = [{"class": "RandomCrop", "height": 8, "width": 8}]
     pipeline = Pipeline(image_size=None, center_crop=None, steps=steps)

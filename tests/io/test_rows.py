@@ -63,6 +63,7 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
         ("path,label\n" + "x" * 200_000 + ",0\n", r"row \d of '.*a\.csv' cannot be read as CSV \(field larger"),
         ('{"path": "a.png", "label": 0}\n5\n', r"line 2 of '.*a\.csv' is not a JSON object \(got int\)"),
         ('{"path": "a.png", "label": 0}\n[["path", "b"]]\n', r"line 2 of '.*a\.csv' is not a JSON object \(got list\)"),
+        ('[{"path": "a.png", "label": 0}]', r"a\.csv' is a JSON list; expected JSON lines or CSV"),
         ("", r"a\.csv' lists no image\. Give CSV with a header \(path,label,...\)"),
     ],
 )

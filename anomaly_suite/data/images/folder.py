@@ -221,7 +221,7 @@ class Folder(ImageFileModule):
         places = [
             on_disk(folder / each) for each in (name, name.replace("\\", "/")) for folder in (index.parent, self.root)
         ]
-        return next((place for place in places if place.is_file()), self.root / name)
+        return next((place for place in places if os.path.isfile(place)), self.root / name)
 
 
 def _known(value: str, table: dict[str, Any], what: str) -> Any:

@@ -217,6 +217,7 @@ def test_anomalies_outside_the_test_set_serve_holdout_only(root: Path) -> None:
             "split in row 2 .* must be one of train, val, test; got 'tset'. Did you mean 'test'",
         ),
         ({"path": "normal/99.png"}, DatasetNotFoundError, r"1 files listed in '.*list\.csv' do not exist: .*99\.png"),
+        ({"path": "a" * 5000}, DatasetNotFoundError, r"1 files listed in '.*list\.csv' do not exist"),
         ({"mask": "masks/99.png"}, DatasetNotFoundError, r"1 files listed in .*masks/99\.png"),
         (
             {"path": "normal/6.png"},
