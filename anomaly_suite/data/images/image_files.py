@@ -259,6 +259,7 @@ class ImageFileModule(AnomalyDataModule):
         paths = {name: [item.path for item in items] for name, items in parts.items()}
         check_leaks(paths)
         require_once(paths)
+        _tell_twins([path for part in paths.values() for path in part])
         everything = [item for items in found for item in items]
         masked = [item for item in everything if item.mask is not None]
         marked = [
@@ -275,6 +276,17 @@ class ImageFileModule(AnomalyDataModule):
         if pipeline.center_crop is not None and pipeline.image_size is None:
             for item in everything:
                 pipeline.require_room(image_size(item.path, exif=self.exif), source=f"'{item.path}'")
+
+
+def _tell_twins(paths: list[Path]) -> None:
+    """Images of one name may be one picture in two formats, or two pictures."""
+    first: dict[Path, Path] = {}
+    pairs = [(twin, path) for path in paths if (twin := first.setdefault(path.with_suffix(""), path)) != path]
+    if pairs:
+        rank_zero_warn(
+            f"'{pairs[0][0]}' and '{pairs[0][1]}' differ in their suffix alone ({len(pairs)} such pairs): if they are one picture, it counts "
+            "twice. Delete one of them, unless they are two pictures."
+        )
 
 
 def _all_masked(items: list[Item]) -> bool:

@@ -165,3 +165,11 @@ def test_crops_and_steps_that_do_not_fit_name_the_picture(found: Found, write: W
     test = split(found, transform=steps).test
     with pytest.raises(ConfigError, match=r"a transform step cannot work on '.*small\.png', 8 x 10 \(H x W\): "):
         test.__getitems__([len(found.test) - 1])  # type: ignore[attr-defined] # a BatchedDataset
+
+
+def test_pictures_that_differ_in_their_suffix_alone_are_told(found: Found, write: Write) -> None:
+    found.train.append(Item(write("train/3.bmp")))
+    with pytest.warns(
+        UserWarning, match=r"'.*train/3\.png' and '.*train/3\.bmp' differ in their suffix alone \(1 such pairs\)"
+    ):
+        split(found)
