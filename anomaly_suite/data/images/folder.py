@@ -29,11 +29,10 @@ class Folder(ImageFileModule):
     ``<mask_dir>/<stem>_mask``, each also without ``_mask``. Normal images without a place of their own for testing are
     split by the seed.
 
-    An index has one row per image: CSV with a header (separated by commas, semicolons or tabs), or JSON lines; in UTF-8, or UTF-16 with
-    its mark. Columns: ``path``, ``label`` (normal, good, 0,
-    anomaly, anomalous, abnormal, 1), and if wanted ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are
-    relative to ``root`` or to the index. Anomalies listed for training serve validation, like those listed for it;
-    listed without a split they are for testing.
+    An index has one row per image: CSV with a header (separated by commas, semicolons or tabs), or JSON lines, in UTF-8 or
+    in UTF-16 with its mark. Columns: ``path``, ``label`` (normal, good, 0, anomaly, anomalous, abnormal, 1), and if wanted
+    ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are relative to ``root`` or to the index. Anomalies
+    listed for training serve validation, like those listed for it; listed without a split they are for testing.
 
     Args:
         root: Folder that the other folders are relative to; the index file's own folder by default.
@@ -62,8 +61,8 @@ class Folder(ImageFileModule):
     Raises:
         ConfigError: neither root nor index, or ``test_fraction`` out of range.
         DatasetNotFoundError: a folder or listed file is missing or empty.
-        DatasetError: a label or split is not known, masks and images do not fit together, or an image is repeated in
-            another split.
+        DatasetError: a label or split is not known, masks and images do not fit together, or an image is listed
+            twice or repeated in another split.
     """
 
     root: Path

@@ -172,6 +172,7 @@ class ImageFileModule(AnomalyDataModule):
         self.image_size: Size | None = image_size
         self.center_crop: Size | None = center_crop
         self.channels = channels
+        self.bit_depth: Bits = bit_depth
         self.depth = BitDepth(bit_depth)
         if exif not in get_args(Exif):
             raise ConfigError(f"exif must be apply or ignore; got {exif!r}.{did_you_mean(str(exif), get_args(Exif))}")
@@ -262,6 +263,9 @@ class ImageFileModule(AnomalyDataModule):
         _tell_twins([path for part in paths.values() for path in part])
         everything = [item for items in found for item in items]
         masked = [item for item in everything if item.mask is not None]
+        for item in masked:
+            if item.mask == item.path:
+                raise DatasetError(f"'{item.path}' is listed as its own mask. Give the file that marks its defects.")
         marked = [
             item.path for item in masked if item.mask and check_mask_size(item.path, item.mask, exif=self.exif) > 1
         ]

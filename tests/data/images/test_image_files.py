@@ -149,6 +149,8 @@ def test_rows_that_contradict_themselves(found: Found, write: Write) -> None:
             split(wrong)
     with pytest.raises(DatasetError, match=r"train/3\.png' is in the training part, and in the training part before"):
         split(found._replace(train=[*found.train, found.train[3]]))
+    with pytest.raises(DatasetError, match=r"bad\.png' is listed as its own mask"):
+        split(found._replace(test=[found.test[1]._replace(mask=found.test[1].path)]))
     item = found.test[0]._replace(mask=full)
     with pytest.raises(DatasetError, match=r"full\.png' marks 120 pixels"):  # a file that changed since
         files([item], masks=True).__getitems__([0])
