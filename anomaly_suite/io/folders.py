@@ -9,8 +9,9 @@ import hashlib
 import itertools
 import os
 import unicodedata
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,9 @@ from anomaly_suite.io.images import IMAGE_SUFFIXES, check_file
 _Name = TypeVar("_Name", str, int)
 
 ARCHIVE_SUFFIXES = frozenset({".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2"})
+UNREAD_SUFFIXES = frozenset(
+    {".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".dcm", ".dng", ".jfif"}
+)
 JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -67,13 +71,15 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DatasetError: a folder cannot be read.
     """
+    return _files_of(folder, IMAGE_SUFFIXES)
+
+
+def _files_of(folder: Path, suffixes: Collection[str]) -> list[Path]:
     found: list[Path] = []
     for where, inner, names in os.walk(folder, followlinks=True, onerror=_refuse):
         inner[:] = [name for name in inner if not is_junk(name) and not leads_back(os.path.join(where, name))]
         found += [
-            Path(where, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_junk(name)
+            Path(where, name) for name in names if os.path.splitext(name)[1].lower() in suffixes and not is_junk(name)
         ]
     return sorted(found, key=lambda path: path.as_posix())
 
@@ -96,12 +102,21 @@ def _refuse(error: OSError) -> None:
 
 
 def require_images(folder: Path, *, dataset: str) -> list[Path]:
-    """The same, for a folder that must hold images.
+    """The same, for a folder that must hold images; warns where it also holds pictures of kinds that are not read.
 
     Raises:
         DatasetNotFoundError: it is missing or empty.
+        DatasetError: a folder cannot be read.
     """
-    found = image_files(folder)
+    every = _files_of(folder, IMAGE_SUFFIXES | UNREAD_SUFFIXES)
+    found = [path for path in every if path.suffix.lower() in IMAGE_SUFFIXES]
+    if found and len(found) < len(every):
+        left = next(path for path in every if path.suffix.lower() in UNREAD_SUFFIXES)
+        warnings.warn(
+            f"{len(every) - len(found)} pictures in '{folder}' are of a kind that is not read, first '{left}': they are left out. "
+            "Convert them to PNG, or take them away.",
+            stacklevel=2,
+        )
     if not found:
         state = "holds no image" if folder.is_dir() else "does not exist"
         near = "" if folder.is_dir() else f" Beside it: {_some(path.name for path in subfolders(folder.parent))}."
@@ -166,6 +181,10 @@ def find_root(root: Path, *, dataset: str, is_root: Callable[[Path], bool], layo
     Raises:
         DatasetNotFoundError: it is missing, a file, some levels too high or too low, still packed, or another folder.
     """
+    if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):
+        raise DatasetNotFoundError(
+            f"{dataset} expects a folder with {layout} at root='{root}', which may not be read. Give the right to read it."
+        )
     if is_root(root):
         return
     if not root.is_dir():

@@ -212,3 +212,22 @@ def test_nothing_is_listed_twice(tmp_path: Path) -> None:
         (tmp_path / "x").mkdir(exist_ok=True)
         with pytest.raises(DatasetError, match=r"\d\.png' is in the \w+ part, and in the training part before"):
             folders.require_once(parts)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told(tmp_path: Path) -> None:
+    one, two = make(tmp_path, "a.png", "b.GIF")
+    with pytest.warns(
+        UserWarning, match=r"1 pictures in '.*' are of a kind that is not read, first '.*b\.GIF': they are left out"
+    ):
+        assert folders.require_images(tmp_path, dataset="Some") == [one]
+    one.unlink()
+    with pytest.raises(DatasetNotFoundError, match="holds no image"):
+        folders.require_images(two.parent, dataset="Some")
+
+
+def test_a_root_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(
+        DatasetNotFoundError, match=r"Some expects a folder with all at root='.*', which may not be read"
+    ):
+        folders.find_root(tmp_path, dataset="Some", is_root=lambda _: True, layout="all", obtain="")
