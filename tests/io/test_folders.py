@@ -140,11 +140,12 @@ def make(folder: Path, *names: str) -> list[Path]:
 
 
 def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
-    first, second, other = make(tmp_path, "set/a/1.png", "set/b/2.png", "pool/3.png")
+    first, second, other = make(tmp_path, "set/a/1.png", "set/b/2.png", "far/pool/3.png")
     (tmp_path / "set/a/up").symlink_to(tmp_path / "set", target_is_directory=True)
     (tmp_path / "set/a/to_b").symlink_to(tmp_path / "set/b", target_is_directory=True)
     (tmp_path / "set/b/to_a").symlink_to(tmp_path / "set/a", target_is_directory=True)
-    (tmp_path / "set/pool").symlink_to(tmp_path / "pool", target_is_directory=True)
+    (tmp_path / "set/pool").symlink_to(tmp_path / "far/pool", target_is_directory=True)
+    (tmp_path / "far/pool/back").symlink_to(tmp_path / "far", target_is_directory=True)
     found = folders.image_files(tmp_path / "set")
     names = [path.relative_to(tmp_path / "set").as_posix() for path in found]
     assert names == ["a/1.png", "a/to_b/2.png", "b/2.png", "b/to_a/1.png", "pool/3.png"]
