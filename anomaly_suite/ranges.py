@@ -48,6 +48,7 @@ FINITE = Range()
 COUNT = Range(1, MOST, whole=True)
 COUNT_OR_NONE = Range(0, MOST, whole=True)
 SIZE = Range(1, MOST_PIXELS, whole=True)
+BITS = Range(8, 16, whole=True)
 SEED = Range(0, 2**63 - 1, whole=True)
 WORKERS = Range(0, 1024, whole=True)
 RATE = Range(0, 1e3)
@@ -67,6 +68,7 @@ NAMES: dict[Range, str] = {
     SOME_SHARE: "outlier_class_share sample train_fraction outlier_share",
     NOT_ALL: "encoder_alpha dropout select_dropout betas contamination",
     PROPER: "test_fraction outlier_clamp mix_share cut_share",
+    BITS: "bit_depth",
     SIZE: "image_size center_crop window stride patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
     "feature_dim in_channels strides kernel_size kernel kv_stride depth heads num_classes output_stride channels segments "
     "train_crops crops num_students ssim_scales ssim_window",

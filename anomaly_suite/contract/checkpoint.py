@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
+from anomaly_suite.contract.data_module import AnomalyDataModule
 from anomaly_suite.contract.finite import FiniteSupport
 from anomaly_suite.contract.resume import Layout, layout_of, require_layout, take_up
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, NotFiniteError, StateDictError
@@ -121,6 +122,11 @@ class CheckpointSupport(FiniteSupport):
         state = checkpoint["state_dict"]
         state.update({name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)})
         checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed, "news": self._has_news}
+        data = None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, AnomalyDataModule) and (decided := data.state_dict()):
+            checkpoint["anomaly_suite"]["data"] = (
+                decided  # for data modules of other classes; Lightning knows that of this one
+            )
         # Under weight averaging the state is that of a copy, which no callback has calibrated.
         checkpoint["state_dict"]["calibration._extra_state"] = self.calibration.get_extra_state()
 
@@ -151,6 +157,9 @@ class CheckpointSupport(FiniteSupport):
         self._has_news = record.get("news", False)
         self._has_weights = True
         if self._trainer is not None:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            if isinstance(data, AnomalyDataModule) and type(data).__qualname__ not in checkpoint:
+                data.load_state_dict(dict(record.get("data", {})))
             collects = self.single_pass and not any(checkpoint.get("optimizer_states", ()))
             take_up(self.trainer, checkpoint, collects=collects)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.errors import ConfigError, did_you_mean
+from anomaly_suite.errors import ConfigError, ShapeError, did_you_mean
 from anomaly_suite.io.seeds import derive_seed
 
 Step = Mapping[str, Any]
@@ -29,12 +30,15 @@ class Pipeline:
             ``transforms``. They must leave 8-bit images: a method normalises its own input.
 
     Raises:
-        ConfigError: a step is not a transform of albumentations, or has an option or value it does not take.
+        ConfigError: a step is not a transform of albumentations, or has an option or value it does not take; or a crop that is larger
+            than the image size.
     """
 
     def __init__(self, *, image_size: Size | None, center_crop: Size | None, steps: Sequence[Step]) -> None:
         self.image_size = _pair(image_size)
         self.center_crop = _pair(center_crop)
+        if self.image_size:
+            self.require_room(self.image_size, source="image_size")
         self.steps = list(steps)
         self._compose: Any = None
         if self.steps:
@@ -45,6 +49,22 @@ class Pipeline:
         return bool(self.steps) or any(
             size not in (None, (height, width)) for size in (self.image_size, self.center_crop)
         )
+
+    def require_room(self, size: tuple[int, int], *, source: str) -> None:
+        """Check that the centre crop fits.
+
+        Args:
+            size: Height and width of what it is cut out of.
+            source: What that is.
+
+        Raises:
+            ShapeError: it is smaller than the crop; a ConfigError too.
+        """
+        if self.center_crop and (size[0] < self.center_crop[0] or size[1] < self.center_crop[1]):
+            raise CropError(
+                f"center_crop {self.center_crop[0]} x {self.center_crop[1]} must fit into the image; {source} is {size[0]} x {size[1]} "
+                "(H x W). Give a smaller center_crop, or an image_size of at least its size."
+            )
 
     def prepare(self) -> None:
         """Build the albumentations pipeline; importing it takes seconds, so better once than in every worker."""
@@ -60,7 +80,7 @@ class Pipeline:
         self._compose = albumentations.Compose(steps + [build_step(step) for step in self.steps])
 
     def __call__(
-        self, image: Pixels, mask: Pixels | None, *, seed_parts: tuple[int, ...]
+        self, image: Pixels, mask: Pixels | None, *, seed_parts: tuple[int, ...], source: str = "the image"
     ) -> tuple[Pixels, Pixels | None]:
         """Transform one image.
 
@@ -68,25 +88,39 @@ class Pipeline:
             image: Shape (H, W, C).
             mask: Shape (H, W); None where there is none.
             seed_parts: Decide all random draws; see :func:`~anomaly_suite.io.seeds.derive_seed`.
+            source: What the image is, for messages.
 
         Returns:
             Image and mask after resizing, cropping and all steps.
 
         Raises:
-            ConfigError: the steps leave something other than an 8-bit image.
+            ConfigError: the centre crop or a step cannot work on the image, or the steps leave something other than an 8-bit image.
         """
-        if not self.changes(*image.shape[:2]):
+        height, width = image.shape[:2]
+        if not self.changes(height, width):
             return image, mask
+        if self.image_size is None:
+            self.require_room((height, width), source=source)
         self.prepare()
         if self.steps:
             self._compose.set_random_seed(derive_seed(*seed_parts))
-        out = self._compose(image=image) if mask is None else self._compose(image=image, mask=mask)
+        try:
+            out = self._compose(image=image) if mask is None else self._compose(image=image, mask=mask)
+        except Exception as error:  # whatever a step of albumentations leads to
+            raise ConfigError(
+                f"a transform step cannot work on {source}, {height} x {width} (H x W): {' '.join(str(error).split())}. "
+                "Change the step, or the size of the images."
+            ) from error
         if out["image"].dtype != np.uint8:
             raise ConfigError(
                 f"transform steps must leave 8-bit images; got {out['image'].dtype}. "
                 "Leave out steps such as Normalize or ToFloat: a method normalises its own input."
             )
         return out["image"], out.get("mask")
+
+
+class CropError(ShapeError, ConfigError):
+    """A crop does not fit: the image is too small, or the option too large."""
 
 
 def build_step(step: Step) -> Any:
@@ -127,7 +161,11 @@ def _albumentations() -> Any:
 def _pair(size: Size | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, numbers.Integral) for side in sides):
+        raise ConfigError(
+            f"image_size and center_crop are a height and a width in pixels, or one number for both; got {size!r}."
+        )
+    if min(sides) < 1:
         raise ConfigError(f"image_size and center_crop must be positive; got {size}.")
-    return height, width
+    return sides[0], sides[1]

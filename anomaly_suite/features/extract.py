@@ -37,7 +37,8 @@ from anomaly_suite.features.networks import (
     fingerprint,
 )
 from anomaly_suite.features.record import Counts, claim, growing_array, read_tables, table_file, write_table
-from anomaly_suite.io.videos import open_video
+from anomaly_suite.io.bit_depth import DEPTHS, depth_of
+from anomaly_suite.io.videos import deep_frames, open_video
 
 
 class Extraction(NamedTuple):
@@ -63,6 +64,7 @@ def extract(
     precision: Precision = "32",
     shard: str = "1/1",
     overwrite: bool = False,
+    bit_depth: Literal["auto"] | int = "auto",
 ) -> Extraction:
     """Extract snippet features of all videos in a folder.
 
@@ -91,6 +93,8 @@ def extract(
         shard: 2/4 for the second of four runs side by side into one folder. Its table is videos-2-of-4.csv; a last run
             without shard skips all videos and writes the table of all.
         overwrite: Extract videos again that are there.
+        bit_depth: How many bits the values of frames of more than 8 bits use, 8 to 16; auto takes as many
+            as the brightest pixel of all such frames needs.
 
     Returns:
         The names and counts.
@@ -104,6 +108,8 @@ def extract(
     number, shards = read_shard(shard)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+    if bit_depth != "auto" and bit_depth not in DEPTHS:
+        raise ConfigError(f"bit_depth must be auto or a whole number from 8 to 16; got {bit_depth!r}. Leave it auto.")
     videos = find_videos(Path(input), include=_listed(include), exclude=_listed(exclude), flat=flat)
     place = choose_device(device)
     net = build_network(network, weights=weights, backbone=backbone)
@@ -124,11 +130,16 @@ def extract(
         "precision": precision,
         "flat": flat,
     }
+    deep = [frame for video in videos.values() for frame in deep_frames(video)]
+    depth = 16 if bit_depth == "auto" else bit_depth
+    if deep:
+        settings["bit_depth"] = depth = depth_of(deep, tell=print).bits if bit_depth == "auto" else depth
     claim(folder, settings, weights)
     encoder = Encoder(net, crops=count, batch_size=batch_size, device=place, precision=precision)
     mine = dict(itertools.islice(videos.items(), number - 1, None, shards))
     table = table_file(folder, number, shards)
-    return _extract_all(mine, folder, encoder, table=table, only=None if shards == 1 else mine, overwrite=overwrite)
+    only = None if shards == 1 else mine
+    return _extract_all(mine, folder, encoder, table=table, only=only, overwrite=overwrite, bit_depth=depth)
 
 
 def _extract_all(
@@ -139,6 +150,7 @@ def _extract_all(
     table: Path,
     only: Mapping[str, Any] | None,
     overwrite: bool,
+    bit_depth: int,
 ) -> Extraction:
     """Extract the videos that are not there; the table has those of ``only``, or all in the folder."""
     known = read_tables(folder)
@@ -160,6 +172,7 @@ def _extract_all(
                     videos[name],
                     folder / f"{name}.npy",
                     encoder,
+                    bit_depth=bit_depth,
                     advance=partial(_advance, progress, task, start),
                 )
             except (DatasetError, NotFiniteError) as error:
@@ -179,10 +192,12 @@ def _extract_all(
     return Extraction(written, skipped)
 
 
-def _extract_video(path: Path, target: Path, encoder: Encoder, *, advance: Callable[[float], None]) -> Counts:
+def _extract_video(
+    path: Path, target: Path, encoder: Encoder, *, bit_depth: int, advance: Callable[[float], None]
+) -> Counts:
     """Write the features of one video; ``advance`` hears which share of it is done."""
     net = encoder.net
-    announced, frames = open_video(path)
+    announced, frames = open_video(path, bit_depth=bit_depth)
     clips = read_clips(frames, size=net.resize, block=max(1, encoder.batch_size // encoder.crops))
     done = Counts(0, 0)
     with growing_array(target, (encoder.crops, net.feature_dim)) as append:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.errors import DatasetError
-from anomaly_suite.io.folders import is_junk
+from anomaly_suite.errors import DatasetError, ImageReadError
+from anomaly_suite.io.folders import is_junk, leads_back, same_name
+from anomaly_suite.io.image_headers import is_deep
 from anomaly_suite.io.images import IMAGE_SUFFIXES, read_image
 from anomaly_suite.io.naming import natural_key
 from anomaly_suite.io.regular import require_regular
@@ -42,7 +44,7 @@ def walk_videos(root: Path) -> Iterator[Path]:
     if root.is_file():
         yield root
     for where, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not is_junk(name)]
+        inner[:] = [name for name in inner if not is_junk(name) and not leads_back(os.path.join(where, name))]
         files = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES) and not is_junk(name)]
         if files:
             yield from (Path(where, name) for name in files)
@@ -54,11 +56,11 @@ def frame_files(folder: Path) -> list[Path]:
     """The frames of a folder, in the order of the numbers in their names.
 
     Raises:
-        DatasetError: two images have the same name but for the suffix, so that one of them is no frame.
+        DatasetError: two images have the same name or number but for the suffix, so that one of them is no frame.
     """
     files = sorted((folder / name for name in os.listdir(folder) if is_frame(name)), key=_by_number)
     for file, following in itertools.pairwise(files):
-        if file.stem == following.stem:
+        if natural_key(same_name(file.stem)) == natural_key(same_name(following.stem)):
             raise DatasetError(
                 f"'{folder}' holds '{file.name}' and '{following.name}', so frames cannot be told from other images. "
                 "Keep one image per frame."
@@ -66,11 +68,21 @@ def frame_files(folder: Path) -> list[Path]:
     return files
 
 
-def open_video(path: Path) -> tuple[int, Iterator[Pixels]]:
+def deep_frames(path: Path) -> list[Path]:
+    """The frames of a folder whose first one has more than 8 bits; none otherwise, or where they cannot be read."""
+    try:
+        files = frame_files(path) if path.is_dir() else []
+        return files if files and is_deep(files[0]) else []
+    except (DatasetError, ImageReadError):
+        return []  # whoever opens it is told
+
+
+def open_video(path: Path, *, bit_depth: int = 16) -> tuple[int, Iterator[Pixels]]:
     """How many frames a video announces, and its frames one by one.
 
     Args:
         path: A video file or a folder of images.
+        bit_depth: Bits that frames of more than 8 bits use; see :func:`~anomaly_suite.io.images.read_image`.
 
     Returns:
         The number, 0 or less if unknown, and RGB images of shape (H, W, 3).
@@ -80,7 +92,7 @@ def open_video(path: Path) -> tuple[int, Iterator[Pixels]]:
     """
     if path.is_dir():
         files = frame_files(path)
-        return len(files), map(_read_frame, files)
+        return len(files), map(partial(_read_frame, bit_depth=bit_depth), files)
     require_regular(path, DatasetError)
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
@@ -113,8 +125,8 @@ def _decode(capture: cv2.VideoCapture) -> Iterator[Pixels]:
         capture.release()
 
 
-def _read_frame(file: Path) -> Pixels:
+def _read_frame(file: Path, *, bit_depth: int) -> Pixels:
     try:
-        return read_image(file)
+        return read_image(file, bit_depth=bit_depth)
     except OSError as error:  # ImageReadError among them
         raise DatasetError(str(error)) from error

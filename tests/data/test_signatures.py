@@ -41,7 +41,7 @@ def test_every_option_arrives(name: str) -> None:
     assert {key: getattr(module, key) for key in GIVEN} == GIVEN
 
 
-FILES = {"image_size": 8, "center_crop": 4, "channels": 1}
+FILES = {"image_size": 8, "center_crop": 4, "channels": 1, "bit_depth": 12, "exif": "ignore"}
 CLASSES = {"normal_class": 2, "train_fraction": 0.5, "contamination": 0.25, "image_size": 40, "pad": True}
 STEPS = [{"class": "HorizontalFlip"}]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anomaly_suite.data.transforms import Pipeline, build_step
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.io.images import area_or_linear
 
 RNG = np.random.default_rng(0)
@@ -97,3 +97,29 @@ def test_sizes_must_be_positive() -> None:
 def test_albumentations_is_kept_from_asking_the_network() -> None:
     pipeline({"class": "HorizontalFlip"})
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"]
+
+
+def test_a_crop_must_fit() -> None:
+    with pytest.raises(
+        ConfigError, match=r"center_crop 9 x 8 must fit into the image; image_size is 8 x 8 \(H x W\)\. Give a smaller"
+    ):
+        Pipeline(image_size=8, center_crop=(9, 8), steps=[])
+    pipeline = Pipeline(image_size=None, center_crop=8, steps=[])
+    assert pipeline(np.zeros((8, 9, 3), np.uint8), None, seed_parts=(0,))[0].shape == (8, 8, 3)
+    with pytest.raises(ShapeError, match=r"center_crop 8 x 8 must fit into the image; 'a\.png' is 7 x 9 \(H x W\)"):
+        pipeline(np.zeros((7, 9, 3), np.uint8), None, seed_parts=(0,), source="'a.png'")
+
+
+@pytest.mark.parametrize("size", [(4,), (4, 4, 4), "12", (4.5, 4)])
+def test_sizes_are_a_height_and_a_width(size: Any) -> None:
+    with pytest.raises(ConfigError, match=r"a height and a width in pixels, or one number for both; got"):
+        Pipeline(image_size=size, center_crop=None, steps=[])
+
+
+def test_a_step_that_fails_is_one_sentence() -> None:
+    steps = [{"class": "RandomCrop", "height": 8, "width": 8}]
+    pipeline = Pipeline(image_size=None, center_crop=None, steps=steps)
+    with pytest.raises(
+        ConfigError, match=r"a transform step cannot work on 'a\.png', 4 x 9 \(H x W\): .*Change the step"
+    ):
+        pipeline(np.zeros((4, 9, 3), np.uint8), None, seed_parts=(0,), source="'a.png'")

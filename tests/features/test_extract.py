@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -358,3 +359,19 @@ def test_i3d_end_to_end_on_a_tiny_frame(tmp_path: Path, monkeypatch: pytest.Monk
     clips, _ = all_clips(frames(17), size=(36, 36))
     expected = net(crop_clips(torch.from_numpy(clips), (32, 32), 10).flatten(0, 1)).view(2, 10, 2048)
     np.testing.assert_allclose(array, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_deep_frames_of_all_videos_have_one_scale(tmp_path: Path, net: Means) -> None:
+    for name, top in (("a", 1000), ("b", 4000)):
+        deep = np.linspace(0, top, 24 * 32).astype(np.uint16).reshape(24, 32)
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(16):
+            cv2.imwrite(str(tmp_path / "in" / name / f"{number}.png"), deep)
+    extract(str(tmp_path / "in"), str(tmp_path / "out"), network="motion_energy", crops=1)
+    one, two = (load(tmp_path / "out", name)[0, 0, :3].mean() for name in "ab")
+    assert two / one == pytest.approx(4, rel=0.02)
+    assert json.loads((tmp_path / "out/features.json").read_text())["bit_depth"] == 12
+    with pytest.raises(ConfigError, match=r"have bit_depth=12, this run has 14"):
+        extract(str(tmp_path / "in"), str(tmp_path / "out"), network="motion_energy", crops=1, bit_depth=14)
+    with pytest.raises(ConfigError, match=r"bit_depth must be auto or a whole number from 8 to 16; got 20"):
+        extract(str(tmp_path / "in"), str(tmp_path / "out"), bit_depth=20)

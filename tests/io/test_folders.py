@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError, ImageReadError
 from anomaly_suite.io import folders
 
 
@@ -129,3 +129,106 @@ def test_few_files_are_read_to_look_for_leaks(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or b"")
     folders.check_leaks({"training": paths[:3], "test": paths[3:]})
     assert read == []
+
+
+def make(folder: Path, *names: str) -> list[Path]:
+    """Empty files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    first, second, other = make(tmp_path, "set/a/1.png", "set/b/2.png", "far/pool/3.png")
+    (tmp_path / "set/a/up").symlink_to(tmp_path / "set", target_is_directory=True)
+    (tmp_path / "set/a/to_b").symlink_to(tmp_path / "set/b", target_is_directory=True)
+    (tmp_path / "set/b/to_a").symlink_to(tmp_path / "set/a", target_is_directory=True)
+    (tmp_path / "set/pool").symlink_to(tmp_path / "far/pool", target_is_directory=True)
+    (tmp_path / "far/pool/back").symlink_to(tmp_path / "far", target_is_directory=True)
+    found = folders.image_files(tmp_path / "set")
+    names = [path.relative_to(tmp_path / "set").as_posix() for path in found]
+    assert names == ["a/1.png", "a/to_b/2.png", "b/2.png", "b/to_a/1.png", "pool/3.png"]
+    assert {first.name, second.name, other.name} == {path.name for path in found}
+    with pytest.raises(DatasetError, match=r"'.*b/2\.png' is in the test part.*before \(as '.*a/to_b/2\.png'\)"):
+        folders.require_once({"test": found})
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "b.png")
+    for path, what in ((tmp_path / "a.png", "a link to nothing"), (tmp_path / "b.png", "cannot be reached")):
+        with pytest.raises(ImageReadError, match=rf"{path.name}', which .*{what}"):
+            folders.check_leaks({"test": [path]})
+
+
+def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/1.png", "b/2.png")
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, who reads everything
+    with pytest.raises(DatasetError, match=r"the folder '.*b' cannot be read \(Permission denied\)"):
+        folders.image_files(tmp_path)
+
+
+COMPOSED, APART = "t\u00e4st", "ta\u0308st"  # what looks the same
+
+
+def test_names_are_found_in_the_form_of_the_disk(tmp_path: Path) -> None:
+    (path,) = make(tmp_path, f"{APART}/{APART}.png")
+    assert folders.on_disk(tmp_path / COMPOSED / f"{COMPOSED}.png") == path
+    assert folders.on_disk(path) == path
+    assert folders.data_root(tmp_path / COMPOSED, "set") == path.parent
+    for gone in (tmp_path / COMPOSED / "\u00f6.png", tmp_path / "\u00f6" / "a.png"):
+        assert folders.on_disk(gone).name == gone.name
+    (mask,) = make(tmp_path, f"masks/{COMPOSED}_mask.png")
+    assert folders.pair_masks(tmp_path / "masks", {path: [f"{APART}_mask"]}) == {path: mask}
+    make(tmp_path, f"masks/{APART}_mask.png")
+    with pytest.raises(DatasetError, match="are masks of one name"):
+        folders.pair_masks(tmp_path / "masks", {path: [f"{APART}_mask"]})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a0.png", "a0.tif"], r"'.*a0\.png' and '.*a0\.tif' are masks of one name, and only one can be used\. Delete"),
+        (["a0_mask.png", "a0.PNG"], r"'.*a0_mask\.png' and '.*a0\.PNG' are both masks of 'a0\.jpg'"),
+    ],
+)
+def test_two_masks_of_one_image(tmp_path: Path, names: list[str], message: str) -> None:
+    make(tmp_path, *names)
+    with pytest.raises(DatasetError, match=message):
+        folders.pair_masks(tmp_path, {Path("a0.jpg"): ["a0_mask", "a0"]})
+
+
+def test_nothing_is_listed_twice(tmp_path: Path) -> None:
+    one, two = make(tmp_path, "1.png", "2.png")
+    folders.require_once({"training": [one], "test": [two]})
+    for parts in ({"training": [one, two, Path(one)]}, {"training": [two], "test": [tmp_path / "x" / ".." / "2.png"]}):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(DatasetError, match=r"\d\.png' is in the \w+ part, and in the training part before"):
+            folders.require_once(parts)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told(tmp_path: Path) -> None:
+    one, two = make(tmp_path, "a.png", "b.GIF")
+    with pytest.warns(
+        UserWarning, match=r"1 pictures in '.*' are of a kind that is not read, first '.*b\.GIF': they are left out"
+    ):
+        assert folders.require_images(tmp_path, dataset="Some") == [one]
+    one.unlink()
+    with pytest.raises(DatasetNotFoundError, match="holds no image"):
+        folders.require_images(two.parent, dataset="Some")
+
+
+def test_a_root_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(
+        DatasetNotFoundError, match=r"Some expects a folder with all at root='.*', which may not be read"
+    ):
+        folders.find_root(tmp_path, dataset="Some", is_root=lambda _: True, layout="all", obtain="")

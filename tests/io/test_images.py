@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -61,21 +63,96 @@ def test_colour_becomes_grey(tmp_path: Path) -> None:
     assert np.abs(got - RGB @ [0.299, 0.587, 0.114]).max() <= 1
 
 
-@pytest.mark.parametrize(("top", "divisor"), [(255, 1), (4095, 16), (65535, 256)])
+@pytest.mark.parametrize("bits", [8, 9, 10, 12, 14, 16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_is_scaled_by_the_depth_in_use(tmp_path: Path, top: int, divisor: int, channels: int) -> None:
-    deep = np.linspace(0, top, 24 * 20).astype(np.uint16).reshape(24, 20)
+def test_16_bit_is_scaled_by_the_depth_that_is_given(tmp_path: Path, bits: int, channels: int) -> None:
+    deep = np.linspace(0, 2**bits - 1, 24 * 20).astype(np.uint16).reshape(24, 20)
     cv2.imwrite(str(tmp_path / "a.png"), deep)
-    got = images.read_image(tmp_path / "a.png", channels=channels)  # type: ignore[arg-type] # parametrised
+    got = images.read_image(tmp_path / "a.png", channels=channels, bit_depth=bits)  # type: ignore[arg-type] # parametrised
     assert got.dtype == np.uint8
-    assert (got == (deep // divisor)[..., None]).all()
+    assert (got == (deep // 2 ** (bits - 8))[..., None]).all()
     assert got.max() == 255
+    assert images.stored_values(tmp_path / "a.png").max() == 2**bits - 1
+    assert (images.read_image(tmp_path / "a.png", bit_depth=16) == images.read_image(tmp_path / "a.png")).all()
+    assert (images.read_image(save(tmp_path / "b.png", RGB), bit_depth=bits) == RGB).all()  # 8 bits are what they are
 
 
-def test_float_pixels_are_refused(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.tiff"), RGB.astype(np.float32))
-    with pytest.raises(ImageReadError, match=r"a\.tiff' holds float32 pixels"):
-        images.read_image(tmp_path / "a.tiff")
+def test_one_pixel_does_not_decide_the_scale(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(1500, 2400, (24, 20)).astype(np.uint16)
+    means = []
+    for pixel in (2000, 4096, 16000):
+        deep[0, 0] = pixel
+        cv2.imwrite(str(tmp_path / "a.png"), deep)
+        means.append(images.read_image(tmp_path / "a.png", bit_depth=14).mean())
+    assert max(means) - min(means) <= (14000 / 64 + 1) / deep.size  # of that pixel alone
+
+
+def test_brighter_than_the_depth_is_white_and_said_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    deep = np.array([[100, 4095, 4096, 65535]], np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    for _ in range(3):
+        assert images.read_image(tmp_path / "a.png", bit_depth=12)[..., 0].tolist() == [[6, 255, 255, 255]]
+    assert [str(each.message) for each in recwarn] == [
+        f"'{tmp_path / 'a.png'}' holds values up to 65535, and bit_depth 12 ends at 4095: brighter pixels are taken for white. "
+        "Set bit_depth: 16 for the whole data set, or leave this picture out."
+    ]
+
+
+def test_deep_grey_with_alpha_and_packed_12_bits(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 4096, (6, 8)).astype(np.uint16)
+    rows = np.dstack([deep, np.full_like(deep, 65535)]).astype(">u2")
+    (tmp_path / "a.png").write_bytes(png(8, 6, 16, 4, b"".join(b"\0" + row.tobytes() for row in rows)))
+    first, second = deep[:, ::2], deep[:, 1::2]
+    packed = np.dstack([first >> 4, (first & 15) << 4 | second >> 8, second & 255]).astype(np.uint8)
+    (tmp_path / "b.tiff").write_bytes(tiff(8, 6, 12, packed.tobytes()))
+    for name in ("a.png", "b.tiff"):
+        assert (images.stored_values(tmp_path / name) == deep[..., None]).all()  # alpha is no value
+        assert (images.read_image(tmp_path / name, bit_depth=12)[..., 0] == deep >> 4).all()
+    assert (
+        images.read_image(tmp_path / "b.tiff") == (deep >> 4)[..., None]
+    ).all()  # this file says that it has 12 bits
+
+
+def png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
+    """A PNG file of pixels that no library here writes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(width: int, height: int, bits: int, pixels: bytes) -> bytes:
+    """A grey TIFF file of pixels that no library here writes."""
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: 1,
+        273: 8 + 2 + 9 * 12 + 4,
+        277: 1,
+        278: height,
+        279: len(pixels),
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+@pytest.mark.parametrize("pixels", [RGB, GREY])
+def test_float_pixels_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "a.tiff"), pixels.astype(np.float32))
+    for read in (images.read_image, images.read_mask, images.stored_values):
+        with pytest.raises(ImageReadError, match=r"a\.tiff' holds float32 pixels.*expected 8 or 16 bits"):
+            read(tmp_path / "a.tiff")
+
+
+def test_pictures_beyond_what_opencv_reads_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(40_000, 40_000, 8, 0, b"\0"))
+    for read in (images.read_image, images.read_mask):
+        with pytest.raises(ImageReadError, match=r"a\.png' is too large to be read.*Make it smaller"):
+            read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -146,6 +223,25 @@ def test_masks_in_any_image_mode(tmp_path: Path, mode: str) -> None:
     assert (images.read_mask(save(tmp_path / "m.png", pixels, mode)) == pixels // 255).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "threshold"),
+    [((0, 300, 7), 1), ((0, 1001, 24001), 1), ((0, 65535), 32768), ((0, 4095), 2048), ((0, 1), 1), ((0, 255), 128)],
+)
+def test_deep_masks_keep_their_labels(tmp_path: Path, values: tuple[int, ...], threshold: int) -> None:
+    pixels = np.array(values, np.uint16)[np.arange(24 * 20).reshape(24, 20) % len(values)]
+    cv2.imwrite(str(tmp_path / "m.png"), pixels)
+    assert (images.read_mask(tmp_path / "m.png") == (pixels >= threshold)).all()
+
+
+def test_the_mask_of_a_normal_image_marks_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.array([[0, 255, 255]], np.uint8))
+    assert images.read_mask(path, anomalous=None).any()
+    with pytest.raises(
+        DatasetError, match=r"m\.png' marks 2 pixels as anomalous, but its image is labelled normal\. Correct the label"
+    ):
+        images.read_mask(path, anomalous=False)
+
+
 def test_grey_mask_warns_with_range_and_threshold(tmp_path: Path) -> None:
     path = save(tmp_path / "m.png", GREY)
     with pytest.warns(
@@ -166,8 +262,19 @@ def test_empty_mask_warns_for_an_anomalous_image_only(tmp_path: Path, recwarn: p
 def test_mask_size(tmp_path: Path) -> None:
     image, mask = save(tmp_path / "a.png", RGB), save(tmp_path / "m.png", GREY[:12])
     images.check_mask_size(image, image)
-    with pytest.raises(DatasetError, match=r"m\.png' is 12 x 20, but its image '.*a\.png' is 24 x 20"):
+    with pytest.raises(DatasetError, match=r"m\.png' is 12 x 20, but its image '.*a\.png' is 24 x 20.*Give every mask"):
         images.check_mask_size(image, mask)
+    tags = Image.Exif()
+    tags[274] = 6
+    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=tags.tobytes())
+    stored, upright = save(tmp_path / "s.png", GREY), save(tmp_path / "u.png", np.rot90(GREY))
+    assert images.check_mask_size(tmp_path / "turned.png", upright) == 6
+    assert images.check_mask_size(tmp_path / "turned.png", stored, exif="ignore") == 6
+    for mask, exif, other in ((stored, "apply", "ignore"), (upright, "ignore", "apply")):
+        with pytest.raises(
+            DatasetError, match=f"rotation mark .EXIF. that the mask does not follow: set exif: {other}"
+        ):
+            images.check_mask_size(tmp_path / "turned.png", mask, exif=exif)  # type: ignore[arg-type] # one of two texts
 
 
 @pytest.mark.parametrize(

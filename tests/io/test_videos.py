@@ -10,7 +10,7 @@ import pytest
 from video_files import frames, write_folder, write_video
 
 from anomaly_suite.errors import DatasetError
-from anomaly_suite.io.videos import FOLDER_FPS, frame_files, frame_rate, is_frame, open_video, walk_videos
+from anomaly_suite.io.videos import FOLDER_FPS, deep_frames, frame_files, frame_rate, is_frame, open_video, walk_videos
 
 
 class TestReading:
@@ -93,3 +93,25 @@ def test_frame_rate(tmp_path: Path) -> None:
     assert frame_rate(write_folder(tmp_path / "f", frames(1))) == FOLDER_FPS == 25
     (tmp_path / "w.avi").write_bytes(b"no video")
     assert frame_rate(tmp_path / "w.avi") == FOLDER_FPS
+
+
+def test_deep_frames_have_one_scale(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    for number, top in enumerate((255, 1000, 4095)):
+        cv2.imwrite(str(tmp_path / f"v/{number}.png"), np.array([[100, top]], np.uint16))
+    assert [file.name for file in deep_frames(tmp_path / "v")] == ["0.png", "1.png", "2.png"]
+    _, found = open_video(tmp_path / "v", bit_depth=12)
+    assert [frame[0, :, 0].tolist() for frame in found] == [[6, 15], [6, 62], [6, 255]]
+    cv2.imwrite(str(tmp_path / "v/0.png"), np.zeros((1, 2), np.uint8))
+    assert deep_frames(tmp_path / "v") == deep_frames(tmp_path / "none") == []
+
+
+def test_two_frames_of_one_number_and_links_that_lead_back(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    for name in ("1.png", "2.png"):
+        cv2.imwrite(str(tmp_path / f"v/{name}"), np.zeros((2, 2), np.uint8))
+    (tmp_path / "v/again").symlink_to(tmp_path, target_is_directory=True)
+    assert list(walk_videos(tmp_path)) == [tmp_path / "v"]
+    cv2.imwrite(str(tmp_path / "v/002.jpg"), np.zeros((2, 2), np.uint8))
+    with pytest.raises(DatasetError, match=r"holds '(002\.jpg|2\.png)' and '(002\.jpg|2\.png)'.*one image per frame"):
+        frame_files(tmp_path / "v")

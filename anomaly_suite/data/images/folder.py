@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from anomaly_suite.contract import Validation
+from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, ImageFileModule, Item
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
-from anomaly_suite.io.folders import pair_masks, require_files, require_images
+from anomaly_suite.io.folders import on_disk, pair_masks, require_files, require_images
+from anomaly_suite.io.image_headers import Exif
+from anomaly_suite.io.rows import read_rows
 
 LABELS = {"normal": 0, "good": 0, "0": 0, "anomaly": 1, "anomalous": 1, "abnormal": 1, "1": 1}
 SPLITS = ("train", "val", "test")
@@ -27,10 +29,10 @@ class Folder(ImageFileModule):
     ``<mask_dir>/<stem>_mask``, each also without ``_mask``. Normal images without a place of their own for testing are
     split by the seed.
 
-    An index has one row per image: CSV with a header, or JSON lines. Columns: ``path``, ``label`` (normal, good, 0,
-    anomaly, anomalous, abnormal, 1), and if wanted ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are
-    relative to ``root`` or to the index. Anomalies listed for training serve validation, like those listed for it;
-    listed without a split they are for testing.
+    An index has one row per image: CSV with a header (separated by commas, semicolons or tabs), or JSON lines, in UTF-8 or
+    in UTF-16 with its mark. Columns: ``path``, ``label`` (normal, good, 0, anomaly, anomalous, abnormal, 1), and if wanted
+    ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are relative to ``root`` or to the index. Anomalies
+    listed for training serve validation, like those listed for it; listed without a split they are for testing.
 
     Args:
         root: Folder that the other folders are relative to; the index file's own folder by default.
@@ -43,6 +45,9 @@ class Folder(ImageFileModule):
         image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
         center_crop: Height and width cut out after resizing.
         channels: 3 for RGB, 1 for grey.
+        bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes as many as the
+            brightest training pixel needs. The number is kept in checkpoints.
+        exif: ``apply`` turns pictures with a rotation mark (EXIF) upright; ``ignore`` takes them as they are stored.
         transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
         train_batch_size: Images per training step and process.
@@ -56,8 +61,8 @@ class Folder(ImageFileModule):
     Raises:
         ConfigError: neither root nor index, or ``test_fraction`` out of range.
         DatasetNotFoundError: a folder or listed file is missing or empty.
-        DatasetError: a label or split is not known, masks and images do not fit together, or an image is repeated in
-            another split.
+        DatasetError: a label or split is not known, masks and images do not fit together, or an image is listed
+            twice or repeated in another split.
     """
 
     root: Path
@@ -75,6 +80,8 @@ class Folder(ImageFileModule):
         image_size: int | tuple[int, int] | None = 256,
         center_crop: int | tuple[int, int] | None = None,
         channels: Literal[1, 3] = 3,
+        bit_depth: Bits = "auto",
+        exif: Exif = "apply",
         transform: list[dict[str, Any]] | None = None,
         train_transform: list[dict[str, Any]] | None = None,
         train_batch_size: int = 32,
@@ -88,6 +95,8 @@ class Folder(ImageFileModule):
             image_size=image_size,
             center_crop=center_crop,
             channels=channels,
+            bit_depth=bit_depth,
+            exif=exif,
             transform=transform,
             train_transform=train_transform,
             train_batch_size=train_batch_size,
@@ -103,8 +112,8 @@ class Folder(ImageFileModule):
             )
         if not 0 < test_fraction < 1:
             raise ConfigError(f"test_fraction must be in (0, 1); got {test_fraction}.")
-        self.index = Path(index).expanduser() if index is not None else None
-        self.root = Path(root).expanduser() if root is not None else Path(index or "").expanduser().parent
+        self.index = on_disk(Path(index).expanduser()) if index is not None else None
+        self.root = on_disk(Path(root).expanduser()) if root is not None else Path(index or "").expanduser().parent
         self.normal_dir = normal_dir
         self.abnormal_dir = abnormal_dir
         self.mask_dir = mask_dir
@@ -147,16 +156,16 @@ class Folder(ImageFileModule):
             defects[path] = stem.parent.as_posix() if len(stem.parts) > 1 else folder.name
         masks: dict[Path, Path] = {}
         if self.mask_dir is not None:
-            require_images(self.root / self.mask_dir, dataset="Folder")
-            masks = pair_masks(self.root / self.mask_dir, names)
+            where = on_disk(self.root / self.mask_dir)
+            require_images(where, dataset="Folder")
+            masks = pair_masks(where, names)
         tests += [Item(path, 1, masks.get(path), defect=defect) for path, defect in defects.items()]
         return Found(normals, [], tests)
 
     def _images(self, folders: str | list[str]) -> list[tuple[Path, Path]]:
         names = [folders] if isinstance(folders, str) else folders
-        return [
-            (self.root / name, path) for name in names for path in require_images(self.root / name, dataset="Folder")
-        ]
+        where = [on_disk(self.root / name) for name in names]
+        return [(folder, path) for folder in where for path in require_images(folder, dataset="Folder")]
 
     def _split(self, normals: list[Item]) -> tuple[list[Item], list[Item]]:
         """Training and test part by the seed."""
@@ -170,9 +179,13 @@ class Folder(ImageFileModule):
         return [normals[index] for index in train], [normals[index] for index in test]
 
     def _read_index(self, index: Path) -> Found:
-        rows = _rows(index)
+        if not index.is_file():
+            raise DatasetNotFoundError(
+                f"Folder expects an index file at '{index}', which does not exist. Correct index."
+            )
         parts: dict[str, list[Item]] = {"": [], "train": [], "val": [], "test": []}
-        for number, row in rows:
+        lines: dict[str, int] = {}
+        for number, row in read_rows(index, ("path", "label")):
             label = _known(row["label"], LABELS, f"label in row {number} of '{index}'")
             split = row.get("split", "")
             split = split and _known(split, {name: name for name in SPLITS}, f"split in row {number} of '{index}'")
@@ -180,7 +193,13 @@ class Folder(ImageFileModule):
                 split = {"": "test", "train": "val"}.get(split, split)
             mask = self._locate(row["mask"], index) if row.get("mask") else None
             defect = row.get("defect_type") or "anomaly" if label else ""
-            parts[split].append(Item(self._locate(row["path"], index), label, mask, defect=defect))
+            path = self._locate(row["path"], index)
+            first = lines.setdefault(os.path.realpath(path), number)
+            if first != number:
+                raise DatasetError(
+                    f"rows {first} and {number} of '{index}' list the same image, '{path}'. List every image once."
+                )
+            parts[split].append(Item(path, label, mask, defect=defect))
         for name, items in parts.items():
             parts[name] = sorted(items, key=lambda item: item.path.as_posix())
         listed = [item for items in parts.values() for item in items]
@@ -197,41 +216,11 @@ class Folder(ImageFileModule):
         return Found(train, parts["val"], parts["test"])
 
     def _locate(self, name: str, index: Path) -> Path:
-        beside = index.parent / name
-        return beside if beside.is_file() else self.root / name
-
-
-def _rows(index: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows of an index file with their line numbers, every value as text."""
-    if not index.is_file():
-        raise DatasetNotFoundError(f"Folder expects an index file at '{index}', which does not exist. Correct index.")
-    text = index.read_text(encoding="utf-8-sig")
-    rows: list[tuple[int, dict[str, Any]]] = []
-    if text.lstrip().startswith("{"):
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append((number, dict(json.loads(line))))
-                except ValueError as error:
-                    raise DatasetError(
-                        f"line {number} of '{index}' is not a JSON object ({error}). Write one object a line."
-                    ) from error
-    else:
-        rows = list(enumerate(csv.DictReader(text.splitlines()), 2))
-    if not rows:
-        raise DatasetError(f"'{index}' lists no image. Give CSV with a header (path,label,...) or JSON lines.")
-    for number, row in rows:
-        for column in ("path", "label"):
-            if row.get(column) in (None, ""):
-                raise DatasetError(
-                    f"row {number} of '{index}' has no {column!r}; its columns are {', '.join(map(str, row))}. "
-                    "Every row needs path and label."
-                )
-    return [(number, {key: _text(value) for key, value in row.items()}) for number, row in rows]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value).strip()
+        """A listed file as the disk spells it, beside the index or below root; lists made on Windows have backslashes."""
+        places = [
+            on_disk(folder / each) for each in (name, name.replace("\\", "/")) for folder in (index.parent, self.root)
+        ]
+        return next((place for place in places if os.path.isfile(place)), self.root / name)
 
 
 def _known(value: str, table: dict[str, Any], what: str) -> Any:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import AnomalyDataModule, Batch, Splits, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
-from anomaly_suite.errors import DatasetError, ShapeError
-from anomaly_suite.io.folders import check_leaks
+from anomaly_suite.errors import ConfigError, DatasetError, ShapeError, did_you_mean
+from anomaly_suite.io.folders import check_leaks, require_once
+from anomaly_suite.io.image_headers import Exif
 from anomaly_suite.io.images import check_mask_size, image_size, read_image, read_mask
 
 
@@ -50,6 +54,8 @@ class ImageFiles(BatchedDataset):
             the epoch.
         training: Whether draws change with the epoch.
         masks: Give masks; an item without one is normal everywhere.
+        depth: How many bits images of more than 8 bits use; all 16 by default.
+        exif: See :func:`~anomaly_suite.io.images.read_image`.
     """
 
     def __init__(
@@ -61,12 +67,16 @@ class ImageFiles(BatchedDataset):
         seed: int,
         training: bool = False,
         masks: bool = False,
+        depth: BitDepth | None = None,
+        exif: Exif = "apply",
     ) -> None:
         self.items = items
         self.pipeline = pipeline
         self.channels = channels
         self.seed = seed
         self.masks = masks
+        self.depth = BitDepth(16) if depth is None else depth
+        self.exif: Exif = exif
         if training:
             self.epoch = 0  # the sampler sets it where it exists
 
@@ -77,8 +87,10 @@ class ImageFiles(BatchedDataset):
         """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask and category if the set has them.
 
         Raises:
-            ShapeError: images of different sizes.
+            ShapeError: images of different sizes, or one too small for the crop.
             ImageReadError: an image or mask cannot be read.
+            DatasetError: the mask of a normal image marks pixels.
+            ConfigError: a step cannot work on an image.
         """
         items = [self.items[index] for index in indices]
         images, masks = zip(*(self._read(index) for index in indices), strict=True)
@@ -103,9 +115,10 @@ class ImageFiles(BatchedDataset):
 
     def _read(self, index: int) -> tuple[Pixels, Pixels | None]:
         item = self.items[index]
-        image = read_image(item.path, channels=self.channels)
-        mask = read_mask(item.mask, anomalous=bool(item.label)) if self.masks and item.mask else None
-        return self.pipeline(image, mask, seed_parts=(self.seed, getattr(self, "epoch", 0), index))
+        image = read_image(item.path, channels=self.channels, bit_depth=self.depth.bits(), exif=self.exif)
+        mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.exif) if self.masks and item.mask else None
+        seed_parts = (self.seed, getattr(self, "epoch", 0), index)
+        return self.pipeline(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
 
 
 class ImageFileModule(AnomalyDataModule):
@@ -117,6 +130,9 @@ class ImageFileModule(AnomalyDataModule):
         image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
         center_crop: Height and width cut out after resizing.
         channels: 3 for RGB, 1 for grey.
+        bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes as many as the
+            brightest training pixel needs. The number is kept in checkpoints.
+        exif: ``apply`` turns pictures with a rotation mark (EXIF) upright; ``ignore`` takes them as they are stored.
         transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
         train_batch_size: Images per training step and process.
@@ -134,6 +150,8 @@ class ImageFileModule(AnomalyDataModule):
         image_size: int | tuple[int, int] | None = 256,
         center_crop: int | tuple[int, int] | None = None,
         channels: Literal[1, 3] = 3,
+        bit_depth: Bits = "auto",
+        exif: Exif = "apply",
         transform: list[dict[str, Any]] | None = None,
         train_transform: list[dict[str, Any]] | None = None,
         train_batch_size: int = 32,
@@ -154,6 +172,11 @@ class ImageFileModule(AnomalyDataModule):
         self.image_size: Size | None = image_size
         self.center_crop: Size | None = center_crop
         self.channels = channels
+        self.bit_depth: Bits = bit_depth
+        self.depth = BitDepth(bit_depth)
+        if exif not in get_args(Exif):
+            raise ConfigError(f"exif must be apply or ignore; got {exif!r}.{did_you_mean(str(exif), get_args(Exif))}")
+        self.exif: Exif = exif
         self.transform = transform or []
         self.train_transform = train_transform or []
 
@@ -169,23 +192,27 @@ class ImageFileModule(AnomalyDataModule):
         """Check the files and split them.
 
         Raises:
-            DatasetError: a training image is anomalous, a mask has another size than its image, or an image is in two splits.
+            DatasetError: a training image is anomalous, the mask of a normal one marks pixels, a mask has another size than its image, or
+                an image is listed twice or in two splits.
             ImageReadError: a file is empty, truncated or no image.
+            ShapeError: an image is too small for ``center_crop``.
             ConfigError: nothing is left for training.
         """
         found = self.read()
-        self._check(found)
         evaluation, training = (
             Pipeline(image_size=self.image_size, center_crop=self.center_crop, steps=steps)
             for steps in (self.transform, self.transform + self.train_transform)
         )
-        if evaluation.changes(*image_size(found.train[0].path)):
+        self._check(found, evaluation)
+        self.depth.look_at(*([item.path for item in items] for items in (found.train, found.val + found.test)))
+        if evaluation.changes(*image_size(found.train[0].path, exif=self.exif)):
             evaluation.prepare()
             training.prepare()
+        options: dict[str, Any] = {"channels": self.channels, "seed": self.seed, "depth": self.depth, "exif": self.exif}
 
         def files(items: list[Item], *, masks: bool) -> ImageFiles:
             """An evaluation set."""
-            return ImageFiles(items, pipeline=evaluation, channels=self.channels, seed=self.seed, masks=masks)
+            return ImageFiles(items, pipeline=evaluation, masks=masks, **options)
 
         train, val = self._hold_out(found)
         masks = any(item.mask for item in found.test) and _all_masked(found.test)
@@ -193,7 +220,7 @@ class ImageFileModule(AnomalyDataModule):
         if held is not None and self.validation == "augmented":
             held = WithPseudoAnomalies(held, seed=self.seed)
         return Splits(
-            ImageFiles(train, pipeline=training, channels=self.channels, seed=self.seed, training=True),
+            ImageFiles(train, pipeline=training, training=True, **options),
             held,
             files(found.test, masks=masks),
         )
@@ -210,17 +237,60 @@ class ImageFileModule(AnomalyDataModule):
             train, normals = [train[index] for index in kept], [train[index] for index in held]
         return train, normals + anomalies if self.validation == "holdout" else normals
 
-    def _check(self, found: Found) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What was decided over the training images, for checkpoints: evaluations go by it."""
+        return {} if self.depth.decided is None else {"bit_depth": self.depth.decided}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go by what the run of a checkpoint has decided."""
+        if "bit_depth" in state_dict:
+            self.depth.take_over(state_dict["bit_depth"])
+
+    def _loader(self, *args: Any, **options: Any) -> DataLoader[Any]:
+        self.depth.bits()  # before workers start, which would each decide for themselves
+        return super()._loader(*args, **options)
+
+    def _check(self, found: Found, pipeline: Pipeline) -> None:
         for item in found.train:
             if item.label:
                 raise DatasetError(
                     f"'{item.path}' is anomalous, but one-class training takes normal images only. Move it to the test part."
                 )
-        parts = zip(("training", "validation", "test"), found, strict=True)
-        check_leaks({split: [item.path for item in items] for split, items in parts})
-        for item in found.val + found.test:
-            if item.mask is not None:
-                check_mask_size(item.path, item.mask)
+        parts = dict(zip(("training", "validation", "test"), found, strict=True))
+        paths = {name: [item.path for item in items] for name, items in parts.items()}
+        check_leaks(paths)
+        require_once(paths)
+        _tell_twins([path for part in paths.values() for path in part])
+        everything = [item for items in found for item in items]
+        masked = [item for item in everything if item.mask is not None]
+        for item in masked:
+            if item.mask == item.path:
+                raise DatasetError(f"'{item.path}' is listed as its own mask. Give the file that marks its defects.")
+        marked = [
+            item.path for item in masked if item.mask and check_mask_size(item.path, item.mask, exif=self.exif) > 1
+        ]
+        if marked and self.exif == "apply":
+            rank_zero_warn(
+                f"{len(marked)} of {len(masked)} images with masks have a rotation mark (EXIF), first '{marked[0]}': they are turned upright, "
+                "and masks are taken to be drawn on the upright picture. Set exif: ignore if they were drawn on the stored one."
+            )
+        for item in masked:
+            if item.mask and not item.label:
+                read_mask(item.mask, anomalous=False, exif=self.exif)
+        if pipeline.center_crop is not None and pipeline.image_size is None:
+            for item in everything:
+                pipeline.require_room(image_size(item.path, exif=self.exif), source=f"'{item.path}'")
+
+
+def _tell_twins(paths: list[Path]) -> None:
+    """Images of one name may be one picture in two formats, or two pictures."""
+    first: dict[Path, Path] = {}
+    pairs = [(twin, path) for path in paths if (twin := first.setdefault(path.with_suffix(""), path)) != path]
+    if pairs:
+        rank_zero_warn(
+            f"'{pairs[0][0]}' and '{pairs[0][1]}' differ in their suffix alone ({len(pairs)} such pairs): if they are one picture, it counts "
+            "twice. Delete one of them, unless they are two pictures."
+        )
 
 
 def _all_masked(items: list[Item]) -> bool:

@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
+from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, ImageFileModule, Item
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError, did_you_mean
-from anomaly_suite.io.folders import data_root, find_root, image_files, pair_masks, require_images, subfolders
+from anomaly_suite.io.folders import (
+    data_root,
+    find_root,
+    image_files,
+    on_disk,
+    pair_masks,
+    require_images,
+    same_name,
+    subfolders,
+)
+from anomaly_suite.io.image_headers import Exif
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +61,9 @@ class MVTecAD(ImageFileModule):
         image_size: Height and width in pixels after resizing, one number for both; None keeps the size.
         center_crop: Height and width cut out after resizing.
         channels: 3 for RGB, 1 for grey.
+        bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes as many as the
+            brightest training pixel needs. The number is kept in checkpoints.
+        exif: ``apply`` turns pictures with a rotation mark (EXIF) upright; ``ignore`` takes them as they are stored.
         transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
         train_batch_size: Images per training step and process.
@@ -75,6 +89,8 @@ class MVTecAD(ImageFileModule):
         image_size: int | tuple[int, int] | None = 256,
         center_crop: int | tuple[int, int] | None = None,
         channels: Literal[1, 3] = 3,
+        bit_depth: Bits = "auto",
+        exif: Exif = "apply",
         transform: list[dict[str, Any]] | None = None,
         train_transform: list[dict[str, Any]] | None = None,
         train_batch_size: int = 32,
@@ -88,6 +104,8 @@ class MVTecAD(ImageFileModule):
             image_size=image_size,
             center_crop=center_crop,
             channels=channels,
+            bit_depth=bit_depth,
+            exif=exif,
             transform=transform,
             train_transform=train_transform,
             train_batch_size=train_batch_size,
@@ -117,12 +135,13 @@ class MVTecAD(ImageFileModule):
         known = _categories(self.root)
         wanted = [self.category] if isinstance(self.category, str) else self.category
         chosen = known if wanted == ["all"] else wanted
-        for name in chosen:
+        known = [same_name(name) for name in known]
+        for name in map(same_name, chosen):
             if name not in known:
                 raise DatasetNotFoundError(
                     f"no category {name!r} in root='{self.root}'. Found {', '.join(known)}.{did_you_mean(name, known)}"
                 )
-        parts = [_read_category(self.root / name, name if len(chosen) > 1 else "") for name in chosen]
+        parts = [_read_category(on_disk(self.root / name), name if len(chosen) > 1 else "") for name in chosen]
         return Found(
             [item for part in parts for item in part.train], [], [item for part in parts for item in part.test]
         )

@@ -130,6 +130,8 @@ class CocoCutouts:
         """
         path, size = self.files[index], tuple(self.size[index].tolist())
         image = read_image(path)
+        if image.shape[:2] != size:  # annotated as it is stored, not as it is seen
+            image = read_image(path, exif="ignore")
         if image.shape[:2] != size:
             raise DatasetError(
                 f"'{path}' is {image.shape[0]} x {image.shape[1]}, but its annotation says {size[0]} x {size[1]} (H x W). "

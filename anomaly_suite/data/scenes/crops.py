@@ -55,7 +55,13 @@ class CropScenes:
         self.pipeline = Pipeline(image_size=None, center_crop=None, steps=steps)
 
     def __call__(
-        self, image: Pixels, target: Pixels, *, rng: np.random.Generator, seed_parts: tuple[int, ...]
+        self,
+        image: Pixels,
+        target: Pixels,
+        *,
+        rng: np.random.Generator,
+        seed_parts: tuple[int, ...],
+        source: str = "the scene",
     ) -> tuple[Tensor, Tensor]:
         """Transform one scene.
 
@@ -64,13 +70,14 @@ class CropScenes:
             target: Shape (H, W).
             rng: Source of flip, scale and place.
             seed_parts: Decide the draws of the albumentations steps.
+            source: What the scene is, for messages.
 
         Returns:
             Float image (3, h, w) in [0, 1] and long target (h, w). Where the scaled scene is smaller than the crop it lies
             in the middle, surrounded by the ImageNet mean and 255.
 
         Raises:
-            ConfigError: a step changes the size.
+            ConfigError: a step changes the size, or cannot work on the scene.
         """
         size = self.size or target.shape
         if rng.random() < self.flip:
@@ -84,7 +91,7 @@ class CropScenes:
         cut = tuple(slice(start, start + room) for start, room in zip(first, size, strict=True))
         image, target = np.ascontiguousarray(image[cut]), np.ascontiguousarray(target[cut])
         shape = target.shape
-        image, coloured = self.pipeline(image, target, seed_parts=seed_parts)
+        image, coloured = self.pipeline(image, target, seed_parts=seed_parts, source=source)
         if coloured is None or coloured.shape != shape:
             raise ConfigError("train_transform must keep the size of what it gets. Use crop_size and scales instead.")
         place = tuple(

@@ -145,7 +145,9 @@ class TrainingScenes(BatchedDataset):
             image, target = anomaly_mix(
                 image, target, cutout, rng=rng, single=mix.single, rescale=mix.rescale, road=mix.road
             )
-        return name, *self.crop(image, target, rng=rng, seed_parts=(self.seed, self.epoch, index, 1))
+        return name, *self.crop(
+            image, target, rng=rng, seed_parts=(self.seed, self.epoch, index, 1), source=f"'{name}'"
+        )
 
     def drawn(self) -> npt.NDArray[np.int64]:
         """Cut-outs of this epoch, none twice unless the pool is too small.

@@ -11,6 +11,7 @@ compared. The name of the folder says which one was read; several under one root
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from anomaly_suite.data.scenes.labels import label_table, read_label
 from anomaly_suite.data.scenes.module import SceneTestModule
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-from anomaly_suite.io.folders import data_root, image_files, require_images
+from anomaly_suite.io.folders import by_name, data_root, image_files, require_images
 
 TABLE = label_table({0: 0, 1: 1})
 PUBLISHED = {"LostAndFound": 100, "Static": 30}
@@ -207,7 +208,7 @@ def _images_by_id(root: Path, parts: tuple[str, ...]) -> dict[str, Path]:
             f"Fishyscapes takes its images from leftImg8bit/{'|'.join(parts)} in '{root}', which holds none. "
             "Give the folder of the data set that the images come from."
         )
-    return {_KIND.sub("", path.stem): path for path in found}
+    return _by_id(found)
 
 
 def _image_of(label: Path, images: dict[str, Path], root: Path) -> Path:
@@ -222,9 +223,16 @@ def _image_of(label: Path, images: dict[str, Path], root: Path) -> Path:
 def _repackaged(folder: Path) -> list[Scene]:
     with_void = folder / "labels_with_ROI"
     labels = require_images(with_void if with_void.is_dir() else folder / "labels", dataset="Fishyscapes")
-    by_name = {_KIND.sub("", path.stem): path for path in labels}
+    of_label = _by_id(labels)
     images = require_images(folder / "original", dataset="Fishyscapes")
-    bare = [path for path in images if _KIND.sub("", path.stem) not in by_name]
+    bare = [path for path in images if _KIND.sub("", path.stem) not in of_label]
     if bare:
         raise DatasetError(f"'{bare[0]}' has no label of its name in '{labels[0].parent}'. Restore the folders' files.")
-    return [Scene(path, by_name[_KIND.sub("", path.stem)]) for path in images]
+    _by_id(images)
+    return [Scene(path, of_label[_KIND.sub("", path.stem)]) for path in images]
+
+
+def _by_id(paths: Sequence[Path]) -> dict[str, Path]:
+    return by_name(
+        paths, lambda path: _KIND.sub("", path.stem), what="files of one scene", advice="Delete the wrong one."
+    )

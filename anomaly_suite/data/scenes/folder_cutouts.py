@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from anomaly_suite.data.scenes.anomaly_mix import Cutout
-from anomaly_suite.errors import DatasetError, ImageReadError
+from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.folders import pair_masks, require_images
+from anomaly_suite.io.image_headers import UPRIGHT, mark_of, opened, turned_upright
 from anomaly_suite.io.images import check_file, read_image, read_mask
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class FolderCutouts:
         if not self.masks:
             return _read_rgba(self.files[index])
         image = read_image(self.files[index])
-        mask = read_mask(self.masks[index], anomalous=False)
+        mask = read_mask(self.masks[index], anomalous=None)
         if mask.shape != image.shape[:2]:
             raise DatasetError(
                 f"mask '{self.masks[index]}' is {mask.shape}, but '{self.files[index]}' is {image.shape[:2]} (H, W). "
@@ -63,16 +64,12 @@ class FolderCutouts:
 
 
 def _read_rgba(path: Path) -> Cutout:
-    from PIL import Image  # OpenCV turns a palette with transparency into RGB
-
     check_file(path)
-    try:
-        with Image.open(path) as file:
-            if not file.has_transparency_data:
-                raise DatasetError(
-                    f"'{path}' has no transparency to cut its object out. Give RGBA images, or folders 'images' and 'masks'."
-                )
-            pixels = np.asarray(file.convert("RGBA"))
-    except OSError as error:
-        raise ImageReadError(f"'{path}' is not a readable image: {error}. Replace the file.") from error
+    mark = mark_of(path)
+    with opened(path) as file:  # OpenCV turns a palette with transparency into RGB
+        if not file.has_transparency_data:
+            raise DatasetError(
+                f"'{path}' has no transparency to cut its object out. Give RGBA images, or folders 'images' and 'masks'."
+            )
+        pixels = turned_upright(np.asarray(file.convert("RGBA")), UPRIGHT if file.format == "TIFF" else mark)
     return Cutout(np.ascontiguousarray(pixels[..., :3]), (pixels[..., 3] >= 128).astype(np.int32))

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from anomaly_suite.contract import VOID
 from anomaly_suite.data.transforms import Pixels
-from anomaly_suite.errors import DatasetError, ImageReadError
+from anomaly_suite.errors import DatasetError
+from anomaly_suite.io.image_headers import mark_of, opened, turned_upright
 from anomaly_suite.io.images import check_file
 
 LabelTable = npt.NDArray[np.int16]
@@ -76,14 +77,12 @@ def read_label(path: Path) -> Pixels:
         DatasetError: colours, or numbers above 255.
         ImageReadError: it cannot be read.
     """
-    from PIL import Image  # OpenCV turns palette indices into colours
-
     check_file(path)
-    try:
-        with Image.open(path) as file:
-            mode, values = file.mode, np.asarray(file)
-    except OSError as error:
-        raise ImageReadError(f"'{path}' is not a readable image: {error}. Replace the file.") from error
+    mark = mark_of(path)
+    with opened(path) as file:  # OpenCV turns palette indices into colours
+        mode, values = file.mode, np.asarray(file)
+        if file.format != "TIFF":  # Pillow has turned those
+            values = turned_upright(values, mark)
     if values.ndim != 2 or values.dtype == np.bool_:
         raise DatasetError(
             f"'{path}' must hold one number per pixel; its mode is {mode}. Give the label file, not its coloured version."

@@ -8,6 +8,7 @@ Lis et al., "Detecting the Unexpected via Image Resynthesis", ICCV 2019. Layout:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from anomaly_suite.data.scenes.datasets import EvaluationScenes
@@ -15,7 +16,8 @@ from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneTestModule
 from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
 from anomaly_suite.errors import DatasetError
-from anomaly_suite.io.folders import data_root, find_root, require_images
+from anomaly_suite.io.folders import by_name, data_root, find_root, require_images
+from anomaly_suite.io.rows import read_text
 
 TABLE = label_table({0: 0, 1: 0, **dict.fromkeys(range(2, 255), 1)})
 REPACKAGED_TABLE = label_table({0: 0, 1: 1})
@@ -68,12 +70,22 @@ class RoadAnomaly(SceneTestModule):
 
 def _official(root: Path) -> list[Scene]:
     """Images of the list, by name: a copy may hold them in another format than the list says."""
-    stems = [Path(name).stem for name in json.loads((root / "frame_list.json").read_text(encoding="utf-8"))]
-    images = {
-        path.stem: path
-        for path in require_images(root / "frames", dataset="RoadAnomaly")
-        if path.parent.name == "frames"
-    }
+    file = root / "frame_list.json"
+    try:
+        stems = [Path(name).stem for name in json.loads(read_text(file))]
+    except (ValueError, TypeError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"'{file}' is no list of file names ({error}). Restore the published file.") from error
+    repeated = [stem for stem, count in Counter(stems).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"'{file}' lists {repeated[0]!r} twice. Restore the published file.")
+    images = by_name(
+        (path for path in require_images(root / "frames", dataset="RoadAnomaly") if path.parent.name == "frames"),
+        lambda path: path.stem,
+        what="images of one name",
+        advice="Delete the wrong one.",
+    )
     missing = [stem for stem in stems if stem not in images]
     if missing:
         raise DatasetError(

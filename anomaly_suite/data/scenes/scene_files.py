@@ -14,7 +14,7 @@ import numpy.typing as npt
 from anomaly_suite.data.scenes.labels import read_label
 from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import DatasetError
-from anomaly_suite.io.folders import check_leaks, require_images
+from anomaly_suite.io.folders import check_leaks, require_images, require_once
 from anomaly_suite.io.images import area_or_linear, read_image
 from anomaly_suite.io.regular import require_regular
 
@@ -121,7 +121,7 @@ def resize(image: Pixels, label: Pixels, size: tuple[int, int]) -> tuple[Pixels,
 
 
 def check_scenes(**parts: Sequence[Scene]) -> None:
-    """Check that all images are whole and none is in two parts.
+    """Check that all images are whole and none is in two parts, or twice in one.
 
     Args:
         parts: Scenes by the name of their part.
@@ -130,19 +130,27 @@ def check_scenes(**parts: Sequence[Scene]) -> None:
         DatasetError: the same image in two parts.
         ImageReadError: a file is empty, truncated or a Git LFS pointer.
     """
-    check_leaks({name: [scene.image for scene in scenes] for name, scenes in parts.items()})
+    images = {name: [scene.image for scene in scenes] for name, scenes in parts.items()}
+    check_leaks(images)
+    require_once(images)
 
 
 def require_labels(scenes: Sequence[Scene], *, labels: str) -> None:
-    """Check that every image has its label file.
+    """Check that every image has its label file, and no two images the same.
 
     Args:
         scenes: Images and labels.
         labels: What to complete, for the message.
 
     Raises:
-        DatasetError: a label is missing; names the first and the count.
+        DatasetError: a label is missing, naming the first and the count; or two images share one, naming both.
     """
+    owner: dict[Path, Path] = {}
+    for scene in scenes:
+        if owner.setdefault(scene.label, scene.image) != scene.image:
+            raise DatasetError(
+                f"'{owner[scene.label]}' and '{scene.image}' both have the label '{scene.label}'. Delete the image that is not its own."
+            )
     missing = [scene for scene in scenes if not scene.label.is_file()]
     if missing:
         raise DatasetError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from anomaly_suite.contract.videos import pool_segments, segment_bounds
 from anomaly_suite.data.videos.lists import split_name
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-from anomaly_suite.io.folders import is_junk
+from anomaly_suite.io.folders import is_junk, same_name
 from anomaly_suite.io.regular import fault_of
 
 Layout = Literal["snippets_first", "crops_first"]
@@ -257,7 +257,7 @@ def find_features(folder: Path, *, dataset: str, obtain: str) -> dict[str, tuple
     for path in sorted(folder.rglob("*.npy")):
         if any(map(is_junk, path.relative_to(folder).parts)):
             continue
-        name, crop = split_name(path.name)
+        name, crop = split_name(same_name(path.name))
         twin = found.setdefault(name, {}).setdefault(crop, path)
         if twin != path:
             raise DatasetError(f"'{twin}' and '{path}' are features of one video. Move one of them out of '{folder}'.")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
-from anomaly_suite.io.folders import find_root
+from anomaly_suite.io.folders import find_root, same_name
+from anomaly_suite.io.rows import read_text
 
 _FILE = re.compile(r"(?P<name>.+?)(?:_i3d|_c3d)?(?:__?(?P<crop>\d))?(?:\.(?:npy|mp4|avi|mat))?")
 
@@ -33,11 +34,11 @@ def read_lines(file: Path, *, dataset: str, obtain: str) -> list[str]:
 
     Raises:
         DatasetNotFoundError: there is no such file; says how to obtain it.
-        DatasetError: it has no lines.
+        DatasetError: it has no lines, or is in an encoding that cannot be told.
     """
     if not file.is_file():
         raise DatasetNotFoundError(f"{dataset} expects '{file}', which does not exist. {obtain}")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [same_name(line.strip()) for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise DatasetError(f"'{file}' is empty. {obtain}")
     return lines
@@ -52,8 +53,13 @@ def read_list(file: Path, *, dataset: str, obtain: str) -> list[str]:
     """
     entries = [split_name(line) for line in read_lines(file, dataset=dataset, obtain=obtain)]
     if len(set(entries)) < len(entries):
-        name = next(name for row, (name, crop) in enumerate(entries) if (name, crop) in entries[:row])
-        raise DatasetError(f"'{file}' lists video {name!r} twice. List every video once, or once for each crop.")
+        twice = next(entry for row, entry in enumerate(entries) if entry in entries[:row])
+        lines = enumerate(read_text(file).splitlines(), 1)
+        numbers = [number for number, line in lines if line.strip() and split_name(same_name(line.strip())) == twice]
+        raise DatasetError(
+            f"'{file}' lists video {twice[0]!r} twice, in lines {numbers[0]} and {numbers[1]}. "
+            "List every video once, or once for each crop."
+        )
     return list(dict.fromkeys(name for name, _ in entries))
 
 

@@ -22,8 +22,9 @@ from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
 from anomaly_suite.data.videos.lists import read_lines
 from anomaly_suite.data.videos.module import VideoFeatures
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-from anomaly_suite.io.folders import data_root, find_root, image_files, subfolders
+from anomaly_suite.io.folders import by_name, data_root, find_root, image_files, subfolders
 from anomaly_suite.io.images import read_mask
+from anomaly_suite.io.videos import frame_files
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ class UCSDPedWeak(VideoFeatures):
         return names
 
     def _frames(self, part: str, name: str) -> int:
-        frames = len(image_files(self._folder / part / name))
+        frames = len(frame_files(self._folder / part / name))
         if not frames:
             raise DatasetNotFoundError(f"clip '{self._folder / part / name}' has no frames. {OBTAIN}")
         return frames
@@ -220,7 +221,12 @@ class UCSDPedWeak(VideoFeatures):
     def _from_masks(self, name: str) -> npt.NDArray[np.bool_]:
         folder = self._folder / "Test" / f"{name}_gt"
         frames = self._frames("Test", name)
-        masks = {int("0" + re.sub(r"\D", "", path.stem)): path for path in image_files(folder)}
+        masks = by_name(
+            image_files(folder),
+            lambda path: int("0" + re.sub(r"\D", "", path.stem)),
+            what="masks of one frame",
+            advice="Delete the wrong one, or set truth: annotation.",
+        )
         if not masks:
             raise DatasetNotFoundError(
                 f"UCSDPedWeak expects pixel masks in '{folder}', which holds none. Set truth: annotation, or complete the masks."
@@ -230,4 +236,4 @@ class UCSDPedWeak(VideoFeatures):
                 f"'{folder}' must hold one mask for each of {frames} frames, named 001 to {frames:03d}; got {len(masks)}. "
                 "Complete the masks, or set truth: annotation."
             )
-        return np.array([read_mask(masks[frame], anomalous=False).any() for frame in sorted(masks)])
+        return np.array([read_mask(masks[frame], anomalous=None).any() for frame in sorted(masks)])

@@ -217,11 +217,12 @@ def test_anomalies_outside_the_test_set_serve_holdout_only(root: Path) -> None:
             "split in row 2 .* must be one of train, val, test; got 'tset'. Did you mean 'test'",
         ),
         ({"path": "normal/99.png"}, DatasetNotFoundError, r"1 files listed in '.*list\.csv' do not exist: .*99\.png"),
+        ({"path": "a" * 5000}, DatasetNotFoundError, r"1 files listed in '.*list\.csv' do not exist"),
         ({"mask": "masks/99.png"}, DatasetNotFoundError, r"1 files listed in .*masks/99\.png"),
         (
             {"path": "normal/6.png"},
             DatasetError,
-            r"test image '.*6\.png' has the same content as the training image '.*6\.png'",
+            r"rows 2 and 8 of '.*list\.csv' list the same image, '.*normal/6\.png'",
         ),
     ],
 )
@@ -244,3 +245,57 @@ def test_wrong_index_files(root: Path) -> None:
         build(index=str(root / "list.jsonl"))
     with pytest.raises(DatasetError, match=r"lists 6 training and 0 test images"):
         build(index=write_index(root / "list.csv", ROWS[:6]))
+
+
+def test_rows_listed_twice_name_their_lines(root: Path) -> None:
+    for path in ("normal/2.png", "./normal/../normal/2.png", "normal\\2.png"):
+        rows = [*ROWS[:6], {"path": path, "label": 0, "split": "train"}, *ROWS[6:]]
+        with pytest.raises(DatasetError, match=r"rows 4 and 8 of '.*list\.csv' list the same image, '.*2\.png'"):
+            build(index=write_index(root / "list.csv", rows))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_index_of_a_spreadsheet_with_names_in_another_form(root: Path, encoding: str) -> None:
+    (root / "normal").rename(root / "gu\u0308t")  # as some systems store it
+    lines = [f"{row['path']};{row['label']}".replace("normal/", "g\u00fct\\") for row in ROWS]
+    (root / "list.csv").write_bytes("\r\n".join(["Path;Label", *lines]).encode(encoding))
+    train, val, test = build(index=str(root / "list.csv"))
+    assert [len(part) for part in (train, val, test)] == [5, 1, 6]
+    assert everything(train)["label"].tolist() == [0] * 5
+    (root / "list.csv").write_bytes("\n".join(["path,label", "g\u00fct/0.png,0"]).encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"line 2 of '.*list\.csv' is not UTF-8 \(byte 0xfc\)"):
+        build(index=str(root / "list.csv"))
+
+
+def test_folders_and_masks_with_names_in_another_form(root: Path) -> None:
+    for name in ("normal", "crack", "masks/crack"):
+        (root / name).rename((root / name).with_name(f"{Path(name).name}u\u0308"))
+    options: dict[str, Any] = {"normal_dir": "normal\u00fc", "abnormal_dir": "crack\u00fc", "mask_dir": "masks"}
+    (root / "masks/dent").rename(root / "elsewhere")
+    assert everything(build(root=str(root), **options).test)["mask"][2:].all()
+
+
+def test_two_masks_of_one_image_and_a_label_against_its_mask(root: Path, write: Write) -> None:
+    write("masks/dent/0_mask.tif", np.full((12, 10), 255, np.uint8))
+    options: dict[str, Any] = {"root": str(root), "abnormal_dir": ["crack", "dent"], "mask_dir": "masks"}
+    with pytest.raises(DatasetError, match=r"'.*dent/0_mask\.png' and '.*dent/0_mask\.tif' are masks of one name"):
+        build(**options)
+    (root / "masks/dent/0_mask.tif").rename(root / "masks/dent/0.tif")
+    with pytest.raises(
+        DatasetError, match=r"'.*dent/0_mask\.png' and '.*dent/0\.tif' are both masks of '.*dent/0\.png'"
+    ):
+        build(**options)
+    rows = [*ROWS[:6], {**ROWS[6], "mask": "masks/dent/1_mask.png"}, *ROWS[7:]]
+    with pytest.raises(
+        DatasetError, match=r"dent/1_mask\.png' marks 120 pixels as anomalous, but its image is labelled normal"
+    ):
+        build(index=write_index(root / "list.csv", rows))
+
+
+def test_folders_that_lie_in_one_another(root: Path) -> None:
+    (root / "normal/more").mkdir()
+    (root / "normal/9.png").rename(root / "normal/more/9.png")
+    with pytest.raises(
+        DatasetError, match=r"more/9\.png' is in the \w+ part, and in the \w+ part before\. List every image once"
+    ):
+        build(root=str(root), normal_dir=["normal", "normal/more"], abnormal_dir="dent", test_fraction=0.1, seed=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anomaly_suite.contract import Splits
 from anomaly_suite.data.images.image_files import Found, ImageFileModule, ImageFiles, Item
 from anomaly_suite.data.transforms import Pipeline
-from anomaly_suite.errors import DatasetError, ShapeError
+from anomaly_suite.errors import ConfigError, DatasetError, ShapeError
 
 Write = Callable[..., Path]
 KEEP = Pipeline(image_size=None, center_crop=None, steps=[])
@@ -109,3 +111,67 @@ def test_what_a_data_set_may_not_hold(found: Found, write: Write) -> None:
         split(found._replace(test=[found.test[1]._replace(mask=small)]))
     with pytest.raises(NotImplementedError, match=r"ImageFileModule must define read\(\)"):
         ImageFileModule().setup()
+
+
+def test_pictures_with_rotation_marks_and_their_masks(found: Found, write: Write, tmp_path: Path) -> None:
+    """A defect in the upper left corner of what is seen, which is the lower right one of what is stored."""
+    seen = np.zeros((12, 10, 3), np.uint8)
+    seen[:3, :2] = 255
+    mask = write("mask.png", seen[..., 0])
+    tags = Image.Exif()
+    tags[274] = 3
+    Image.fromarray(seen[::-1, ::-1]).save(tmp_path / "turned.png", exif=tags.tobytes())
+    bad = Item(tmp_path / "turned.png", 1, mask, defect="cut")
+    found = found._replace(val=[], test=[found.test[0], bad])
+    with pytest.warns(UserWarning, match="rotation mark") as told:
+        test = split(found).test
+    assert [str(each.message) for each in told] == [
+        f"1 of 1 images with masks have a rotation mark (EXIF), first '{bad.path}': they are turned upright, and masks are taken to be drawn "
+        "on the upright picture. Set exif: ignore if they were drawn on the stored one."
+    ]
+    batch = test.__getitems__([1])  # type: ignore[attr-defined] # a BatchedDataset
+    assert torch.equal(batch["image"][:, :1] == 1, batch["mask"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stored = split(found, exif="ignore").test.__getitems__([1])  # type: ignore[attr-defined] # the same
+    assert torch.equal(stored["image"].flip(2, 3), batch["image"])
+    assert torch.equal(stored["mask"], batch["mask"])
+
+
+def test_rows_that_contradict_themselves(found: Found, write: Write) -> None:
+    full, empty = write("full.png", np.full((12, 10), 255, np.uint8)), write("empty.png", np.zeros((12, 10), np.uint8))
+    split(found._replace(test=[found.test[0]._replace(mask=empty), found.test[1]]))
+    for part, items in (("train", found.train), ("val", found.val), ("test", found.test)):
+        wrong = found._replace(**{part: [items[0]._replace(mask=full), *items[1:]]})
+        with pytest.raises(
+            DatasetError, match=r"full\.png' marks 120 pixels as anomalous, but its image is labelled normal"
+        ):
+            split(wrong)
+    with pytest.raises(DatasetError, match=r"train/3\.png' is in the training part, and in the training part before"):
+        split(found._replace(train=[*found.train, found.train[3]]))
+    with pytest.raises(DatasetError, match=r"bad\.png' is listed as its own mask"):
+        split(found._replace(test=[found.test[1]._replace(mask=found.test[1].path)]))
+    item = found.test[0]._replace(mask=full)
+    with pytest.raises(DatasetError, match=r"full\.png' marks 120 pixels"):  # a file that changed since
+        files([item], masks=True).__getitems__([0])
+
+
+def test_crops_and_steps_that_do_not_fit_name_the_picture(found: Found, write: Write) -> None:
+    found.test.append(Item(write("small.png", size=(8, 10))))
+    split(found, center_crop=8)
+    with pytest.raises(
+        ShapeError, match=r"center_crop 9 x 10 must fit into the image; '.*small\.png' is 8 x 10 \(H x W\)"
+    ):
+        split(found, center_crop=(9, 10))
+    steps = [{"class": "RandomCrop", "height": 11, "width": 10}]
+    test = split(found, transform=steps).test
+    with pytest.raises(ConfigError, match=r"a transform step cannot work on '.*small\.png', 8 x 10 \(H x W\): "):
+        test.__getitems__([len(found.test) - 1])  # type: ignore[attr-defined] # a BatchedDataset
+
+
+def test_pictures_that_differ_in_their_suffix_alone_are_told(found: Found, write: Write) -> None:
+    found.train.append(Item(write("train/3.bmp")))
+    with pytest.warns(
+        UserWarning, match=r"'.*train/3\.png' and '.*train/3\.bmp' differ in their suffix alone \(1 such pairs\)"
+    ):
+        split(found)

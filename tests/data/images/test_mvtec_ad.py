@@ -275,3 +275,19 @@ def test_real_industrial_set(real_data: Path) -> None:
     batch = test.__getitems__([0, 300])
     assert batch["label"].tolist() == [1, 0]
     assert batch["mask"].flatten(1).any(1).tolist() == [True, False]
+
+
+def test_truth_that_contradicts_itself(mvtec: Make, write: Make) -> None:
+    root = mvtec("gro\u0308sse")  # as some systems store it
+    assert len(build(root, category="gr\u00f6sse").test) == 7  # type: ignore[arg-type] # a BatchedDataset
+    write("gro\u0308sse/ground_truth/scratch/000_mask.bmp", np.full((12, 10), 255, np.uint8))
+    with pytest.raises(DatasetError, match=r"'.*000_mask\.bmp' and '.*000_mask\.png' are masks of one name"):
+        build(root, category="gr\u00f6sse")
+    (root / "gro\u0308sse/ground_truth/scratch/000_mask.bmp").unlink()
+    write("gro\u0308sse/ground_truth/good/000_mask.png", np.full((12, 10), 255, np.uint8))
+    with pytest.raises(
+        DatasetError, match=r"good/000_mask\.png' marks 120 pixels as anomalous, but its image is labelled normal"
+    ):
+        build(root, category="gr\u00f6sse")
+    with pytest.raises(DatasetError, match="is in the training part, and in the training part before"):
+        build(mvtec("cable"), category=["cable", "cable"])

@@ -139,3 +139,10 @@ def test_real_data(real_data: Path) -> None:
     inlier = batch["target"][0] != 255
     assert torch.equal(inlier, torch.from_numpy(raw < 9))  # the classes before the held-out ones keep their numbers
     assert torch.equal(batch["target"][0][inlier], torch.from_numpy(raw[raw < 9]).long())
+
+
+def test_two_images_with_one_label(camvid: Path, write: Write) -> None:
+    write("test/0001TP_test1.png", size=SIZE)
+    message = r"'.*test/0001TP_test1\.jpg' and '.*test/0001TP_test1\.png' both have the label '.*0001TP_test1\.png'"
+    with pytest.raises(DatasetError, match=message):
+        build(camvid)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anomaly_suite.data.scenes.coco_cutouts import DISJOINT, RELEASED, CocoCutouts, decode_runs
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
@@ -157,3 +158,12 @@ def test_a_share_of_the_classes_is_drawn_by_the_seed(coco: Path, caplog: pytest.
         assert names(pool(coco, class_share=0.4, seed=seed)) == names(found)
         drawn[seed] = frozenset(chosen)
     assert len(set(drawn.values())) > 1
+
+
+def test_an_image_annotated_as_it_is_stored(coco: Path) -> None:
+    path, tags = coco / "train2017" / f"{10:012d}.png", Image.Exif()
+    stored = read_image(path)
+    tags[274] = 6
+    Image.fromarray(stored).save(path, exif=tags.tobytes())
+    cutouts = CocoCutouts(coco / "annotations/instances_train2017.json", exclude=["person"], min_size=0)
+    assert (cutouts.read(0)[0] == stored).all()

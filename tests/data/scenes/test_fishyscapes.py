@@ -181,3 +181,11 @@ def test_what_is_missing_is_named(laf_labels: Path, lost_and_found: Path, static
 def test_it_cannot_be_trained_on(static: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"FishyscapesStatic is for testing.* Train on Cityscapes"):
         FishyscapesStatic(root=str(static), cityscapes=str(tmp_path / "base")).train_dataloader()
+
+
+def test_two_labels_of_one_scene(laf_labels: Path, lost_and_found: Path, write: Write) -> None:
+    write("fs/0007_02_Hanns_Klemm_Str_44_000000_000010_labels.png", LABEL)
+    with pytest.raises(
+        DatasetError, match=r"Str_44_000000_000010_leftImg8bit\.png' is in the test part, and in the test part before"
+    ):
+        everything(FishyscapesLostAndFound(root=str(laf_labels), lost_and_found=str(lost_and_found)))

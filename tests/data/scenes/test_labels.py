@@ -55,3 +55,10 @@ def test_tables_map_and_refuse() -> None:
         DatasetError, match=r"label of 'a' holds 9, which is no label of this data set \(2 such values\)"
     ):
         relabel(np.array([[7, 9, 13]], np.uint8), table, source="a")
+
+
+def test_a_label_with_a_rotation_mark_is_turned_like_its_image(tmp_path: Path) -> None:
+    numbers, tags = np.arange(6, dtype=np.uint8).reshape(2, 3), Image.Exif()
+    tags[274] = 6
+    Image.fromarray(numbers).save(tmp_path / "a.png", exif=tags.tobytes())
+    assert (read_label(tmp_path / "a.png") == np.rot90(numbers, -1)).all()

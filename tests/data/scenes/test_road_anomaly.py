@@ -77,3 +77,26 @@ def test_listed_images_must_be_there(official: Path, tmp_path: Path) -> None:
 def test_it_cannot_be_trained_on(official: Path) -> None:
     with pytest.raises(ConfigError, match="RoadAnomaly is for testing"):
         RoadAnomaly(root=str(official)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[", r"frame_list\.json' is no list of file names"),
+        (b"[1, 2]", r"frame_list\.json' is no list of file names"),
+        (b'["cones01_Saddle.webp", "cones01_Saddle.webp"]', r"frame_list\.json' lists 'cones01_Saddle' twice"),
+        (b'["\xe4.webp"]', r"line 1 of '.*frame_list\.json' is not UTF-8"),
+    ],
+)
+def test_lists_that_cannot_be_right(official: Path, content: bytes, message: str) -> None:
+    (official / "frame_list.json").write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        batches(official)
+
+
+def test_two_images_of_one_name(official: Path, write: Write) -> None:
+    write("ra/frames/cones01_Saddle.png", size=(12, 20))
+    with pytest.raises(
+        DatasetError, match=r"'.*cones01_Saddle\.png' and '.*cones01_Saddle\.webp' are images of one name"
+    ):
+        batches(official)

@@ -49,8 +49,8 @@ class TestLists:
         assert self.read(tmp_path, "x__0.npy\nx__1.npy\ny__0.npy\ny__1.npy\n") == ["x", "y"]
 
     def test_a_line_twice(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match=r"some.list' lists video 'x' twice"):
-            self.read(tmp_path, "x\ny\nx.npy\n")
+        with pytest.raises(DatasetError, match=r"some.list' lists video 'x' twice, in lines 1 and 4"):
+            self.read(tmp_path, "x\n\ny\nx.npy\n")
 
     def test_missing_and_empty(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"some.list' is empty. Ask for it."):

@@ -267,3 +267,14 @@ def test_real_splits_and_their_video_oracle(ped2: Path, save: Save, tmp_path: Pa
         aurocs.append(roc_auc_score(batch["frame_label"], oracle))
     assert len(set(trains)) == 10
     assert np.mean(aurocs) == pytest.approx(0.956, abs=0.01)  # of other ten random splits
+
+
+def test_two_files_of_one_frame(masks: Path) -> None:
+    write(masks / "UCSDped2/Test/Test003_gt/002.png", np.zeros((4, 6)))
+    with pytest.raises(
+        DatasetError, match=r"'.*Test003_gt/.*' and '.*' are masks of one frame, and only one can be used"
+    ):
+        make(masks, truth="masks").frame_truth()
+    write(masks / "UCSDped2/Train/Train001/1.png", np.zeros((4, 6)))
+    with pytest.raises(DatasetError, match=r"Train001' holds '(001\.tif|1\.png)' and '(001\.tif|1\.png)'"):
+        make(masks).frame_truth()
