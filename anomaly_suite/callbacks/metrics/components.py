@@ -6,13 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, log_values, write_section
 from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.callbacks.processes import in_any_process
+from anomaly_suite.callbacks.writing import WritesFiles
 from anomaly_suite.contract import Batch, as_batch
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.components import PPV, MeanF1, SIoU
@@ -23,7 +24,7 @@ from anomaly_suite.options import ChecksOptions
 log = logging.getLogger(__name__)
 
 
-class ComponentMetrics(ChecksOptions, Callback):
+class ComponentMetrics(ChecksOptions, WritesFiles):
     """SIoU, PPV and MeanF1 of the objects of a test set, by the SegmentMeIfYouCan protocol; see ``metrics.components``.
 
     They need a threshold. With ``best``, as the protocol has it, the test is followed by a second pass over the same scenes:
@@ -66,7 +67,7 @@ class ComponentMetrics(ChecksOptions, Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
-        begin_result(trainer)
+        begin_result(trainer, self.filename)
         self._seen = False
         for metric in (self._components, self._best):
             metric.reset()

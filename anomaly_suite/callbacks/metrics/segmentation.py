@@ -7,13 +7,14 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import MetricCollection
 
 from anomaly_suite.callbacks.base import of_data, of_module
 from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, log_values, write_section
 from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.callbacks.processes import in_any_process
+from anomaly_suite.callbacks.writing import WritesFiles
 from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.contract import as_batch
 from anomaly_suite.errors import ConfigError
@@ -22,7 +23,7 @@ from anomaly_suite.metrics.segmentation import MeanIoU, intersection_over_union
 from anomaly_suite.options import ChecksOptions
 
 
-class SegmentationMetrics(ChecksOptions, Callback):
+class SegmentationMetrics(ChecksOptions, WritesFiles):
     """Mean and per-class IoU of every validation and test epoch, where predictions and batches have classes of pixels.
 
     Logged as ``val/mIoU``, ``val/IoU_road`` and so on: classes have the names in ``classes`` of the data module, or their
@@ -74,7 +75,7 @@ class SegmentationMetrics(ChecksOptions, Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
         self._begin(pl_module)
-        begin_result(trainer)
+        begin_result(trainer, self.filename)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
