@@ -40,7 +40,7 @@ def require_file_name(path: str) -> None:
     Raises:
         ConfigError: it names none.
     """
-    if os.path.basename(os.path.normpath(path)) in ("", os.curdir, os.pardir):
+    if os.path.basename(os.path.normpath(path)) in ("", os.curdir, os.pardir) or "\0" in path:
         raise ConfigError(
             f"image_path must name a file; got {path!r}. Give every image or video its own path in the loader."
         )
