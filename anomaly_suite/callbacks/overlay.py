@@ -165,11 +165,10 @@ def _numbered(strip: Picture, span: tuple[float, float], threshold: float | None
     low, top = span
     numbers = {12: f"{top:.4g}", high - 4: f"{low:.4g}"}
     if threshold is not None:
-        row = round((high - 3) * (1 - (threshold - low) / (top - low)) + 1) + 4
-        near = [taken for taken in numbers if abs(taken - row) < 14]
-        for taken in near:
-            del numbers[taken]
-        numbers[int(np.clip(row, 12, high - 4))] = f"{threshold:.4g} threshold"
+        line = round((high - 3) * (1 - (threshold - low) / (top - low)) + 1)
+        row = line - 3 if line > 16 else line + 12  # beside its line
+        numbers = {other: text for other, text in numbers.items() if abs(other - row) > 11}
+        numbers[row] = f"{threshold:.4g} threshold"
     for row, text in numbers.items():
         needed = cv2.getTextSize(text, FONT, SMALL, 1)[0][0]
         if needed <= wide // 4:

@@ -26,7 +26,6 @@ from anomaly_suite.features.record import growing_array
 from anomaly_suite.io.atomic import (
     check_size,
     replacing,
-    replacing_together,
     save_array,
     save_bytes,
     save_columns,
@@ -265,7 +264,7 @@ def test_a_place_is_tried_before_there_is_something_to_lose(tmp_path: Path, nobo
     if os.geteuid() != 65534:
         tmp_path.chmod(0o500)
     for path in (tmp_path / "a" / "b" / "c.json", tmp_path / "c.json"):
-        with pytest.raises(FileWriteError, match="which cannot be written to .*choose a folder that can be written to"):
+        with pytest.raises(FileWriteError, match=r"which cannot be written to .*choose a folder that can be written to"):
             try_file(path)
 
 
@@ -286,7 +285,7 @@ def test_a_full_disk_is_known_at_once(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
     try:
-        with pytest.raises(FileWriteError, match="which cannot be written to .*Make room on the disk"):
+        with pytest.raises(FileWriteError, match=r"which cannot be written to .*Make room on the disk"):
             try_folder(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
