@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomaly_suite.contract import Batch, Calibration, Level, Prediction, as_batch
+from anomaly_suite.callbacks.reading import read_step
+from anomaly_suite.contract import Batch, Calibration, KeyMap, Level, Prediction
+from anomaly_suite.contract.batch import SCORES
 from anomaly_suite.options import ChecksOptions
 
 Stage = Literal["test", "predict"]
@@ -17,7 +18,7 @@ Stage = Literal["test", "predict"]
 class Step(NamedTuple):
     """One test or predict step: who ran it, what it was given, what came out.
 
-    ``batch`` is checked (see :func:`~anomaly_suite.contract.as_batch`), ``prediction`` is what the step returned.
+    ``batch`` is checked (see :func:`~anomaly_suite.contract.as_batch`), ``prediction`` is what the step returned, both under our names.
     """
 
     trainer: Trainer
@@ -31,7 +32,8 @@ class Step(NamedTuple):
 class StageCallback(ChecksOptions, Callback):
     """The test and predict hooks as three methods: :meth:`begin`, :meth:`collect` and :meth:`finish`.
 
-    A step that returned no mapping is skipped, so any Lightning module may run beside it.
+    A step that returned none of the keys in :attr:`reads` is skipped, so any Lightning module may run beside it. A constructor that takes
+    ``key_map`` keeps it as ``self.key_map``.
 
     Example:
         >>> class Highest(StageCallback):
@@ -46,6 +48,12 @@ class StageCallback(ChecksOptions, Callback):
         ...     def finish(self, trainer, pl_module, stage):
         ...         print(f"highest score of {stage}: {self.highest}")
     """
+
+    reads: ClassVar[tuple[str, ...]] = SCORES
+    """Keys of which one must be in what a step returned; a callback that reads other keys names them."""
+
+    key_map: KeyMap | None = None
+    """Our names of keys, and what they are called in batches and in what steps return."""
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
         """Forget the stage before; called in every process, which ``trainer.log_dir`` needs.
@@ -96,8 +104,8 @@ class StageCallback(ChecksOptions, Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(outputs, Mapping):
-            self.collect(Step(trainer, pl_module, cast(Prediction, outputs), as_batch(batch), stage, dataloader_idx))
+        if (read := read_step(outputs, batch, self.key_map, reads=self.reads)) is not None:
+            self.collect(Step(trainer, pl_module, *read, stage, dataloader_idx))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish."""
@@ -141,7 +149,10 @@ def calibration_of(pl_module: LightningModule, level: Level) -> Calibration | No
     return calibration if isinstance(calibration, Calibration) and calibration.is_fitted(level) else None
 
 
-def labels_of(batch: Batch) -> list[int] | None:
-    """Labels of images or videos as plain numbers; None where the batch has none."""
+def labels_of(batch: Batch) -> list[int | None] | None:
+    """Labels of images or videos as plain numbers, None for a scene without scored pixels; None where the batch has none."""
     label = batch.get("label", batch.get("bag_label"))
-    return None if label is None else [int(value) for value in label.tolist()]
+    if label is None:
+        return None
+    known = batch["scored"].tolist() if "scored" in batch else [True] * len(label)
+    return [int(value) if is_known else None for value, is_known in zip(label.tolist(), known, strict=True)]

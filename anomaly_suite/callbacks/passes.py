@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from rich.console import Console
 from rich.progress import track
 
-from anomaly_suite.contract import Batch, Prediction, as_batch
+from anomaly_suite.contract import AnomalyModule, Batch, KeyMap, Prediction, as_batch
+from anomaly_suite.errors import ConfigError
 
 
 def predictions(
-    trainer: Trainer, pl_module: LightningModule, stage: Literal["val", "test"], *, title: str
-) -> Iterator[tuple[Batch, Prediction]]:
+    trainer: Trainer, pl_module: LightningModule, stage: Literal["val", "test"], *, title: str, key_map: KeyMap | None = None
+) -> Iterator[tuple[int, Batch, Prediction]]:
     """Predict what the stage's loaders yield, with the trainer's device, precision and limits, under a progress bar.
 
     Args:
@@ -25,19 +27,35 @@ def predictions(
         pl_module: An ``AnomalyModule``, in evaluation mode.
         stage: Whose loaders.
         title: Of the progress bar.
+        key_map: Our names of keys, and what they are called in the batches.
+
+    Yields:
+        Number of the loader, batch and prediction.
+
+    Raises:
+        ConfigError: the module is none of ours, so nobody knows how to ask it again.
     """
+    if not isinstance(pl_module, AnomalyModule):
+        raise ConfigError(
+            f"a second pass ({title}) needs an AnomalyModule, whose predict can be called again; got {type(pl_module).__name__}. "
+            "Give a number as threshold."
+        )
     loaders: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
     limits = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
     counts = [None if math.isinf(limit) else int(limit) for limit in limits]  # infinite where a loader has no length
-    loaders = loaders if isinstance(loaders, list) else [loaders]
-    batches = chain.from_iterable(islice(loader, count) for loader, count in zip(loaders, counts, strict=True))
+    loaders = CombinedLoader(loaders, "sequential").flattened
+    batches = (
+        (index, raw)
+        for index, (loader, count) in enumerate(zip(loaders, counts, strict=True))
+        for raw in islice(loader, count)
+    )
     total = None if None in counts else sum(filter(None, counts))
     console = Console(stderr=True, quiet=not trainer.is_global_zero or trainer.progress_bar_callback is None)
-    for raw in track(batches, title, total=total, console=console):
+    for index, raw in track(batches, title, total=total, console=console):
         # Not around the yield: the mode would then hold for the caller, too.
         with torch.inference_mode(), trainer.precision_plugin.val_step_context():
             batch = trainer.strategy.batch_to_device(
-                trainer.precision_plugin.convert_input(as_batch(raw)), pl_module.device
+                trainer.precision_plugin.convert_input(as_batch(raw, key_map=key_map)), pl_module.device
             )
-            prediction: Prediction = pl_module.predict(batch)  # type: ignore[operator] # an AnomalyModule's
-        yield batch, prediction
+            prediction = pl_module.predict(batch)
+        yield index, batch, prediction

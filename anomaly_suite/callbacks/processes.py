@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sized
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DistributedSampler
 
-from anomaly_suite.callbacks.base import Stage
+if TYPE_CHECKING:
+    from anomaly_suite.callbacks.base import Stage
 
 T = TypeVar("T")
 
@@ -29,20 +30,31 @@ def gather_rows(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]) -> 
         the one that Lightning puts in, rows are back in the order of the data set, and those of samples that it repeated
         to give every process equally many are dropped. Otherwise they stay in the order seen, process after process.
     """
+    return list(itertools.chain.from_iterable(gather_by_loader(trainer, stage, rows).values()))
+
+
+def gather_by_loader(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]) -> dict[int, list[T]]:
+    """As :func:`gather_rows`, the rows of each loader by its number; only loaders that gave rows in any process are there.
+
+    Args:
+        trainer: The trainer of the stage.
+        stage: Whose loaders the rows come from.
+        rows: Per loader, this process's rows in the order seen, one per sample.
+    """
     parts: list[Mapping[int, list[T]]] = [rows]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         parts = [{} for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(parts, dict(rows))
     loaders = CombinedLoader(getattr(trainer, f"{stage}_dataloaders"), "sequential").flattened
-    out: list[T] = []
+    out: dict[int, list[T]] = {}
     for index in sorted(set().union(*parts)):
         shares = [part.get(index, []) for part in parts]
         sampler = getattr(loaders[index], "sampler", None)
         if isinstance(sampler, DistributedSampler) and not sampler.shuffle:
             in_order = (row for turn in itertools.zip_longest(*shares) for row in turn if row is not None)
-            out.extend(itertools.islice(in_order, len(cast(Sized, sampler.dataset))))
+            out[index] = list(itertools.islice(in_order, len(cast(Sized, sampler.dataset))))
         else:
-            out.extend(itertools.chain.from_iterable(shares))
+            out[index] = list(itertools.chain.from_iterable(shares))
     return out
 
 

@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, labels_of, output_folder
-from anomaly_suite.callbacks.processes import gather_rows
+from anomaly_suite.callbacks.processes import gather_by_loader
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.videos import frames_of
 from anomaly_suite.callbacks.writing import WritesFiles, going_on
+from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.io.atomic import csv_text, printable, save_bytes, save_columns, try_file
 from anomaly_suite.io.written import remove_older
@@ -34,9 +35,17 @@ class ScoreRow(NamedTuple):
     frames: int | None
     peak_frame: int | None
     frame_AUROC: float | None  # noqa: N815 - the name of the metric
+    dataloader_idx: int | None = None
 
 
-OPTIONAL = ("category", "snippets", "frames", "peak_frame", "frame_AUROC")  # columns only where a row has a value
+OPTIONAL = (
+    "dataloader_idx",
+    "category",
+    "snippets",
+    "frames",
+    "peak_frame",
+    "frame_AUROC",
+)  # columns only where a row has a value
 
 
 class ScoreTable(WritesFiles, StageCallback):
@@ -49,6 +58,9 @@ class ScoreTable(WritesFiles, StageCallback):
     Videos have one row each, and further columns: ``snippets`` and ``frames`` count them; ``peak_frame`` is the first frame,
     from 0, with the highest score; ``frame_AUROC`` is that inside the video, empty where all its frames have one label.
 
+    Of several loaders the rows stand in one table, one loader after the other, with a column ``dataloader_idx``. The ``label`` of a
+    driving scene without any scored pixel is unknown.
+
     Rows stand in the order of the data set where it is known, see :func:`~anomaly_suite.callbacks.processes.gather_rows`.
     Process zero writes them once, at the end of the stage; until then rows are plain numbers and strings, not tensors. Where the file
     cannot be written then, they are printed.
@@ -57,13 +69,16 @@ class ScoreTable(WritesFiles, StageCallback):
         path: File to write; ``scores.csv`` or ``scores.parquet`` in the run's log folder if None. The stage is put before
             its name, so ``runs/a.csv`` becomes ``runs/test_a.csv`` and ``runs/predict_a.csv``.
         format: ``csv``, or ``parquet``, which needs pyarrow.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ConfigError: the suffix of ``path`` is not ``format``, or pyarrow is not installed.
         FileWriteError: at the start or at the end of a stage, the file cannot be written.
     """
 
-    def __init__(self, *, path: str | None = None, format: Literal["csv", "parquet"] = "csv") -> None:
+    def __init__(
+        self, *, path: str | None = None, format: Literal["csv", "parquet"] = "csv", key_map: KeyMap | None = None
+    ) -> None:
         super().__init__()
         if path is not None and Path(path).suffix != f".{format}":
             raise ConfigError(f"path must end in .{format} for format: {format}; got {path!r}. Change one of the two.")
@@ -73,6 +88,7 @@ class ScoreTable(WritesFiles, StageCallback):
             )
         self.path = path
         self.format = format
+        self.key_map = check_key_map(key_map)
         self._rows: dict[int, list[ScoreRow]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
@@ -120,10 +136,13 @@ class ScoreTable(WritesFiles, StageCallback):
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the rows of all processes and write them; nothing is written where nothing got a score."""
-        rows = gather_rows(trainer, stage, self._rows)
+        by_loader = gather_by_loader(trainer, stage, self._rows)
         self._rows = {}
         if not trainer.is_global_zero:
             return
+        if len(by_loader) > 1:
+            by_loader = {i: [row._replace(dataloader_idx=i) for row in some] for i, some in by_loader.items()}
+        rows = [row for some in by_loader.values() for row in some]
         if not rows:
             remove_older(self._target.parent, re.escape(self._target.name), self._began)
             return
@@ -146,7 +165,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
 
     types = {"index": pyarrow.int64(), "label": pyarrow.int8()}
     types |= dict.fromkeys(("anomaly_score", "normalized_score", "frame_AUROC"), pyarrow.float64())
-    types |= dict.fromkeys(("snippets", "frames", "peak_frame"), pyarrow.int64())
+    types |= dict.fromkeys(("snippets", "frames", "peak_frame", "dataloader_idx"), pyarrow.int64())
     schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in columns])
     content = io.BytesIO()
     parquet.write_table(pyarrow.table(columns, schema=schema), content)

@@ -5,12 +5,12 @@ yields a mapping, an ``(image, label)`` or an ``(image, label, mask)`` tuple wor
 batch through :func:`as_batch`.
 """
 
-from anomaly_suite.contract.batch import Batch, Prediction, as_batch
+from anomaly_suite.contract.batch import Batch, KeyMap, Prediction, as_batch, as_prediction, check_key_map
 from anomaly_suite.contract.calibration import Calibration, Level
 from anomaly_suite.contract.data_module import AnomalyDataModule, Splits, Validation
 from anomaly_suite.contract.module import AnomalyModule
 from anomaly_suite.contract.sampler import ShardSampler
-from anomaly_suite.contract.scenes import OUTLIER, VOID
+from anomaly_suite.contract.scenes import OUTLIER, VOID, highest_scored
 from anomaly_suite.contract.videos import SEGMENTS, SNIPPET_FRAMES, frame_scores, pool_segments, snippet_count
 
 __all__ = [
@@ -22,13 +22,17 @@ __all__ = [
     "AnomalyModule",
     "Batch",
     "Calibration",
+    "KeyMap",
     "Level",
     "Prediction",
     "ShardSampler",
     "Splits",
     "Validation",
     "as_batch",
+    "as_prediction",
+    "check_key_map",
     "frame_scores",
+    "highest_scored",
     "pool_segments",
     "snippet_count",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ Level = Literal["image", "pixel"]
 RECORD_BYTES = 2048
 """Room for the record in ``state_dict``; always the same, because copies of a model are updated tensor by tensor."""
 
-_TINY = torch.finfo(torch.float32).tiny
+_BELOW_HALF = 0.5 - 2.0**-25
+"""The largest float32 under 0.5, so that 0.5 in ``normalized_score`` is reached by anomalous scores alone."""
 
 
 class Calibration(nn.Module):
@@ -45,7 +47,7 @@ class Calibration(nn.Module):
             level: Whole images or single pixels.
             threshold: Scores at or above it are anomalous.
             low: Smallest score seen; maps to 0 in ``normalized_score``.
-            high: Largest score seen; maps to 1.
+            high: Largest score seen.
             how: How the threshold was chosen, for the record.
 
         Raises:
@@ -79,22 +81,37 @@ class Calibration(nn.Module):
         return out
 
     def normalize(self, score: Tensor, level: Level = "image") -> Tensor:
-        """Map raw scores to [0, 1]: 0 at the smallest, 0.5 at the threshold, 1 at the largest seen.
+        """Map raw scores to [0, 1]: 0 at the smallest seen and below, 0.5 at the threshold, towards 1 far above it.
+
+        With ``u = (score - threshold) / width``, below the threshold ``0.5 + 0.5 u``, from it on ``1 - 0.5 / (1 + log2(1 + u))``:
+        0.75 one width above the threshold, 0.83 three, 0.88 seven, 1 at infinity alone. The width is ``threshold - low``, the
+        reach of the normals: ``high`` is no measure, since normals on their own end near the threshold and one outlier among
+        anomalies would press all others together. The logarithm keeps float32 values apart however far they lie above the
+        threshold, where ``u / (1 + u)`` is 1 from ten million widths on. A score is decided anomalous exactly where this is at
+        least 0.5.
 
         Args:
             score: Any shape.
             level: Whose threshold and range are used.
 
         Returns:
-            Shape of ``score``.
+            Shape of ``score``; its type, or float32 where that is an integer or a shorter float.
 
         Raises:
             NotFittedError: the level has no threshold.
         """
-        middle = self.threshold(level)
-        below = max(middle - self.record[level]["low"], _TINY)  # a range of width zero must not divide by zero
-        above = max(self.record[level]["high"] - middle, _TINY)
-        return (0.5 + 0.5 * (score - middle) / torch.where(score < middle, below, above)).clamp(0, 1)
+        middle, low, high = self.threshold(level), self.record[level]["low"], self.record[level]["high"]
+        is_anomalous = score >= middle
+        if math.isinf(middle):  # all or nothing is anomalous: order by the range alone
+            middle = high if middle > 0 else low
+        widths = (middle - low, high - middle, abs(middle))  # the first that there is; a range may have no width
+        width = next((each for each in widths if 0 < each < math.inf), 1.0)
+        double = torch.float32 if score.device.type == "mps" else torch.float64  # which MPS lacks
+        u = (score.to(double) - middle) / width  # in float32, large differences would be infinite
+        above = 1 - 0.5 / (1 + u.clamp(min=0).log1p() / math.log(2))
+        below = (0.5 + 0.5 * u).clamp(0, _BELOW_HALF)
+        kept = score.dtype if score.dtype in (torch.float32, torch.float64) else torch.float32
+        return torch.where(is_anomalous, above, below).to(kept)
 
     @torch.inference_mode(False)
     def get_extra_state(self) -> Tensor:

@@ -42,6 +42,32 @@ def complete(batch: dict[str, Any]) -> bool:
     return True
 
 
+def keep_if_shown(batch: dict[str, Any]) -> None:
+    """Bring uint8 images (B, C, H, W) to [0, 1] and leave out what is no image, in place, for those who read the truth alone."""
+    image = batch.get("image")
+    if not isinstance(image, Tensor) or image.ndim != 4:
+        batch.pop("image", None)
+    elif image.dtype == torch.uint8:
+        batch["image"] = image / 255
+    elif not image.is_floating_point():
+        del batch["image"]
+
+
+def complete_truth(batch: dict[str, Any]) -> None:
+    """Give ``label`` and ``mask`` of a batch without images their types in place; a missing label comes from the mask.
+
+    Raises:
+        ShapeError: labels other than 0 and 1, or a mask that is none.
+    """
+    if "mask" in batch:
+        batch["mask"] = _as_mask(torch.as_tensor(batch["mask"]), None)
+    if "label" in batch:
+        label = torch.as_tensor(batch["label"])
+        batch["label"] = as_label(label, label.numel(), unit="image")
+    elif "mask" in batch:
+        batch["label"] = batch["mask"].flatten(1).any(1).long()
+
+
 def as_label(label: Tensor, count: int, *, unit: str) -> Tensor:
     """Labels of whole samples as long (B,).
 
@@ -67,11 +93,12 @@ def as_label(label: Tensor, count: int, *, unit: str) -> Tensor:
     return label.long()
 
 
-def _as_mask(mask: Tensor, image: Tensor) -> Tensor:
+def _as_mask(mask: Tensor, image: Tensor | None) -> Tensor:
     mask = mask.unsqueeze(1) if mask.ndim == 3 else mask
-    if mask.ndim != 4 or mask.shape[1] != 1 or len(mask) != len(image) or mask.shape[2:] != image.shape[2:]:
+    wanted = mask.shape if image is None else image.shape
+    if mask.ndim != 4 or mask.shape[1] != 1 or len(mask) != wanted[0] or mask.shape[2:] != wanted[2:]:
         raise ShapeError(
-            f"mask must have shape (B, 1, H, W) and share B, H and W with image {tuple(image.shape)}; got {tuple(mask.shape)}. "
+            f"mask must have shape (B, 1, H, W) and share B, H and W with image {tuple(wanted)}; got {tuple(mask.shape)}. "
             "Resize masks together with their images (nearest neighbour)."
         )
     return mask >= 0.5 if mask.is_floating_point() else mask > 0

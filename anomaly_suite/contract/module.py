@@ -16,6 +16,7 @@ from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint import CheckpointSupport
 from anomaly_suite.contract.finite import require_finite
 from anomaly_suite.contract.precision import KeepsStatistics
+from anomaly_suite.contract.scenes import highest_scored
 from anomaly_suite.errors import NotFittedError
 from anomaly_suite.options import ChecksOptions
 from anomaly_suite.tracing import untraced_itself
@@ -25,7 +26,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
     """A detector. A method writes ``__init__``, ``training_step``, ``forward`` and ``configure_optimizers``.
 
     Validation, test and predict steps are here, once: each returns ``calibration(predict(batch))``, which the callbacks
-    read. ``forward`` is the only path from image to score, so what is exported is what was tested.
+    read. Where a scene says which of its pixels are scored, its score is the highest of those. ``forward`` is the only path from image to score, so what is exported is what was tested.
 
     A method without gradients sets ``automatic_optimization = False`` and ``single_pass = True``, collects in
     ``training_step``, turns what it collected into buffers in :meth:`fit_statistics`, and overrides :attr:`is_fitted`.
@@ -96,6 +97,9 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
             self.require_fitted()
         checked = as_batch(batch)
         prediction = self.predict(checked)
+        if "ood_mask" in checked and "anomaly_map" in prediction:
+            score = highest_scored(prediction["anomaly_map"], checked["ood_mask"])
+            prediction = {**prediction, "anomaly_score": score}
         if self._trainer is not None and self.trainer.validating:  # thresholds follow; a test shows what is not finite
             require_finite(type(self).__name__, checked, prediction)
         return cast(Prediction, self.calibration(prediction))

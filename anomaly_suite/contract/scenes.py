@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.errors import ShapeError
 
-__all__ = ["OUTLIER", "VOID", "complete"]
+__all__ = ["OUTLIER", "VOID", "complete", "highest_scored"]
 
 
 def complete(batch: dict[str, Any]) -> bool:
@@ -23,7 +23,8 @@ def complete(batch: dict[str, Any]) -> bool:
         batch: ``image`` (B, C, H, W), and perhaps ``target`` and ``ood_mask``, whole numbers (B, H, W) or (B, 1, H, W).
 
     Returns:
-        Whether the batch holds labelled scenes.
+        Whether the batch holds labelled scenes. With ``ood_mask`` it then has ``scored`` (B,) bool, False for a scene without any
+        scored pixel, of which nobody can say whether it is normal.
 
     Raises:
         ShapeError: labels of another size than the image, or not whole numbers.
@@ -34,7 +35,29 @@ def complete(batch: dict[str, Any]) -> bool:
     for name, kind in (("target", torch.long), ("ood_mask", torch.uint8)):
         if name in batch:
             batch[name] = _as_pixel_labels(torch.as_tensor(batch[name], device=image.device), image, name).to(kind)
+    if "ood_mask" in batch:
+        batch["scored"] = (batch["ood_mask"] != VOID).flatten(1).any(1)
     return True
+
+
+def highest_scored(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
+    """The score of each scene: the highest of its scored pixels. What is void, such as the car's own bonnet, says nothing about it.
+
+    Args:
+        anomaly_map: Shape (B, 1, h, w), resized to the labels where the sizes differ, bilinearly and in float32.
+        ood_mask: 0 normal, 1 anomalous, ``VOID`` not scored, shape (B, H, W).
+
+    Returns:
+        Shape (B,); of a scene without any scored pixel the highest of all, for there is no other.
+
+    Example:
+        >>> highest_scored(torch.tensor([[[[0.1, 0.9]]]]), torch.tensor([[[0, 255]]]))
+        tensor([0.1000])
+    """
+    if anomaly_map.shape[2:] != ood_mask.shape[1:]:
+        anomaly_map = torch.nn.functional.interpolate(anomaly_map.float(), ood_mask.shape[1:], mode="bilinear")
+    score, void = anomaly_map.flatten(1), (ood_mask == VOID).flatten(1)
+    return score.masked_fill(void & ~void.all(1, keepdim=True), -torch.inf).amax(1)
 
 
 def _as_pixel_labels(value: Tensor, image: Tensor, name: str) -> Tensor:

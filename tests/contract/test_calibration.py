@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
-from anomaly_suite.contract import Calibration
+from anomaly_suite.contract import Calibration, Level
 from anomaly_suite.contract.calibration import RECORD_BYTES
 from anomaly_suite.errors import CheckpointError, ConfigError, NotFittedError
 
@@ -26,13 +28,92 @@ class TestCalibration:
         out = calibration({"anomaly_score": score, "anomaly_map": torch.tensor([[[[0.5, 1.0]]]])})
         assert torch.equal(out["anomaly_score"], score)
         assert out["pred_label"].tolist() == [False, False, False, True, True, True]
-        assert out["normalized_score"].tolist() == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
+        above = [
+            1 - 0.5 / (1 + math.log2(1 + width)) for width in (5 / 2, 89 / 2)
+        ]  # widths of 10 - 8 above the threshold
+        assert out["normalized_score"].tolist() == pytest.approx([0.0, 0.0, 0.25, 0.5, *above])
         assert out["pred_mask"].flatten().tolist() == [False, True]
 
-    def test_a_range_of_width_zero_stays_finite(self) -> None:
+    @pytest.mark.parametrize(
+        ("threshold", "low", "high", "further"),
+        [
+            (4.0, 1.0, 4.0, [4.1, 15.8, 1580.0, 3e38]),  # a quantile of normals: nothing was seen above it
+            (float(np.nextafter(np.float32(4), np.float32(5))), 1.0, 4.0, [4.1, 15.8, 1580.0, 3e38]),
+            (4.0, 4.0, 4.0, [4.1, 15.8, 1580.0, 3e38]),  # normals of one score
+            (4.0, 1.0, 9.0, [4.1, 15.8, 1580.0, 3e38]),
+            (4.0, 6.0, 9.0, [4.1, 15.8, 1580.0, 3e38]),  # fixed, below all that was seen
+            (4.0, 4.0 - 1e-6, 4.0, [4.1, 15.8, 1580.0, 3e38]),
+            (4.0, -math.inf, math.inf, [4.1, 15.8, 1580.0, 3e38]),
+            (0.0, 0.0, 0.0, [1e-3, 1.0, 1e9, 3e38]),
+            (1e-38, 0.0, 1.0, [1e-3, 1.0, 1e9, 3e38]),
+            (-3e38, -3.4e38, 3e38, [-2e38, 0.0, 1e38, 3e38]),
+        ],
+    )
+    def test_order_is_kept_above_the_threshold(
+        self, threshold: float, low: float, high: float, further: list[float]
+    ) -> None:
         calibration = Calibration()
-        calibration.set("image", threshold=3.0, low=3.0, high=3.0)
-        assert calibration.normalize(torch.tensor([2.0, 3.0, 4.0])).tolist() == [0.0, 0.5, 1.0]
+        for level in get_args(Level):
+            calibration.set(level, threshold=threshold, low=low, high=high)
+            normalized = calibration.normalize(torch.tensor([threshold, *further]), level)
+            assert normalized[0] == 0.5
+            assert bool((normalized.diff() > 0).all())
+            assert normalized[-1] < 1
+
+    def test_a_false_alarm_and_a_defect_do_not_look_alike(self) -> None:
+        calibration = Calibration()
+        calibration.set("image", threshold=4.0, low=2.0, high=4.0)
+        normalized = calibration.normalize(torch.tensor([2.0, 3.0, 4.0, 4.1, 6.0, 15.8, 1580.0, math.inf, -math.inf]))
+        by_hand = [
+            0.0,
+            0.25,
+            0.5,
+            0.532880,
+            0.75,
+            0.867955,
+            0.952936,
+            1.0,
+            0.0,
+        ]  # 1 - 0.5 / (1 + log2(1 + u)), u = (s - 4) / 2
+        assert normalized.tolist() == pytest.approx(by_hand, abs=1e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8])
+    def test_scores_of_any_type(self, dtype: torch.dtype) -> None:
+        calibration = Calibration()
+        calibration.set("image", threshold=100.0, low=96.0, high=100.0)
+        score = torch.tensor([90, 96, 98, 100, 102, 104, 250], dtype=dtype)
+        normalized = calibration.normalize(score)
+        assert normalized.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert normalized[:4].tolist() == [0.0, 0.0, 0.25, 0.5]
+        assert bool((normalized[3:].diff() > 0).all())
+        assert torch.equal(normalized >= 0.5, score >= 100)
+
+    def test_half_is_reached_by_anomalous_scores_alone(self) -> None:
+        calibration = Calibration()
+        calibration.set("image", threshold=0.1, low=-1e6, high=1e6)
+        near = np.nextafter(np.float32(0.1), np.float32([-1.0, 1.0]))
+        score = torch.tensor([near[0], np.float32(0.1), near[1], math.nan])
+        assert (calibration.normalize(score) >= 0.5).tolist() == (score >= 0.1).tolist() == [False, True, True, False]
+        assert calibration.normalize(score).isnan().tolist() == [False, False, False, True]
+
+    @pytest.mark.parametrize(
+        ("threshold", "expected"), [(math.inf, [0.0, 0.0, 0.25, 0.5]), (-math.inf, [0.5, 0.5, 0.6845, 0.75])]
+    )
+    def test_an_infinite_threshold_calls_all_or_nothing_anomalous(
+        self, threshold: float, expected: list[float]
+    ) -> None:
+        calibration = Calibration()
+        calibration.set("image", threshold=threshold, low=1.0, high=3.0)
+        normalized = calibration.normalize(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+        assert normalized.tolist() == pytest.approx(expected, abs=1e-4)
+        assert bool((normalized >= 0.5).all()) == (threshold < 0)
+
+    def test_a_threshold_of_an_older_record_keeps_its_decisions(self) -> None:
+        calibration = Calibration()
+        calibration.set_extra_state({"image": {"threshold": 3.0, "low": 3.0, "high": 3.0}})
+        normalized = calibration.normalize(torch.tensor([2.0, 3.0, 4.0, 5.0]))
+        assert normalized[1] == 0.5
+        assert bool((normalized.diff() > 0).all())
 
     def test_state_dict_restores_thresholds_and_record(self) -> None:
         first, second = Calibration(), Calibration()

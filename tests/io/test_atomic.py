@@ -264,7 +264,9 @@ def test_a_place_is_tried_before_there_is_something_to_lose(tmp_path: Path, nobo
     if os.geteuid() != 65534:
         tmp_path.chmod(0o500)
     for path in (tmp_path / "a" / "b" / "c.json", tmp_path / "c.json"):
-        with pytest.raises(FileWriteError, match=r"which cannot be written to .*choose a folder that can be written to"):
+        with pytest.raises(
+            FileWriteError, match=r"which cannot be written to .*choose a folder that can be written to"
+        ):
             try_file(path)
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from anomaly_suite.callbacks.metrics.columns import flat, log_columns
 from anomaly_suite.callbacks.metrics.image import ImageLevel
 from anomaly_suite.callbacks.metrics.level import Group, Level, Update
 from anomaly_suite.callbacks.metrics.pixel import PixelLevel
-from anomaly_suite.callbacks.metrics.result_file import begin_result, log_values, write_section
+from anomaly_suite.callbacks.metrics.result_file import begin_result, write_section
 from anomaly_suite.callbacks.metrics.scene import SceneLevel
 from anomaly_suite.callbacks.metrics.video import FrameLevel, VideoLevel
 from anomaly_suite.callbacks.processes import shared_by_all
+from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
 from anomaly_suite.callbacks.writing import WritesFiles
-from anomaly_suite.contract import Batch, Prediction, as_batch
+from anomaly_suite.contract import Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
 from anomaly_suite.metrics.levels import LevelOption
 from anomaly_suite.options import ChecksOptions
@@ -50,11 +52,15 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
     figures need the labels of the videos beside those of the frames. ``frame_PRAUC`` is what released video codes call AP.
 
     Driving scenes, whose batches have ``ood_mask``, are ranked by pixel: all scored pixels of all images together, void left
-    out, as ``pixel_AUROC`` and so on. Maps of another size are resized to the labels. In ``metrics.json`` such an image counts
-    as anomalous if one of its scored pixels is.
+    out, as ``pixel_AUROC`` and so on. Maps of another size are resized to the labels. As a whole such an image is scored by the highest
+    of its scored pixels, and is anomalous if one of them is; one without any is left out of metrics of images, and counted as
+    ``without_scored_pixels`` in ``metrics.json``.
 
     A metric without a value, such as an AUROC on one label, is left out of the log, explained once, and listed under
-    ``undefined`` in ``metrics.json``; it never becomes NaN or 0.
+    ``undefined`` in ``metrics.json``; it never becomes NaN or 0. So is a level of which an epoch has scores without truth, or neither: the
+    warning says which keys were wanted and which were there.
+
+    Several loaders have a result each and one of all together, named as ``callbacks/metrics/columns.py`` says.
 
     Args:
         image: Metrics of whole images; those at the calibrated threshold need ``Calibrate``.
@@ -70,9 +76,11 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         pixel_in_validation: Also compute the metrics of pixels in validation.
         exact: Keep every pixel instead of a bounded-memory sketch; for checking the sketch.
         filename: Name of the result file in the run folder.
+        key_map: Our names of keys, and what other loaders and modules call them: ``{"label": "defect"}``. Common names such as
+            ``gt_label`` or ``targets`` are read without it.
 
     Raises:
-        ConfigError: an unknown metric or level, or a metric that the level does not have.
+        ConfigError: an unknown metric or level, a metric that the level does not have, or a ``key_map`` that cannot be.
     """
 
     def __init__(
@@ -90,6 +98,7 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         pixel_in_validation: bool = False,
         exact: bool = False,
         filename: str = "metrics.json",
+        key_map: KeyMap | None = None,
     ) -> None:
         wanted: dict[LevelOption, Sequence[str]] = {
             "image": image,
@@ -110,12 +119,14 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         self.exact = exact
         self.filename = filename
         self._told: set[str] = set()  # warnings given; the next epoch would only repeat them
+        self._reader = Reader(key_map)
         self._reset()
 
     def _reset(self) -> None:
-        self._collections: dict[tuple[str, Group], MetricCollection] = {}  # by category and group
-        self._counts = torch.zeros(2, dtype=torch.long)  # normal and anomalous images or videos
-        self._normal_sum = torch.zeros((), dtype=torch.float64)
+        self._reader.begin()
+        self._collections: dict[tuple[int, str, Group], MetricCollection] = {}  # by loader, category and group
+        # By loader: normal and anomalous images or videos, scenes without scored pixels, and the sum of normal scores.
+        self._counts: dict[int, Tensor] = {}
 
     # The two epochs that are scored ------------------------------------------------------------------------------
 
@@ -133,14 +144,13 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
     ) -> None:
         """Update; the sanity check's outputs are not scored."""
         if not trainer.sanity_checking:
-            # Decisions are left out: the thresholds are about to be fitted on these very images.
-            self._update(_without_decisions(outputs), batch, with_pixels=self.pixel_in_validation)
+            self._update(outputs, batch, loader_of(args), testing=False)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Update."""
-        self._update(outputs, batch, with_pixels=True)
+        self._update(outputs, batch, loader_of(args), testing=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
@@ -151,40 +161,53 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         """Log and write the result file."""
         values, undefined = self._log(trainer, pl_module, "test")
         content = {
-            "metrics": values,
-            "undefined": undefined,
-            "error_bound": self._error_bounds(undefined),  # every process takes part
+            "metrics": flat(values),
+            "undefined": flat(undefined),
+            "error_bound": flat(self._error_bounds(undefined)),  # every process takes part
             "definitions": self._definitions(),
-            "data": {"normal": int(self._counts[0]), "anomalous": int(self._counts[1]), **self._unit()},
+            "data": {**self._data(POOL), **self._unit()}
+            | {f"dataloader_idx_{loader}": self._data(loader) for loader in values if loader != POOL},
         }
         write_section(trainer, pl_module, self.filename, None, content)
 
     # Update ------------------------------------------------------------------------------------------------------
 
-    def _update(self, outputs: Any, raw: Any, *, with_pixels: bool) -> None:
-        if not isinstance(outputs, Mapping):
+    def _update(self, outputs: Any, raw: Any, loader: int, *, testing: bool) -> None:
+        if (read := self._reader.read(outputs, raw, loader)) is None:
             return
-        prediction, batch = cast(Prediction, outputs), as_batch(raw)
-        self._count(prediction, batch)
+        prediction, batch = read
+        if not testing:  # decisions are left out: the thresholds are about to be fitted on these very images
+            prediction = {key: value for key, value in prediction.items() if key not in ("pred_label", "pred_mask")}  # type: ignore[assignment]
+        # One loader is the pool; of several, each has metrics of its own.
+        columns = sorted({POOL, loader})
+        self._count(prediction, batch, columns)
+        for category, group, values, truth in self._updates(prediction, batch, testing=testing):
+            for column in columns:
+                key = column, category, group
+                if key not in self._collections:
+                    self._collections[key] = self.levels[group.option].build(group).to(values.device)
+                self._collections[key].update(values, truth)
+
+    def _updates(
+        self, prediction: Prediction, batch: Batch, *, testing: bool
+    ) -> Iterator[tuple[str, Group, Tensor, Tensor]]:
+        """What a batch gives, by category and group."""
         categories = _rows_by_category(batch)
-        for level in self.levels.values():
-            if level.sketched and not with_pixels:
-                continue
-            for update in level.updates(prediction, batch):
-                if not level.wants(update.group):
+        for level in self._levels_of(testing=testing):
+            for group, values, truth, per_sample in level.updates(prediction, batch):
+                if not level.wants(group):
                     continue
-                self._add(level, POOLED, update)
-                for category, rows in categories.items() if update.per_sample else ():
-                    part = rows.to(update.values.device)
-                    self._add(level, category, update._replace(values=update.values[part], truth=update.truth[part]))
+                known = batch["scored"].to(values.device) if per_sample and "scored" in batch else None
+                whole = (values, truth) if known is None else (values[known], truth[known])
+                yield POOLED, group, *whole
+                for category, rows in categories.items() if per_sample else ():
+                    part = rows.to(values.device) if known is None else rows.to(values.device) & known
+                    yield category, group, values[part], truth[part]
 
-    def _add(self, level: Level, category: str, update: Update) -> None:
-        key = category, update.group
-        if key not in self._collections:
-            self._collections[key] = level.build(update.group).to(update.values.device)
-        self._collections[key].update(update.values, update.truth)
+    def _levels_of(self, *, testing: bool) -> list[Level]:
+        return [level for level in self.levels.values() if testing or self.pixel_in_validation or not level.sketched]
 
-    def _count(self, prediction: Prediction, batch: Batch) -> None:
+    def _count(self, prediction: Prediction, batch: Batch, columns: list[int]) -> None:
         if "anomaly_score" not in prediction:
             return
         if "label" in batch:
@@ -193,74 +216,102 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
             label = (batch["ood_mask"] == 1).flatten(1).any(1).long()
         else:
             return
-        self._counts += torch.bincount(label.cpu(), minlength=2)
-        self._normal_sum += prediction["anomaly_score"].detach()[label == 0].double().sum().cpu()
+        score, unscored = prediction["anomaly_score"].detach(), 0
+        if "scored" in batch:
+            known = batch["scored"]
+            score, label, unscored = score[known], label[known], int((~known).sum())
+        counts = torch.bincount(label.cpu(), minlength=2).tolist()
+        more = torch.tensor([*counts, unscored, float(score[label == 0].double().sum())], dtype=torch.float64)
+        for column in columns:
+            self._counts[column] = self._counts.get(column, 0) + more
 
     # Compute -----------------------------------------------------------------------------------------------------
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> tuple[dict[str, float], dict[str, str]]:
-        values, undefined = self._compute(trainer, pl_module)
-        values.update(_category_means(values))
-        counts = pl_module.trainer.strategy.reduce(
-            torch.cat([self._counts.double(), self._normal_sum[None]]).to(pl_module.device), reduce_op="sum"
-        ).cpu()
-        self._counts = counts[:2].long()
-        if stage == "val" and counts[0] > 0:
-            values["normal_score"] = float(counts[2] / counts[0])
-        self._tell(stage, undefined)
-        log_values(pl_module, {f"{stage}/{name}": value for name, value in values.items()})
+    def _log(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> tuple[dict[int, dict[str, float]], dict[int, dict[str, str]]]:
+        """Values and reasons by loader, the same in every process."""
+        found = self._reader.found(trainer)
+        values, undefined = self._compute(trainer, pl_module, list(found))
+        for loader, keys in found.items():
+            for level in self._levels_of(testing=stage == "test"):
+                of_level = (name for name in (*values[loader], *undefined[loader]))
+                if any(name.rpartition("/")[2].startswith(f"{level.logged}_") for name in of_level):
+                    continue
+                if (reason := level.lacks(keys, testing=stage == "test")) is not None:
+                    undefined[loader] |= {f"{level.logged}_{name}": f"{name} {reason}" for name in level.names()}
+            values[loader].update(_category_means(values[loader]))
+            mine = self._counts.get(loader, torch.zeros(4, dtype=torch.float64)).to(pl_module.device)
+            counts = self._counts[loader] = trainer.strategy.reduce(mine, reduce_op="sum").cpu()  # type: ignore[assignment, union-attr]
+            if stage == "val" and counts[0] > 0:
+                values[loader]["normal_score"] = float(counts[3] / counts[0])
+        if unscored := int(self._counts[POOL][2]):
+            self._say(
+                f"{stage} leaves scenes without any scored pixel out of the metrics of images: {unscored} there are"
+            )
+        self._tell(stage, flat(undefined))
+        log_columns(pl_module, stage, values, self._reader.loaders)
         return values, undefined
 
-    def _compute(self, trainer: Trainer, pl_module: LightningModule) -> tuple[dict[str, float], dict[str, str]]:
-        values: dict[str, float] = {}
-        undefined: dict[str, str] = {}
+    def _compute(
+        self, trainer: Trainer, pl_module: LightningModule, loaders: list[int]
+    ) -> tuple[dict[int, dict[str, float]], dict[int, dict[str, str]]]:
+        values: dict[int, dict[str, float]] = {loader: {} for loader in loaders}
+        undefined: dict[int, dict[str, str]] = {loader: {} for loader in loaders}
         # Every process has the same collections, so that all take part in every gathering.
-        for category, group in shared_by_all(trainer, sorted(self._collections)):
+        for key in shared_by_all(trainer, sorted(self._collections)):
+            loader, category, group = key
             level = self.levels[group.option]
-            if (category, group) not in self._collections:
-                self._collections[category, group] = level.build(group).to(pl_module.device)
-            for name, metric in self._collections[category, group].items(keep_base=True, copy_state=False):
-                key = f"{category}/" * bool(category) + f"{level.logged}_{name}"
+            if key not in self._collections:
+                self._collections[key] = level.build(group).to(pl_module.device)
+            for name, metric in self._collections[key].items(keep_base=True, copy_state=False):
+                logged = f"{category}/" * bool(category) + f"{level.logged}_{name}"
                 try:
-                    values[key] = _own_value(name, metric) if group.own else float(metric.compute())
+                    values[loader][logged] = _own_value(name, metric) if group.own else float(metric.compute())
                 except MetricUndefinedError as error:
-                    undefined[key] = str(error)
+                    undefined[loader][logged] = str(error)
         return values, undefined
 
     def _tell(self, stage: str, undefined: dict[str, str]) -> None:
         """Warn once of metrics without a value, those of one reason together."""
         for reason in sorted({why.partition(" ")[2] for why in undefined.values()}):  # without the metric's own name
             names = ", ".join(name for name, why in undefined.items() if why.partition(" ")[2] == reason)
-            if (warning := f"{stage} has no {names}: each {reason}") not in self._told:
-                log.warning(warning)
-                self._told.add(warning)
+            self._say(f"{stage} has no {names}: each {reason}")
 
-    def _error_bounds(self, undefined: dict[str, str]) -> dict[str, float]:
-        """Certified error of the bounded-memory values that are defined, for pooled pixels."""
-        members = {
-            f"{self.levels[group.option].logged}_{name}": metric
-            for (category, group), collection in sorted(self._collections.items())
-            if category == POOLED and not (self.levels[group.option].exact or group.decides or group.own)
-            for name, metric in collection.items(keep_base=True, copy_state=False)
-        }
-        return {
-            name: float(metric.error_bound())  # type: ignore[operator] # a RankMetric's
-            for name, metric in members.items()
-            if name not in undefined
-        }
+    def _say(self, warning: str) -> None:
+        if warning not in self._told:
+            log.warning(warning)
+            self._told.add(warning)
+
+    def _error_bounds(self, undefined: dict[int, dict[str, str]]) -> dict[int, dict[str, float]]:
+        """Certified error of the bounded-memory values that are defined, for pixels of all categories, by loader."""
+        bounds: dict[int, dict[str, float]] = {loader: {} for loader in undefined}
+        for (loader, category, group), collection in sorted(self._collections.items(), key=lambda item: item[0]):
+            level = self.levels[group.option]
+            if category != POOLED or level.exact or group.decides or group.own:
+                continue
+            for name, metric in collection.items(keep_base=True, copy_state=False):
+                if (logged := f"{level.logged}_{name}") not in undefined[loader]:
+                    bounds[loader][logged] = float(metric.error_bound())  # type: ignore[operator] # a RankMetric's
+        return bounds
 
     def _definitions(self) -> dict[str, str]:
         """The first sentence about each metric, and what its logged name adds."""
         found = {}
-        for (_, group), collection in self._collections.items():
+        for (_, _, group), collection in self._collections.items():
             notes = self.levels[group.option].notes
             for name, metric in collection.items(copy_state=False):
                 first = (type(metric).__doc__ or "").strip().partition(" See ")[0].partition("\n")[0]
                 found[name] = " ".join([first, *(note for key, note in notes.items() if key in name.split("_"))])
         return found
 
+    def _data(self, loader: int) -> dict[str, int]:
+        normal, anomalous, unscored, _ = self._counts[loader].tolist()
+        without = {"without_scored_pixels": int(unscored)} if unscored else {}
+        return {"normal": int(normal), "anomalous": int(anomalous), **without}
+
     def _unit(self) -> dict[str, str]:
-        units = [self.levels[group.option].unit for _, group in self._collections]
+        units = [self.levels[group.option].unit for _, _, group in self._collections]
         return next(({"unit": unit} for unit in units if unit), {})
 
 
@@ -306,12 +357,6 @@ def _rows_by_category(batch: Batch) -> dict[str, Tensor]:
     """Which rows belong to each category, shape (B,) bool; empty where batches have none."""
     categories = batch.get("category", [])
     return {one: torch.tensor([item == one for item in categories]) for one in sorted(set(categories))}
-
-
-def _without_decisions(outputs: Any) -> Any:
-    if not isinstance(outputs, Mapping):
-        return None
-    return {key: value for key, value in outputs.items() if key not in ("pred_label", "pred_mask")}
 
 
 def _category_means(values: dict[str, float]) -> dict[str, float]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, log_values, write_section
+from anomaly_suite.callbacks.metrics.columns import flat, log_columns
+from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, write_section
 from anomaly_suite.callbacks.passes import predictions
-from anomaly_suite.callbacks.processes import in_any_process
+from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
 from anomaly_suite.callbacks.writing import WritesFiles
-from anomaly_suite.contract import Batch, as_batch
+from anomaly_suite.contract import Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.components import PPV, MeanF1, SIoU
 from anomaly_suite.metrics.ranking import F1Max
@@ -24,6 +24,13 @@ from anomaly_suite.options import ChecksOptions
 log = logging.getLogger(__name__)
 
 
+class _Column(NamedTuple):
+    """Metrics of one loader, or of all together."""
+
+    components: MetricCollection
+    best: F1Max
+
+
 class ComponentMetrics(ChecksOptions, WritesFiles):
     """SIoU, PPV and MeanF1 of the objects of a test set, by the SegmentMeIfYouCan protocol; see ``metrics.components``.
 
@@ -31,7 +38,8 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
     the threshold with the best pixel F1 is known only at the end of the first, and neither memory nor disk would hold all maps
     of a large set. A number needs no second pass.
 
-    A metric without a value, such as PPV where nothing is predicted, is left out of the log and listed under ``undefined``.
+    A metric without a value, such as PPV where nothing is predicted, is left out of the log and listed under ``undefined``. Several
+    loaders have a result each, with ``best`` a threshold each, see ``callbacks/metrics/columns.py``.
 
     Args:
         threshold: ``best``, or a raw score from which on a pixel is called anomalous; null computes nothing.
@@ -39,9 +47,11 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
             and on Lost and Found.
         min_predicted: Pixels of the smallest predicted component that counts: 500, or 50 on the obstacle track.
         filename: Name of the result file in the run folder; the values are its section ``components``.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
-        ConfigError: a size below 1, or another word than ``best``.
+        ConfigError: a size below 1, another word than ``best``, or a ``key_map`` that cannot be; at the end of a test, ``best`` beside
+            a module that is no ``AnomalyModule``.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
         min_object: int = 100,
         min_predicted: int = 500,
         filename: str = FILENAME,
+        key_map: KeyMap | None = None,
     ) -> None:
         if isinstance(threshold, str) and threshold != "best":
             raise ConfigError(f"threshold of component metrics is best, a number or null; got {threshold!r}.")
@@ -61,63 +72,94 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
             "PPV": PPV(min_object=min_object, min_predicted=min_predicted),
             "MeanF1": MeanF1(min_object=min_object, min_predicted=min_predicted),
         }
-        self._components = MetricCollection(members, compute_groups=[list(members)])
-        self._best = F1Max(exact=False)
-        self._seen = False
+        self._components = MetricCollection(
+            members, compute_groups=[list(members)]
+        )  # never updated: each column has a copy
+        self._reader = Reader(key_map)
+        self._columns: dict[int, _Column] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
         begin_result(trainer, self.filename)
-        self._seen = False
-        for metric in (self._components, self._best):
-            metric.reset()
-            metric.to(pl_module.device)
+        self._reader.begin()
+        self._columns = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Count components, or look for the threshold."""
-        if self.threshold is None or not isinstance(outputs, Mapping):
+        if self.threshold is None or (read := self._reader.read(outputs, batch, loader_of(args))) is None:
             return
-        batch = as_batch(batch)
-        if not _has_objects(outputs, batch):
+        if not _has_objects(*read):
             return
-        self._seen = True
-        if self.threshold == "best":
-            self._best.update(*scored_pixels(outputs["anomaly_map"].detach(), batch["ood_mask"]))
-        else:
-            self._count(outputs["anomaly_map"], batch, float(self.threshold))
+        prediction, batch = read
+        for loader in sorted({POOL, loader_of(args)}):
+            column = self._column(loader, pl_module)
+            if self.threshold == "best":
+                column.best.update(*scored_pixels(prediction["anomaly_map"].detach(), batch["ood_mask"]))
+            else:
+                _count(column, prediction["anomaly_map"], batch, float(self.threshold))
+
+    def _column(self, loader: int, pl_module: LightningModule) -> _Column:
+        if loader not in self._columns:
+            components, best = self._components.clone().to(pl_module.device), F1Max(exact=False).to(pl_module.device)
+            self._columns[loader] = _Column(components, best)
+        return self._columns[loader]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the second pass if there is one, log, and write the result file."""
-        if self.threshold is None or not in_any_process(trainer, self._seen):
+        if self.threshold is None:
             return
-        try:
-            threshold = float(self._best.threshold() if self.threshold == "best" else self.threshold)
-        except MetricUndefinedError as error:
-            log.warning("component metrics have no best threshold: %s", error)
+        thresholds: dict[int, float] = {}
+        values: dict[int, dict[str, float]] = {}
+        undefined: dict[int, dict[str, str]] = {}
+        for loader, keys in self._reader.found(trainer).items():  # the same in every process
+            values[loader] = {}
+            reason = keys.lacks("anomaly_map", "ood_mask")
+            if reason is None:
+                try:
+                    best = self._column(loader, pl_module).best
+                    thresholds[loader] = float(best.threshold() if self.threshold == "best" else self.threshold)
+                except MetricUndefinedError as error:
+                    reason = f"has no best threshold: {error}"
+            undefined[loader] = {} if reason is None else {name: f"{name} {reason}" for name in self._components}
+        if self.threshold == "best" and thresholds:
+            self._pass_again(trainer, pl_module, thresholds)
+        for loader in thresholds:
+            for name, metric in self._columns[loader].components.items(copy_state=False):
+                try:
+                    values[loader][name] = float(metric.compute())
+                except MetricUndefinedError as error:
+                    undefined[loader][name] = str(error)
+        log_columns(pl_module, "test", _named(values), self._reader.loaders)
+        for reason in sorted({reason.partition(" ")[2] for reason in flat(undefined).values()}):
+            names = ", ".join(name for name, why in flat(undefined).items() if why.partition(" ")[2] == reason)
+            log.warning("component metrics %s: each %s", names, reason)
+        if not any(values.values()) and not any(undefined.values()):
             return
-        if self.threshold == "best":
-            for batch, prediction in predictions(trainer, pl_module, "test", title="components"):
-                if _has_objects(prediction, batch):
-                    self._count(prediction["anomaly_map"], batch, threshold)
-        values: dict[str, float] = {}
-        undefined: dict[str, str] = {}
-        for name, metric in self._components.items(copy_state=False):
-            try:
-                values[name] = float(metric.compute())
-            except MetricUndefinedError as error:
-                undefined[name] = str(error)
-        log_values(pl_module, {f"test/component_{name}": value for name, value in values.items()})
-        for reason in undefined.values():
-            log.warning("component metrics: %s", reason)
-        content = {"threshold": threshold, "chosen": self.threshold, "metrics": values, "undefined": undefined}
-        write_section(trainer, pl_module, self.filename, "components", content)
+        content = {"metrics": flat(values), "undefined": flat(undefined)}
+        shown: dict[str, Any] = {"threshold": thresholds.get(POOL), "chosen": self.threshold}
+        shown |= {f"threshold/dataloader_idx_{i}": value for i, value in thresholds.items() if i != POOL}
+        write_section(trainer, pl_module, self.filename, "components", {**shown, **content})
 
-    def _count(self, anomaly_map: Tensor, batch: Batch, threshold: float) -> None:
-        anomaly_map = at_label_size(anomaly_map.detach(), batch["ood_mask"])
-        self._components.update(anomaly_map >= threshold, batch["ood_mask"])
+    def _pass_again(self, trainer: Trainer, pl_module: LightningModule, thresholds: dict[int, float]) -> None:
+        key_map = self._reader.key_map
+        for loader, batch, prediction in predictions(trainer, pl_module, "test", title="components", key_map=key_map):
+            if _has_objects(prediction, batch):
+                for column in sorted({POOL, loader} & thresholds.keys()):
+                    _count(self._columns[column], prediction["anomaly_map"], batch, thresholds[column])
 
 
-def _has_objects(prediction: Mapping[str, Any], batch: Batch) -> bool:
+def _named(columns: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    return {
+        loader: {f"component_{name}": value for name, value in values.items()} for loader, values in columns.items()
+    }
+
+
+def _count(column: _Column, anomaly_map: Tensor, batch: Batch, threshold: float) -> None:
+    anomaly_map = at_label_size(anomaly_map.detach(), batch["ood_mask"])
+    column.components.update(anomaly_map >= threshold, batch["ood_mask"])
+
+
+def _has_objects(prediction: Prediction, batch: Batch) -> bool:
     return "anomaly_map" in prediction and "ood_mask" in batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import ClassVar
 
 from anomaly_suite.callbacks.metrics.level import Level, Update
@@ -15,10 +15,16 @@ class ImageLevel(Level):
 
     option: ClassVar[LevelOption] = "image"
     logged = "image"
+    score = "anomaly_score"
+    truth = "label"
 
     def takes(self, prediction: Prediction, batch: Batch) -> bool:
         """Whether the batch holds labelled samples of this level."""
         return "anomaly_score" in prediction and "label" in batch and "snippet_features" not in batch
+
+    def expected(self, read: Collection[str], *, testing: bool) -> bool:
+        """Whether there were images, or nothing that could be read; scenes need no label of the whole."""
+        return "snippet_features" not in read and ("label" in read or not {"ood_mask", "target"} & set(read))
 
     def updates(self, prediction: Prediction, batch: Batch) -> Iterator[Update]:
         """Scores, and decisions of the calibration."""

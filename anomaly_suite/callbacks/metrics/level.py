@@ -6,13 +6,14 @@ Axes: N samples, pixels or frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite import metrics
+from anomaly_suite.callbacks.reading import Found
 from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.metrics.levels import THRESHOLDED, LevelOption, check_names
 
@@ -55,6 +56,10 @@ class Level:
     logged: ClassVar[str]
     """What logged names begin with."""
 
+    score: ClassVar[str]
+    truth: ClassVar[str]
+    """Keys of prediction and batch that are compared."""
+
     sketched: ClassVar[bool] = False
     """Whether values would fill the memory, so that metrics keep a sketch."""
 
@@ -79,6 +84,28 @@ class Level:
     def wants(self, group: Group) -> bool:
         """Whether a metric of this group was asked for."""
         return group in self._names
+
+    def names(self) -> list[str]:
+        """Metrics that were asked for."""
+        return [name for names in self._names.values() for name in names]
+
+    def expected(self, read: Collection[str], *, testing: bool) -> bool:
+        """Whether an epoch whose steps had these keys should have values of this level: half of what is compared is there.
+
+        Args:
+            read: Our names of keys.
+            testing: Whether this is a test.
+        """
+        return (self.score in read) != (self.truth in read)
+
+    def lacks(self, found: Found, *, testing: bool) -> str | None:
+        """Why an epoch has no values of this level, if it should; for the sentence about each metric.
+
+        Args:
+            found: Keys of the epoch.
+            testing: Whether this was a test.
+        """
+        return found.lacks(self.score, self.truth) if self.expected(found.read, testing=testing) else None
 
     def build(self, group: Group) -> MetricCollection:
         """New metrics of one group."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from anomaly_suite.callbacks.metrics.level import Level, Update
 from anomaly_suite.contract import Batch, Prediction
@@ -13,13 +13,17 @@ class PixelLevel(Level):
 
     option = "pixel"
     logged = "pixel"
+    score = "anomaly_map"
+    truth = "mask"
     sketched = True
 
+    def expected(self, read: Collection[str], *, testing: bool) -> bool:
+        """Whether there were maps or masks, of images."""
+        return super().expected(read, testing=testing) and not {"ood_mask", "target"} & set(read)
+
     def updates(self, prediction: Prediction, batch: Batch) -> Iterator[Update]:
-        """Maps, and masks of the calibration; labels of whole images say whether masks can be trusted."""
-        if not ("anomaly_score" in prediction and "label" in batch and "anomaly_map" in prediction):
-            return
-        if "mask" not in batch or "ood_mask" in batch:
+        """Maps, and masks of the calibration."""
+        if "anomaly_map" not in prediction or "mask" not in batch or "ood_mask" in batch:
             return
         yield from self.scores(prediction["anomaly_map"].detach(), batch["mask"], per_sample=True)
         if "pred_mask" in prediction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from anomaly_suite.callbacks.metrics.level import Level, Update
 from anomaly_suite.contract import Batch, Prediction
@@ -14,7 +14,13 @@ class SceneLevel(Level):
 
     option = "ood"
     logged = "pixel"
+    score = "anomaly_map"
+    truth = "ood_mask"
     sketched = True
+
+    def expected(self, read: Collection[str], *, testing: bool) -> bool:
+        """Whether there were labels of unknown objects."""
+        return "ood_mask" in read
 
     def updates(self, prediction: Prediction, batch: Batch) -> Iterator[Update]:
         """Maps, resized to the labels where they differ."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from anomaly_suite.callbacks.metrics.image import ImageLevel
 from anomaly_suite.callbacks.metrics.level import Level, Update
@@ -20,6 +20,10 @@ class VideoLevel(ImageLevel):
     logged = "video"
     unit = "videos"
 
+    def expected(self, read: Collection[str], *, testing: bool) -> bool:
+        """Whether there were videos; those whose frames are labelled need no label of the whole."""
+        return "snippet_features" in read and ("label" in read or "frame_label" not in read)
+
     def takes(self, prediction: Prediction, batch: Batch) -> bool:
         """Whether the batch holds labelled videos."""
         return "anomaly_score" in prediction and "label" in batch and "snippet_features" in batch
@@ -30,11 +34,17 @@ class FrameLevel(Level):
 
     option = "frame"
     logged = "frame"
+    score = "frame_score"
+    truth = "frame_label"
     notes = {
         INSIDE: "Of the frames of anomalous videos alone.",
         ORACLE: "Of the label of the whole video, used as the score of all its frames.",
         "FAR": f"Of the frames of normal videos; those with a score above {FALSE_ALARM} are called anomalous.",
     }
+
+    def expected(self, read: Collection[str], *, testing: bool) -> bool:
+        """Whether half of it is there; the truth of frames is known of tests, not of what a method learns from or is tuned on."""
+        return super().expected(read, testing=testing) and (testing or self.truth in read)
 
     def updates(self, prediction: Prediction, batch: Batch) -> Iterator[Update]:
         """Scores of frames; with the labels of videos also inside anomalous ones, the oracle's, and false alarms."""
