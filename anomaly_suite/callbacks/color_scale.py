@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -57,14 +58,16 @@ class ColorScale:
 
     def __call__(self, score: Tensor) -> Tensor:
         """Places on the scale, 0 to 1, in the shape of ``score``; NaN and infinity have the highest."""
-        return self.calibration.normalize(score.float(), "pixel").nan_to_num(nan=1.0).clamp(0, 1)
+        return self.calibration.normalize(score, "pixel").nan_to_num(nan=1.0).clamp(0, 1)
 
     def ticks(self) -> list[Tick]:
         """The numbers to write beside it, from the lowest place up: the low end, the threshold or middle, and two above."""
-        record = self.calibration.record["pixel"]
-        threshold, low = record["threshold"], record["low"]
-        width = threshold - low
-        scores = [low, threshold, threshold + width, threshold + 4 * width] if width > 0 else [threshold]
+        threshold, low, high = (self.calibration.record["pixel"][name] for name in ("threshold", "low", "high"))
+        if math.isfinite(threshold):
+            width = next(each for each in (threshold - low, high - threshold, abs(threshold), 1.0) if 0 < each < math.inf)
+            scores = [threshold - width, threshold, threshold + width, threshold + 15 * width]
+        else:  # all or nothing is anomalous
+            scores = [low, high]
         places = self(torch.tensor(scores, dtype=torch.float64)).tolist()
         found = [
             Tick(place, f"{score:.4g}", self.calibrated and score == threshold)
@@ -75,7 +78,7 @@ class ColorScale:
 
 def range_of(score: Tensor) -> tuple[float, float]:
     """Smallest and largest of the scores that are finite; 0 and 1 where none is."""
-    finite = score[score.isfinite()].float()
+    finite = score[score.isfinite()].double()
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
 
 

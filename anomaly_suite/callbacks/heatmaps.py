@@ -6,9 +6,9 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -30,10 +30,11 @@ from anomaly_suite.callbacks.drawing import (
     pixels,
     side_by_side,
 )
+from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.writing import WritesFiles, going_on, number_of_loaders, remove_former
 from anomaly_suite.codes import VOID
-from anomaly_suite.contract import Batch, Prediction, as_batch
+from anomaly_suite.contract import Batch, Prediction
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.io.atomic import fill, replacing_together, save_array, save_bytes, try_folder
 from anomaly_suite.io.naming import MirroredNames
@@ -189,12 +190,9 @@ class HeatmapExport(WritesFiles, StageCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the first panels."""
-        if isinstance(outputs, Mapping) and "anomaly_map" in outputs and not trainer.sanity_checking:
-            batch = as_batch(batch)
-            prediction = cast(Prediction, outputs)
-            if self._has_maps(prediction, batch):
-                panels = self._panels(trainer, pl_module, prediction, batch, self._to_log(trainer, batch))
-                self._log(trainer, panels, "val")
+        step = None if trainer.sanity_checking else read_step(outputs, batch, self.key_map)
+        if step is not None and self._has_maps(*step):
+            self._log(trainer, self._panels(trainer, pl_module, *step, self._to_log(trainer, step[1])), "val")
 
     def _has_maps(self, prediction: Prediction, batch: Batch) -> bool:
         found = "anomaly_map" in prediction and "image" in batch

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage
-from anomaly_suite.callbacks.processes import gather_rows, in_any_process, shared_by_all
+from anomaly_suite.callbacks.processes import gather_by_loader, in_any_process, shared_by_all
 from anomaly_suite.errors import FileWriteError
 from anomaly_suite.io.atomic import printable
 from anomaly_suite.io.written import WrittenFiles
@@ -74,15 +74,15 @@ def number_of_loaders(trainer: Trainer, stage: Stage) -> int:
 
 
 def gather_loaders(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]) -> list[list[T]]:
-    """See :func:`~anomaly_suite.callbacks.processes.gather_rows`; a list for each loader.
+    """See :func:`~anomaly_suite.callbacks.processes.gather_rows`; a list for each loader, those without rows, too.
 
     Args:
         trainer: The trainer of the stage.
         stage: Whose loaders the rows come from.
         rows: Per loader, this process's rows in the order seen, one per sample.
     """
-    loaders = range(number_of_loaders(trainer, stage))
-    return [gather_rows(trainer, stage, {index: rows.get(index, [])}) for index in loaders]
+    found = gather_by_loader(trainer, stage, rows)
+    return [found.get(index, []) for index in range(number_of_loaders(trainer, stage))]
 
 
 def all_written(trainer: Trainer) -> bool:

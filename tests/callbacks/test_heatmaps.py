@@ -166,7 +166,7 @@ def test_one_colour_means_one_score_in_all_panels_of_a_stage(tmp_path, trainer_i
         places = {value: {ramp.index(one) for one in some} for value, some in colors.items()}
         assert all(len(some) == 1 for some in places.values())
         level = {value: max(some) for value, some in places.items()}
-        assert level[0.2] < level[0.4] < level[0.6]
+        assert level[0.2] < level[0.4] < level[0.6] < level[3.0] < level[9.0]
         assert len(files(tmp_path / "heatmaps" / stage)) == 14  # the count is that of a loader
         scale = ColorScale(module.calibration, calibrated=True) if is_calibrated else ColorScale.spanning(0.2, 0.6)
         expected = (scale(torch.tensor(list(level))) * 255).round().tolist()
@@ -203,7 +203,8 @@ def test_nan_in_a_map_is_shown_as_the_highest_colour(tmp_path, trainer_in):
     image[0, 0, 0] = float("nan")
     run(HeatmapExport(), [image], trainer_in, batch_size=1)
     shown = tile(cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png")), 1)
-    assert shown[0, 0].tolist() == shown[40, 40].tolist() == color(255).tolist()
+    assert shown[0, 0].tolist() == color(255).tolist()
+    assert shown[40, 40].tolist() == color(191).tolist()  # the largest that is finite
 
 
 def test_raw_16_bit_restores_the_map(tmp_path, trainer_in):
@@ -362,7 +363,7 @@ def test_errors_say_what_to_do(tmp_path, trainer_in):
 def test_matplotlib_colours(tmp_path, trainer_in):
     run(HeatmapExport(colormap="PuOr"), [(square(), 0)], trainer_in)
     shown = tile(cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png")), 1)
-    assert shown[40, 40].tolist() == [75, 0, 45]  # the last colour of PuOr, #2d004b
+    assert shown[40, 40].tolist() == [191, 143, 153]  # three quarters through PuOr
     assert shown[0, 0].tolist() == [8, 59, 127]  # the first, #7f3b08
 
 
