@@ -34,7 +34,7 @@ from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.writing import WritesFiles, going_on, number_of_loaders, remove_former
 from anomaly_suite.codes import VOID
-from anomaly_suite.contract import Batch, Prediction
+from anomaly_suite.contract import Batch, KeyMap, Prediction, check_key_map
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.io.atomic import fill, replacing_together, save_array, save_bytes, try_folder
 from anomaly_suite.io.naming import MirroredNames
@@ -75,6 +75,7 @@ class HeatmapExport(WritesFiles, StageCallback):
         colormap: A colour map of OpenCV or matplotlib. ``viridis`` grows brighter with the score and is read with any colour vision;
             ``turbo`` has more contrast.
         log_images: Panels shown per test or validation pass in loggers that take images, such as TensorBoard's.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ConfigError: an unknown colour map, an opacity outside [0, 1] or a negative count.
@@ -95,8 +96,10 @@ class HeatmapExport(WritesFiles, StageCallback):
         opacity: float = 0.5,
         colormap: str = "viridis",
         log_images: int = 4,
+        key_map: KeyMap | None = None,
     ) -> None:
         super().__init__()
+        self.key_map = check_key_map(key_map)
         for name, count in (("max_images", max_images), ("log_images", log_images)):
             if count is not None and count < 0:
                 raise ConfigError(f"{name} must be at least 0; got {count}. Use 0 to switch it off.")
@@ -298,7 +301,9 @@ def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
         words.append(f"score: {score[index]:.5g}")
     low, high = range_of(prediction["anomaly_map"][index])
     words.append(f"map: {low:.4g} to {high:.4g}")
-    if "label" in batch:
+    if "scored" in batch and not batch["scored"][index]:
+        words.append("truth: not scored")
+    elif "label" in batch:
         words.append("truth: " + ("anomalous" if batch["label"][index] else "normal"))
     if (decided := per_sample(prediction, "pred_label", batch)) is not None:
         words.append("predicted: " + ("anomalous" if decided[index] else "normal"))

@@ -8,38 +8,34 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from rich.console import Console
 from rich.progress import track
 
 from anomaly_suite.contract import AnomalyModule, Batch, KeyMap, Prediction, as_batch
-from anomaly_suite.errors import ConfigError
 
 
 def predictions(
-    trainer: Trainer, pl_module: LightningModule, stage: Literal["val", "test"], *, title: str, key_map: KeyMap | None = None
+    trainer: Trainer,
+    pl_module: AnomalyModule,
+    stage: Literal["val", "test"],
+    *,
+    title: str,
+    key_map: KeyMap | None = None,
 ) -> Iterator[tuple[int, Batch, Prediction]]:
     """Predict what the stage's loaders yield, with the trainer's device, precision and limits, under a progress bar.
 
     Args:
         trainer: In or after the stage.
-        pl_module: An ``AnomalyModule``, in evaluation mode.
+        pl_module: In evaluation mode.
         stage: Whose loaders.
         title: Of the progress bar.
         key_map: Our names of keys, and what they are called in the batches.
 
     Yields:
         Number of the loader, batch and prediction.
-
-    Raises:
-        ConfigError: the module is none of ours, so nobody knows how to ask it again.
     """
-    if not isinstance(pl_module, AnomalyModule):
-        raise ConfigError(
-            f"a second pass ({title}) needs an AnomalyModule, whose predict can be called again; got {type(pl_module).__name__}. "
-            "Give a number as threshold."
-        )
     loaders: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
     limits = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
     counts = [None if math.isinf(limit) else int(limit) for limit in limits]  # infinite where a loader has no length

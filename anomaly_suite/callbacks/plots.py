@@ -17,6 +17,7 @@ from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.videos import Frames, frames_of
 from anomaly_suite.callbacks.writing import WritesFiles, all_written, gather_loaders, going_on
+from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.io.atomic import replacing, try_folder
 from anomaly_suite.io.written import remove_older
 from anomaly_suite.metrics import auroc, average_precision
@@ -44,15 +45,17 @@ class ScorePlots(WritesFiles, StageCallback):
 
     Args:
         folder: Where to write; ``plots`` in the run's log folder if None.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ShapeError: ``frame_score`` and ``frame_label`` count different frames.
         FileWriteError: at the start of a stage, the folder cannot be written to; at its end, files could not be written.
     """
 
-    def __init__(self, *, folder: str | None = None) -> None:
+    def __init__(self, *, folder: str | None = None, key_map: KeyMap | None = None) -> None:
         super().__init__()
         self.folder = folder
+        self.key_map = check_key_map(key_map)
         self._images: dict[int, list[tuple[float, int]]] = {}
         self._videos: dict[int, list[Frames]] = {}
 

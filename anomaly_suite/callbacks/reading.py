@@ -117,7 +117,9 @@ class Reader:
 
     def found(self, trainer: Trainer) -> dict[int, Found]:
         """What there was in any process, which all must ask: of all loaders together (:data:`POOL`), and of each where there are several."""
-        seen = dict.fromkeys([*self._seen, *shared_by_all(trainer, list(self._seen))])  # sorted, but for this process's own
+        seen = dict.fromkeys(
+            [*self._seen, *shared_by_all(trainer, list(self._seen))]
+        )  # sorted, but for this process's own
         loaders = sorted({loader for loader, _, _ in seen} | {POOL})
 
         def names(wanted: int, kind: str) -> list[str]:

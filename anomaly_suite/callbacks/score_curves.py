@@ -15,6 +15,7 @@ from anomaly_suite.callbacks.overlay import Originals, score_range, shared_range
 from anomaly_suite.callbacks.plots import BLUE, RED, new_axes
 from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
 from anomaly_suite.callbacks.writing import WritesFiles, gather_loaders, going_on, remove_former
+from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.atomic import printable, save_array, save_columns, try_folder
 from anomaly_suite.io.written import WrittenFiles
@@ -67,6 +68,7 @@ class ScoreCurves(WritesFiles, StageCallback):
         videos: Folder with the original videos or folders of their frames, at any depth, named as the videos are. For each
             there is an ``.mp4`` with the curve below the frames and a red border where the score reaches the threshold. One
             that is missing or cannot be read is a warning.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ConfigError: a negative ``limit`` or an ``fps`` that is not positive.
@@ -84,8 +86,10 @@ class ScoreCurves(WritesFiles, StageCallback):
         fps: float | None = None,
         save_scores: Literal["none", "csv", "npy"] = "none",
         videos: str | None = None,
+        key_map: KeyMap | None = None,
     ) -> None:
         super().__init__()
+        self.key_map = check_key_map(key_map)
         if limit is not None and limit < 0:
             raise ConfigError(f"limit must be at least 0; got {limit}. Use 0 to draw none, null to draw all.")
         if fps is not None and fps <= 0:

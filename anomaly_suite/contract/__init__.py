@@ -5,9 +5,10 @@ yields a mapping, an ``(image, label)`` or an ``(image, label, mask)`` tuple wor
 batch through :func:`as_batch`.
 """
 
-from anomaly_suite.contract.batch import Batch, KeyMap, Prediction, as_batch, as_prediction, check_key_map
+from anomaly_suite.contract.batch import Batch, Prediction, as_batch, as_prediction, check_key_map
 from anomaly_suite.contract.calibration import Calibration, Level
 from anomaly_suite.contract.data_module import AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract.keys import KeyMap
 from anomaly_suite.contract.module import AnomalyModule
 from anomaly_suite.contract.sampler import ShardSampler
 from anomaly_suite.contract.scenes import OUTLIER, VOID, highest_scored

@@ -153,14 +153,14 @@ def as_prediction(outputs: Any, key_map: KeyMap | None = None) -> Prediction:
 def _with_its_axes(name: str, value: Any) -> Tensor:
     """Scores and decisions as (B,), maps and masks as (B, 1, H, W), where others leave an axis of length one out or in."""
     try:
-        value = torch.as_tensor(value)
+        tensor: Tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(
             f"{name} must hold one number each; got {type(value).__name__} ({error}). Return a tensor from the step."
         ) from error
     if name in ("anomaly_map", "pred_mask"):
-        return value.unsqueeze(1) if value.ndim == 3 else value
-    return value.reshape(-1) if value.ndim == 0 or value.shape[1:] == (1,) else value
+        return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor
+    return tensor.reshape(-1) if tensor.ndim == 0 or tensor.shape[1:] == (1,) else tensor
 
 
 def check_key_map(key_map: KeyMap | None) -> KeyMap | None:

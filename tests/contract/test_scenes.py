@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from anomaly_suite.contract import OUTLIER, VOID, as_batch
+from anomaly_suite.contract import OUTLIER, VOID, AnomalyModule, as_batch, highest_scored
 from anomaly_suite.errors import ShapeError
 
 IMAGE = torch.rand(2, 3, 4, 5)
@@ -36,3 +37,48 @@ def test_labels_of_pixels_get_their_shape_and_type() -> None:
 def test_labels_that_do_not_fit_their_images(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         as_batch({"image": IMAGE, **parts})
+
+
+# Scores of whole scenes ------------------------------------------------------------------------------------------------
+
+
+class Brightest(AnomalyModule):
+    """The map is the first channel, and the score its maximum."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return image.amax((1, 2, 3)), image[:, :1]
+
+
+def scenes() -> dict[str, Tensor]:
+    """Four scenes of 2 x 4 pixels: normal below a bright bonnet, anomalous, all void, normal without void."""
+    image = torch.full((4, 1, 2, 4), 0.1)
+    image[0, 0, 0, 0], image[1, 0, 0, 2], image[3, 0, 1, 1] = 0.3, 0.7, 0.2
+    image[0, 0, 1], image[1, 0, 1], image[2] = 0.9, torch.nan, 0.8
+    ood_mask = torch.zeros(4, 2, 4, dtype=torch.uint8)
+    ood_mask[:2, 1] = VOID
+    ood_mask[1, 0, 2] = 1
+    ood_mask[2] = VOID
+    return {"image": image, "ood_mask": ood_mask}
+
+
+def test_the_highest_scored_pixel_is_the_score_of_a_scene() -> None:
+    batch = as_batch(scenes())
+    assert batch["scored"].tolist() == [True, True, False, True]
+    expected = [pytest.approx(value) for value in (0.3, 0.7, 0.8, 0.2)]
+    assert highest_scored(batch["image"], batch["ood_mask"]).tolist() == expected
+    model = Brightest()
+    model.calibration.set("image", threshold=0.5, low=0.0, high=1.0)
+    prediction = model.test_step(scenes(), 0)
+    assert prediction is not None
+    assert prediction["anomaly_score"].tolist() == expected
+    assert prediction["pred_label"].tolist() == [False, True, True, False]  # decisions follow
+    without = model.predict_step({"image": scenes()["image"][:1]}, 0)
+    assert without is not None
+    assert without["anomaly_score"].tolist() == [pytest.approx(0.9)]  # nobody says what is void
+
+
+def test_small_maps_are_brought_to_the_labels_first() -> None:
+    small = torch.tensor([[[[0.0, 1.0]]]])
+    ood_mask = torch.tensor([[[0, 0, VOID, VOID]]])
+    large = torch.nn.functional.interpolate(small, (1, 4), mode="bilinear")
+    assert highest_scored(small, ood_mask).item() == large[..., :2].max().item() < 1

@@ -14,7 +14,7 @@ from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite.callbacks.metrics.columns import flat, log_columns
 from anomaly_suite.callbacks.metrics.image import ImageLevel
-from anomaly_suite.callbacks.metrics.level import Group, Level, Update
+from anomaly_suite.callbacks.metrics.level import Group, Level
 from anomaly_suite.callbacks.metrics.pixel import PixelLevel
 from anomaly_suite.callbacks.metrics.result_file import begin_result, write_section
 from anomaly_suite.callbacks.metrics.scene import SceneLevel
@@ -242,7 +242,7 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
                     undefined[loader] |= {f"{level.logged}_{name}": f"{name} {reason}" for name in level.names()}
             values[loader].update(_category_means(values[loader]))
             mine = self._counts.get(loader, torch.zeros(4, dtype=torch.float64)).to(pl_module.device)
-            counts = self._counts[loader] = trainer.strategy.reduce(mine, reduce_op="sum").cpu()  # type: ignore[assignment, union-attr]
+            counts = self._counts[loader] = trainer.strategy.reduce(mine, reduce_op="sum").cpu()
             if stage == "val" and counts[0] > 0:
                 values[loader]["normal_score"] = float(counts[3] / counts[0])
         if unscored := int(self._counts[POOL][2]):

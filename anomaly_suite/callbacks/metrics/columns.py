@@ -58,9 +58,7 @@ def log_columns(
             _log_of_loader(pl_module, loader, {f"{stage}/{name}": value for name, value in values.items()}, seen)
     log_values(pl_module, {f"{stage}/{_name(name, POOL)}": value for name, value in pool.items()})
     for name, value in pool.items():  # for monitors alone: a table would show it as the value of every loader
-        pl_module.log(
-            f"{stage}/{name}", value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", logger=False
-        )
+        _log(pl_module, f"{stage}/{name}", value, logger=False)
 
 
 def _log_of_loader(pl_module: LightningModule, loader: int, values: Mapping[str, float], seen: Sequence[int]) -> None:
@@ -70,8 +68,9 @@ def _log_of_loader(pl_module: LightningModule, loader: int, values: Mapping[str,
     """
     trainer = pl_module.trainer
     results = trainer._results
-    if results is None or not trainer.evaluating and not trainer.validating:
-        pl_module.log_dict({_name(name, loader): value for name, value in values.items()}, add_dataloader_idx=False)
+    if results is None or not trainer.evaluating:  # before a fit
+        for name, value in values.items():
+            _log(pl_module, _name(name, loader), value, add_dataloader_idx=False)
         return
     results.dataloader_idx = loader
     try:
@@ -79,6 +78,13 @@ def _log_of_loader(pl_module: LightningModule, loader: int, values: Mapping[str,
         logged = trainer._logger_connector.update_eval_epoch_metrics()
     finally:
         results.dataloader_idx = None
-    outputs = trainer._evaluation_loop._logged_outputs  # what is printed and returned, a mapping per loader with batches
+    outputs = (
+        trainer._evaluation_loop._logged_outputs
+    )  # what is printed and returned, a mapping per loader with batches
     if loader in seen and len(outputs) == len(seen):
         outputs[seen.index(loader)].update(logged)
+
+
+def _log(pl_module: LightningModule, name: str, value: float, **options: bool) -> None:
+    """As ``log_values``."""
+    pl_module.log(name, value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", **options)

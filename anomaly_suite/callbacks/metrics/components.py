@@ -14,7 +14,7 @@ from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, 
 from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
 from anomaly_suite.callbacks.writing import WritesFiles
-from anomaly_suite.contract import Batch, KeyMap, Prediction
+from anomaly_suite.contract import AnomalyModule, Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.components import PPV, MeanF1, SIoU
 from anomaly_suite.metrics.ranking import F1Max
@@ -34,7 +34,7 @@ class _Column(NamedTuple):
 class ComponentMetrics(ChecksOptions, WritesFiles):
     """SIoU, PPV and MeanF1 of the objects of a test set, by the SegmentMeIfYouCan protocol; see ``metrics.components``.
 
-    They need a threshold. With ``best``, as the protocol has it, the test is followed by a second pass over the same scenes:
+    They need a threshold. With ``best``, as the protocol has it and an ``AnomalyModule`` can do, the test is followed by a second pass over the same scenes:
     the threshold with the best pixel F1 is known only at the end of the first, and neither memory nor disk would hold all maps
     of a large set. A number needs no second pass.
 
@@ -50,8 +50,7 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
         key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
-        ConfigError: a size below 1, another word than ``best``, or a ``key_map`` that cannot be; at the end of a test, ``best`` beside
-            a module that is no ``AnomalyModule``.
+        ConfigError: a size below 1, another word than ``best``, or a ``key_map`` that cannot be.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
             "PPV": PPV(min_object=min_object, min_predicted=min_predicted),
             "MeanF1": MeanF1(min_object=min_object, min_predicted=min_predicted),
         }
+        self._names = list(members)
         self._components = MetricCollection(
             members, compute_groups=[list(members)]
         )  # never updated: each column has a copy
@@ -114,16 +114,16 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
         values: dict[int, dict[str, float]] = {}
         undefined: dict[int, dict[str, str]] = {}
         for loader, keys in self._reader.found(trainer).items():  # the same in every process
-            values[loader] = {}
-            reason = keys.lacks("anomaly_map", "ood_mask")
-            if reason is None:
+            values[loader], undefined[loader] = {}, {}
+            if not keys.outputs:  # no batch came
+                continue
+            if (reason := keys.lacks("anomaly_map", "ood_mask")) is None:
                 try:
-                    best = self._column(loader, pl_module).best
-                    thresholds[loader] = float(best.threshold() if self.threshold == "best" else self.threshold)
+                    thresholds[loader] = self._threshold_of(loader, pl_module)
                 except MetricUndefinedError as error:
-                    reason = f"has no best threshold: {error}"
-            undefined[loader] = {} if reason is None else {name: f"{name} {reason}" for name in self._components}
-        if self.threshold == "best" and thresholds:
+                    reason = str(error)
+            undefined[loader] = {} if reason is None else {name: f"{name} {reason}" for name in self._names}
+        if self.threshold == "best" and thresholds and isinstance(pl_module, AnomalyModule):
             self._pass_again(trainer, pl_module, thresholds)
         for loader in thresholds:
             for name, metric in self._columns[loader].components.items(copy_state=False):
@@ -132,17 +132,35 @@ class ComponentMetrics(ChecksOptions, WritesFiles):
                 except MetricUndefinedError as error:
                     undefined[loader][name] = str(error)
         log_columns(pl_module, "test", _named(values), self._reader.loaders)
-        for reason in sorted({reason.partition(" ")[2] for reason in flat(undefined).values()}):
+        for reason in sorted({why.partition(" ")[2] for why in flat(undefined).values()}):
             names = ", ".join(name for name, why in flat(undefined).items() if why.partition(" ")[2] == reason)
             log.warning("component metrics %s: each %s", names, reason)
         if not any(values.values()) and not any(undefined.values()):
             return
         content = {"metrics": flat(values), "undefined": flat(undefined)}
-        shown: dict[str, Any] = {"threshold": thresholds.get(POOL), "chosen": self.threshold}
-        shown |= {f"threshold/dataloader_idx_{i}": value for i, value in thresholds.items() if i != POOL}
+        shown: dict[str, Any] = {
+            "threshold" if loader == POOL else f"threshold/dataloader_idx_{loader}": value
+            for loader, value in thresholds.items()
+        }
+        shown["chosen"] = self.threshold
         write_section(trainer, pl_module, self.filename, "components", {**shown, **content})
 
-    def _pass_again(self, trainer: Trainer, pl_module: LightningModule, thresholds: dict[int, float]) -> None:
+    def _threshold_of(self, loader: int, pl_module: LightningModule) -> float:
+        """The threshold of a column, which every process has then."""
+        best = self._column(loader, pl_module).best
+        if self.threshold is not None and self.threshold != "best":
+            return float(self.threshold)
+        if not isinstance(pl_module, AnomalyModule):
+            raise MetricUndefinedError(
+                f"needs a second pass for threshold: best, and {type(pl_module).__name__} is no AnomalyModule, whose predict can be called "
+                "again. Give a number."
+            )
+        try:
+            return float(best.threshold())
+        except MetricUndefinedError as error:
+            raise MetricUndefinedError(f"has no best threshold: {error}") from error
+
+    def _pass_again(self, trainer: Trainer, pl_module: AnomalyModule, thresholds: dict[int, float]) -> None:
         key_map = self._reader.key_map
         for loader, batch, prediction in predictions(trainer, pl_module, "test", title="components", key_map=key_map):
             if _has_objects(prediction, batch):

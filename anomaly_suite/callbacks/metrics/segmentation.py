@@ -24,7 +24,6 @@ from anomaly_suite.metrics.calibration_error import ECE, MCE
 from anomaly_suite.metrics.segmentation import MeanIoU, intersection_over_union
 from anomaly_suite.options import ChecksOptions
 
-
 log = logging.getLogger(__name__)
 
 

@@ -521,7 +521,7 @@ def test_what_frames_keep(trainer_in):
     callback = AnomalyMetrics()
     trainer_in(callbacks=[callback]).test(MeanSnippet(), small_videos(), verbose=False)
     kept = 0
-    for (_, key), collection in callback._collections.items():
+    for (_, _, key), collection in callback._collections.items():
         members = list(collection.values(copy_state=False))
         if key.option == "frame" and not key.decides:
             assert all(member.score is members[0].score for member in members)
@@ -791,7 +791,7 @@ def test_scored_pixels_of_scenes_are_pooled(tmp_path, trainer_in, exact):
         assert bound < 1e-3
         assert logged[f"test/{name}"] == pytest.approx(value, abs=1e-3)
     assert 0.2 < expected["pixel_AP"] < 0.95
-    assert written["data"] == {"normal": 4, "anomalous": 4}
+    assert written["data"] == {"normal": 3, "anomalous": 4, "without_scored_pixels": 1}
     assert written["definitions"]["AP"] == "Average precision, the step-wise sum."
 
 
@@ -840,3 +840,49 @@ def test_scenes_with_labels_have_metrics_of_images_too_and_no_pixels_of_masks(tm
     values = result(tmp_path)["metrics"]
     assert values.keys() == {"image_AUROC", "pixel_AP"}
     assert values["pixel_AP"] == pytest.approx(average_precision_score(truth, score), abs=1e-3)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_void_pixels_do_not_score_scenes_as_a_whole(tmp_path, trainer_in, caplog, foreign):
+    class Highest(MeanScore):
+        def forward(self, image):
+            return image.amax((1, 2, 3)), image[:, :1]
+
+    class Theirs(LightningModule):
+        def validation_step(self, batch, batch_idx):
+            return {"pred_score": batch["image"].amax((1, 2, 3)), "anomaly_map": batch["image"][:, 0]}
+
+        test_step = validation_step
+
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(10) % 2
+    image = torch.rand(10, 1, 4, 6, generator=generator)
+    ood = torch.zeros(10, 4, 6, dtype=torch.uint8)
+    ood[label == 1, 0, 0] = 1
+    image[label == 1, :, 0, 0] += 1  # every anomalous scene above every normal one
+    ood[:, -1] = 255
+    image[:, :, -1] = 5 * torch.rand(10, 1, 6, generator=generator)  # were it not for what is void
+    ood[:2] = 255  # nothing to score, whatever the label says
+    assert roc_auc_score(label, image.amax((1, 2, 3))) < 0.8
+    items = [
+        {"image": one, "ood_mask": truth, "label": of, "category": "ab"[index % 3 == 0]}
+        for index, (one, truth, of) in enumerate(zip(image, ood, label, strict=True))
+    ]
+    loader = DataLoader(items, batch_size=4)
+    trainer = trainer_in(callbacks=[AnomalyMetrics(image=["AUROC"], ood=[]), ScoreTable()])
+    module = Theirs() if foreign else Highest()
+    with caplog.at_level(logging.WARNING, "anomaly_suite"):
+        trainer.validate(module, loader, verbose=False)
+        assert float(trainer.callback_metrics["val/normal_score"]) < 1
+        trainer.test(module, loader, verbose=False)
+    written = result(tmp_path)
+    assert written["metrics"] == dict.fromkeys(("image_AUROC", "a/image_AUROC", "b/image_AUROC", "mean/image_AUROC"), 1)
+    assert written["data"] == {"normal": 4, "anomalous": 4, "without_scored_pixels": 2}
+    assert (
+        caplog.text.count("test leaves scenes without any scored pixel out of the metrics of images: 2 there are") == 1
+    )
+    with (tmp_path / "test_scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["", "", *map(str, label[2:].tolist())]
+    known = rows[2:]
+    assert roc_auc_score([int(row["label"]) for row in known], [float(row["anomaly_score"]) for row in known]) == 1

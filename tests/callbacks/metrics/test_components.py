@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -96,7 +96,8 @@ def test_the_second_pass_takes_as_much_as_the_first(tmp_path: Path, trainer_in: 
     written = json.loads((tmp_path / "metrics.json").read_text())["components"]
     data.image, data.ood_mask = (whole[[0, 1, 0, 1]] for whole in (data.image, data.ood_mask))
     assert written["threshold"] == pytest.approx(data.best(), abs=1e-3)
-    assert written["metrics"] == pytest.approx(data.expected(written["threshold"]), abs=1e-12)
+    pooled = {f"pooled/{name}": value for name, value in data.expected(written["threshold"]).items()}
+    assert {name: written["metrics"][name] for name in pooled} == pytest.approx(pooled, abs=1e-12)
 
 
 def test_a_loader_without_a_length_is_passed_twice(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
@@ -152,17 +153,66 @@ def test_scenes_without_objects_have_no_best_threshold(
     trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best")])
     trainer.test(Brightness(), datamodule=Objects(objects=False), verbose=False)
     assert "no best threshold" in caplog.text
-    assert not list(tmp_path.glob("*.json"))
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
+    assert written["metrics"] == {}
+    assert written["undefined"].keys() == {"SIoU", "PPV", "MeanF1"}
 
 
-@pytest.mark.parametrize(("threshold", "labelled"), [(None, True), (0.5, False), ("best", False)])
-def test_it_is_silent_without_a_threshold_or_labels(
-    threshold: Any, labelled: bool, tmp_path: Path, trainer_in: Callable[..., Trainer]
-) -> None:
-    trainer = trainer_in(callbacks=[ComponentMetrics(threshold=threshold)])
-    trainer.test(Brightness(), datamodule=Objects(labelled=labelled), verbose=False)
+def test_it_is_silent_without_a_threshold(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    trainer = trainer_in(callbacks=[ComponentMetrics(threshold=None)])
+    trainer.test(Brightness(), datamodule=Objects(), verbose=False)
     assert not trainer.callback_metrics
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize("threshold", [0.5, "best"])
+def test_missing_labels_are_told(
+    threshold: Any, tmp_path: Path, trainer_in: Callable[..., Trainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = trainer_in(callbacks=[ComponentMetrics(threshold=threshold)])
+    trainer.test(Brightness(), datamodule=Objects(labelled=False), verbose=False)
+    assert not trainer.callback_metrics
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
+    assert written["metrics"] == {}
+    assert written["undefined"].keys() == {"SIoU", "PPV", "MeanF1"}
+    assert written["undefined"]["PPV"].startswith(
+        "PPV needs anomaly_map of the step and ood_mask of the batch; ood_mask was in none. Found anomaly_score, anomaly_map in"
+    )
+    assert caplog.text.count("ood_mask was in none") == 1
+
+
+def test_the_best_threshold_beside_another_module_is_told(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    class Other(LightningModule):
+        def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+            return {"anomaly_maps": batch["image"].mean(1)}
+
+    for threshold in ("best", 0.5):
+        trainer = trainer_in(callbacks=[ComponentMetrics(threshold=threshold, **SMALL)])  # type: ignore[arg-type]
+        trainer.test(Other(), datamodule=Objects(), verbose=False)
+        written = json.loads((tmp_path / "metrics.json").read_text())["components"]
+        if threshold == "best":
+            assert "Other is no AnomalyModule" in written["undefined"]["SIoU"]
+        else:
+            assert written["metrics"] == pytest.approx(Objects().expected(0.5), abs=1e-12)
+
+
+def test_each_loader_has_its_threshold_and_its_values(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    data = Objects()
+    parts = [slice(0, 2), slice(2, 5)]
+    loaders = [DataLoader(data.items[part], batch_size=2) for part in parts]  # type: ignore[arg-type] # lists of dictionaries
+    trainer = trainer_in(callbacks=[ComponentMetrics(threshold="best", **SMALL)])  # type: ignore[arg-type] # sizes
+    trainer.test(Brightness(), loaders, verbose=False)
+    written = json.loads((tmp_path / "metrics.json").read_text())["components"]
+    whole = data.image, data.ood_mask
+    for loader, part in enumerate(parts):
+        data.image, data.ood_mask = (each[part] for each in whole)
+        threshold = written[f"threshold/dataloader_idx_{loader}"]
+        assert threshold == pytest.approx(data.best(), abs=1e-3)
+        for name, value in data.expected(threshold).items():
+            assert written["metrics"][f"{name}/dataloader_idx_{loader}"] == pytest.approx(value, abs=1e-12)
+            logged = trainer.callback_metrics[f"test/component_{name}/dataloader_idx_{loader}"]
+            assert float(logged) == pytest.approx(value, abs=1e-6)
+    assert written["threshold/dataloader_idx_0"] != written["threshold/dataloader_idx_1"]
 
 
 def test_other_words_are_refused() -> None:

@@ -114,17 +114,52 @@ def test_classes_without_names_have_numbers(trainer_in: Callable[..., Trainer]) 
     assert {"test/mIoU", "test/IoU_0", "test/IoU_1"} == trainer.callback_metrics.keys()
 
 
+def test_it_is_silent_without_classes(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    trainer = trainer_in(callbacks=[SegmentationMetrics()])
+    trainer.test(Rounding(classify=False), datamodule=Streets(with_target=False), verbose=False)
+    assert not trainer.callback_metrics
+    assert not list(tmp_path.glob("*.json"))
+
+
 @pytest.mark.parametrize(
-    ("model", "data"),
-    [({}, {"with_target": False}), ({"classify": False}, {}), ({"num_classes": None}, {"with_target": False})],
+    ("model", "data", "missing"),
+    [
+        ({}, {"with_target": False}, "target"),
+        ({"classify": False}, {}, "pred_target"),
+        ({"num_classes": None}, {"with_target": False}, "target"),
+    ],
 )
-def test_it_is_silent_without_classes(
-    model: dict[str, Any], data: dict[str, Any], tmp_path: Path, trainer_in: Callable[..., Trainer]
+def test_half_of_the_keys_is_told(
+    model: dict[str, Any],
+    data: dict[str, Any],
+    missing: str,
+    tmp_path: Path,
+    trainer_in: Callable[..., Trainer],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     trainer = trainer_in(callbacks=[SegmentationMetrics()])
     trainer.test(Rounding(**model), datamodule=Streets(**data), verbose=False)
     assert not trainer.callback_metrics
-    assert not list(tmp_path.glob("*.json"))
+    written = json.loads((tmp_path / "metrics.json").read_text())["segmentation"]
+    assert written["metrics"] == {}
+    assert f"; {missing} was in none. Found" in written["undefined"]["mIoU"]
+    assert caplog.text.count("was in none") == 1
+
+
+def test_each_loader_has_its_values(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    data = Streets()
+    loaders = [DataLoader(data.items[part], batch_size=2) for part in (slice(0, 2), slice(2, 5))]  # type: ignore[arg-type]
+    trainer = trainer_in(callbacks=[SegmentationMetrics()])
+    returned = trainer.test(Rounding(), loaders, verbose=False)
+    written = json.loads((tmp_path / "metrics.json").read_text())["segmentation"]
+    whole = data.said, data.target
+    for loader, part in ((None, slice(0, 5)), (0, slice(0, 2)), (1, slice(2, 5))):
+        data.said, data.target = (each[part] for each in whole)
+        name = "pooled/mIoU" if loader is None else f"mIoU/dataloader_idx_{loader}"
+        assert written["metrics"][name] == pytest.approx(data.expected()["mIoU"], abs=1e-12)
+        assert returned[loader or 0][f"test/{name}"] == pytest.approx(data.expected()["mIoU"], abs=1e-6)
+        matrix = "confusion_matrix" + ("" if loader is None else f"/dataloader_idx_{loader}")
+        assert written[matrix] == confusion_matrix(data.said, data.target, 3).tolist()
 
 
 def test_confidence_is_held_against_the_share_of_right_pixels(
