@@ -116,7 +116,9 @@ class ScoreCurves(WritesFiles, StageCallback):
         self._rows = {}
         self._target = output_folder(trainer, self.folder, "curves")
         self._files = WrittenFiles(self._target, f"{type(self).__name__}_{stage}", rank=trainer.global_rank)
-        try_folder(self._target / stage)
+        also = [f"{stage}_scores"] * (self.save_scores != "none") + [f"{stage}_overlay"] * (self.videos is not None)
+        for name in (stage, *also):
+            try_folder(self._target / name)
 
     def collect(self, step: Step) -> None:
         """Keep the frame scores of the videos of one batch, 5 bytes per frame."""
