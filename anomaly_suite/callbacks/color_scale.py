@@ -64,7 +64,9 @@ class ColorScale:
         """The numbers to write beside it, from the lowest place up: the low end, the threshold or middle, and two above."""
         threshold, low, high = (self.calibration.record["pixel"][name] for name in ("threshold", "low", "high"))
         if math.isfinite(threshold):
-            width = next(each for each in (threshold - low, high - threshold, abs(threshold), 1.0) if 0 < each < math.inf)
+            width = next(
+                each for each in (threshold - low, high - threshold, abs(threshold), 1.0) if 0 < each < math.inf
+            )
             scores = [threshold - width, threshold, threshold + width, threshold + 15 * width]
         else:  # all or nothing is anomalous
             scores = [low, high]
