@@ -193,6 +193,10 @@ MUTANTS: list[tuple[str, ...]] = [
     ("contract/calibration.py", "0.5 + 0.5 * u)", "0.5 + u)"),
     ("contract/calibration.py", "middle - low, high - middle", "high - middle, middle - low"),
     ("contract/images.py", "mask >= 0.5 if", "mask > 0.5 if"),
+    ("contract/scenes.py", "score.masked_fill(void, -torch.inf).amax(1)", "score.amax(1)"),
+    ("contract/module.py", '        if "ood_mask" in checked and "anomaly_map" in prediction:\n', "        if False:\n", "contract/test_scenes.py"),
+    ("contract/keys.py", "if ours in out or ours in key_map or", "if ours in key_map or"),
+    ("contract/batch.py", "isinstance(batch, CheckedBatch) and not key_map", "isinstance(batch, CheckedBatch)", "contract/test_keys.py"),
     ("contract/data_module.py", "default_rng(self.seed).permutation(count)", "default_rng(0).permutation(count)"),
     ("contract/videos.py", "count = SNIPPET_FRAMES * length if", "count = SNIPPET_FRAMES * (length - 1) if"),
     ("contract/videos.py", "length[video] - 1)]", "length[video])]"),
@@ -214,6 +218,10 @@ MUTANTS: list[tuple[str, ...]] = [
     ("callbacks/calibrate.py", "(true / total - false / normal)", "(true / total + false / normal)"),
     ("callbacks/calibrate.py", "normal = anomaly_map[label == 0]", "normal = anomaly_map"),
     ("callbacks/metrics/segmentation.py", "        pl_module.eval()\n", ""),
+    ("callbacks/metrics/columns.py", 'return f"pooled/{name}" if loader == POOL', 'return name if loader == POOL'),
+    ("callbacks/metrics/columns.py", "outputs[seen.index(loader)].update(logged)", "pass"),
+    ("callbacks/metrics/components.py", "sorted({POOL, loader_of(args)})", "[POOL]"),
+    ("callbacks/reading.py", "have_scored(checked", "~have_scored(checked", "callbacks/metrics/test_anomaly_metrics.py"),
     ("callbacks/processes.py", "itertools.zip_longest(*shares)", "zip(*shares)", "callbacks/test_table.py"),
 ]
 # fmt: on

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.contract import Batch, Calibration, KeyMap, Level, Prediction
-from anomaly_suite.contract.batch import SCORES
+from anomaly_suite.contract.batch import SCORES, names_in
 from anomaly_suite.options import ChecksOptions
 
 Stage = Literal["test", "predict"]
@@ -54,6 +55,10 @@ class StageCallback(ChecksOptions, Callback):
 
     key_map: KeyMap | None = None
     """Our names of keys, and what they are called in batches and in what steps return."""
+
+    _skipped: str | None = (
+        None  # what a step returned that was skipped; "" once something was collected, or this was said
+    )
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
         """Forget the stage before; called in every process, which ``trainer.log_dir`` needs.
@@ -105,15 +110,29 @@ class StageCallback(ChecksOptions, Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if (read := read_step(outputs, batch, self.key_map, reads=self.reads)) is not None:
+            self._skipped = ""
             self.collect(Step(trainer, pl_module, *read, stage, dataloader_idx))
+        elif self._skipped is None:
+            self._skipped = ", ".join(names_in(outputs))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish."""
+        self._say_if_nothing("test")
         self.finish(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish."""
+        self._say_if_nothing("predict")
         self.finish(trainer, pl_module, "predict")
+
+    def _say_if_nothing(self, stage: Stage) -> None:
+        """Say once what the steps of a stage would have had to return."""
+        if self._skipped:
+            rank_zero_info(
+                f"{type(self).__name__} has nothing to show of {stage}: it needs one of {', '.join(self.reads)} in what the step returns; "
+                f"found {self._skipped}. Rename the key, or give key_map={{'{self.reads[0]}': its name}}."
+            )
+            self._skipped = ""
 
 
 def output_folder(trainer: Trainer, folder: str | None, name: str = "") -> Path:

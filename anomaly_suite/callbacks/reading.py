@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 from lightning.pytorch import Trainer
 
 from anomaly_suite.callbacks.processes import shared_by_all
-from anomaly_suite.contract import Batch, KeyMap, Prediction, as_batch, as_prediction, check_key_map, highest_scored
+from anomaly_suite.contract import (
+    Batch,
+    KeyMap,
+    Prediction,
+    as_batch,
+    as_prediction,
+    check_key_map,
+    have_scored,
+    highest_scored,
+)
 from anomaly_suite.contract.batch import SCORES, names_in
 
 POOL = -1
@@ -30,7 +39,7 @@ def read_step(
         reads: Keys of which one must be in a prediction.
 
     Returns:
-        Both under our names, the batch checked; None where there is no prediction.
+        Both under our names, the batch checked, of scenes with ``scored``; None where there is no prediction.
 
     Raises:
         ShapeError: the batch is wrong, see :func:`~anomaly_suite.contract.as_batch`.
@@ -39,8 +48,10 @@ def read_step(
     if not any(name in prediction for name in reads):
         return None
     checked = as_batch(batch, key_map=key_map, needs_image=False)
-    if "scored" in checked and "anomaly_map" in prediction:
-        prediction["anomaly_score"] = highest_scored(prediction["anomaly_map"].detach(), checked["ood_mask"])
+    if "ood_mask" in checked:
+        checked = {**checked, "scored": have_scored(checked["ood_mask"])}
+        if "anomaly_map" in prediction:
+            prediction["anomaly_score"] = highest_scored(prediction["anomaly_map"].detach(), checked["ood_mask"])
     return prediction, checked
 
 

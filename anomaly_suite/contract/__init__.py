@@ -11,7 +11,7 @@ from anomaly_suite.contract.data_module import AnomalyDataModule, Splits, Valida
 from anomaly_suite.contract.keys import KeyMap
 from anomaly_suite.contract.module import AnomalyModule
 from anomaly_suite.contract.sampler import ShardSampler
-from anomaly_suite.contract.scenes import OUTLIER, VOID, highest_scored
+from anomaly_suite.contract.scenes import OUTLIER, VOID, have_scored, highest_scored
 from anomaly_suite.contract.videos import SEGMENTS, SNIPPET_FRAMES, frame_scores, pool_segments, snippet_count
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "as_prediction",
     "check_key_map",
     "frame_scores",
+    "have_scored",
     "highest_scored",
     "pool_segments",
     "snippet_count",

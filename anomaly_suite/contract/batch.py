@@ -30,8 +30,8 @@ class Batch(TypedDict, total=False):
     padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
     truth: ``frame_label`` (F,) bool, the videos one after another, and ``frame_count`` (B,) frames of each.
     Driving scenes: ``target`` (B, H, W) long, class of each pixel, ``OUTLIER`` for a pasted outlier and ``VOID`` for no class;
-    ``ood_mask`` (B, H, W) uint8, 0 normal, 1 anomalous, ``VOID`` not scored; ``scored`` (B,) bool, filled in, says which scenes
-    have a scored pixel.
+    ``ood_mask`` (B, H, W) uint8, 0 normal, 1 anomalous, ``VOID`` not scored; callbacks add ``scored`` (B,) bool, which scenes have a
+    scored pixel.
     """
 
     image: Tensor
@@ -91,9 +91,10 @@ def as_batch(batch: Any, *, key_map: KeyMap | None = None, needs_image: bool = T
 
     Args:
         batch: A mapping with the keys of :class:`Batch` (others are kept), an object with such attributes, a tuple or
-            list ``(image,)``, ``(image, label)`` or ``(image, label, mask)``, the third perhaps the names of files, or
+            list ``(image,)``, ``(image, label)`` or ``(image, label, mask)``, the third perhaps names of files or numbers, or
             ``(image, mapping)``, or an image tensor alone.
-        key_map: Our names of keys, and what they are called in this batch; see :func:`check_key_map`.
+        key_map: Our names of keys, and what they are called in this batch, in a tuple their places: ``{"label": "3"}``; see
+            :func:`check_key_map`.
         needs_image: Whether the input is needed. If not, as for callbacks beside somebody else's module, uint8 images are brought
             to [0, 1], what is no image is left out, and the truth alone is a batch. If so, the image has its own name, and labels of
             another name that are classes are left out: methods that learn without labels take such batches.
@@ -192,13 +193,17 @@ def _named(batch: Any, key_map: KeyMap) -> dict[str, Any]:
     if isinstance(batch, Tensor):
         return {"image": batch}
     if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) and not hasattr(batch, "_fields"):
+        by_place = {str(place): value for place, value in enumerate(batch) if str(place) in key_map.values()}
         if len(batch) == 2 and isinstance(batch[1], Mapping):
-            return {"image": batch[0], **parts_of(batch[1], ())}
-        third = "image_path" if len(batch) == 3 and _are_names(batch[2]) else "mask"
-        found = zip(("image", "label", third), batch, strict=False) if 1 <= len(batch) <= 3 else ()
-        return {name: value for name, value in found if value is not None}
+            return {"image": batch[0], **parts_of(batch[1], ()), **by_place}
+        found = zip(("image", "label", _third(batch)), batch, strict=False) if 1 <= len(batch) <= 3 else ()
+        return {name: value for name, value in found if value is not None} | by_place
     return parts_of(batch, (*FIELDS, *OTHERS, *key_map.values()))
 
 
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(each, str) for each in value)
+def _third(batch: Sequence[Any]) -> str:
+    """Name of the third part of a tuple: masks, names of files, or one number for each sample, such as its place in the data set."""
+    value = batch[2] if len(batch) == 3 else None
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return "image_path"
+    return "mask" if getattr(value, "ndim", 3) >= 3 else "numbers"

@@ -65,8 +65,8 @@ def under_our_names(
         parts: Values by name.
         others: Common names of our keys.
         key_map: See :func:`checked_map`; a key named there is read under that name alone.
-        for_method: A method is given what it asks for by name: no image of another name, and no label of another name whose
-            values are others than 0 and 1, such as classes, which it may learn without.
+        for_method: A method is given what it asks for by name: no image of another name, and no truth of another name that does not
+            fit the image or whose labels are others than 0 and 1, such as classes; it may learn without.
 
     Returns:
         A new mapping; keys of other names stay.
@@ -76,13 +76,14 @@ def under_our_names(
     for ours, names in others.items():
         if ours in out or ours in key_map or (ours == "image" and (for_method or "snippet_features" in out)):
             continue
-        fitting = (name for name in names if name in out and _has_form(ours, out[name], only_binary=for_method))
+        image = out.get("image") if for_method else None
+        fitting = (name for name in names if name in out and _has_form(ours, out[name], image, only_binary=for_method))
         if (name := next(fitting, None)) is not None:
             out[ours] = out.pop(name)
     return out
 
 
-def _has_form(ours: str, value: Any, *, only_binary: bool) -> bool:
+def _has_form(ours: str, value: Any, image: Any, *, only_binary: bool) -> bool:
     """Whether a value has the form of a key, so that other things of the same name are left alone."""
     if ours == "image_path":
         return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
@@ -92,6 +93,10 @@ def _has_form(ours: str, value: Any, *, only_binary: bool) -> bool:
         value = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):  # strings, or whatever it is
         return False
+    if isinstance(image, Tensor) and image.ndim == 4 and value.ndim:
+        size = value.shape[-2:] if ours == "mask" else image.shape[2:]
+        if len(value) != len(image) or size != image.shape[2:] or value.shape[1:-2] not in ((), (1,)):
+            return False
     if ours in ("image", "mask", "anomaly_map", "pred_mask"):
         return value.ndim == 4 if ours == "image" else value.ndim in (3, 4)
     column = value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)

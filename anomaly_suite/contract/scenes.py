@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.errors import ShapeError
 
-__all__ = ["OUTLIER", "VOID", "complete", "highest_scored"]
+__all__ = ["OUTLIER", "VOID", "complete", "have_scored", "highest_scored"]
 
 
 def complete(batch: dict[str, Any]) -> bool:
@@ -23,8 +23,7 @@ def complete(batch: dict[str, Any]) -> bool:
         batch: ``image`` (B, C, H, W), and perhaps ``target`` and ``ood_mask``, whole numbers (B, H, W) or (B, 1, H, W).
 
     Returns:
-        Whether the batch holds labelled scenes. With ``ood_mask`` it then has ``scored`` (B,) bool, False for a scene without any
-        scored pixel, of which nobody can say whether it is normal.
+        Whether the batch holds labelled scenes.
 
     Raises:
         ShapeError: labels of another size than the image, or not whole numbers.
@@ -35,9 +34,12 @@ def complete(batch: dict[str, Any]) -> bool:
     for name, kind in (("target", torch.long), ("ood_mask", torch.uint8)):
         if name in batch:
             batch[name] = _as_pixel_labels(torch.as_tensor(batch[name], device=image.device), image, name).to(kind)
-    if "ood_mask" in batch:
-        batch["scored"] = (batch["ood_mask"] != VOID).flatten(1).any(1)
     return True
+
+
+def have_scored(ood_mask: Tensor) -> Tensor:
+    """Which scenes have a scored pixel; of the others nobody can say whether they are normal. From (B, H, W), shape (B,), bool."""
+    return (ood_mask != VOID).flatten(1).any(1)
 
 
 def highest_scored(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
@@ -50,14 +52,22 @@ def highest_scored(anomaly_map: Tensor, ood_mask: Tensor) -> Tensor:
     Returns:
         Shape (B,); of a scene without any scored pixel the highest of all, for there is no other.
 
+    Raises:
+        ShapeError: the shapes are not as above.
+
     Example:
         >>> highest_scored(torch.tensor([[[[0.1, 0.9]]]]), torch.tensor([[[0, 255]]]))
         tensor([0.1000])
     """
+    if anomaly_map.ndim != 4 or anomaly_map.shape[1] != 1 or ood_mask.ndim != 3 or len(anomaly_map) != len(ood_mask):
+        raise ShapeError(
+            "anomaly_map must have shape (B, 1, h, w) and ood_mask (B, H, W), with the same B; got "
+            f"{tuple(anomaly_map.shape)} and {tuple(ood_mask.shape)}. Add or drop the channel axis of one."
+        )
     if anomaly_map.shape[2:] != ood_mask.shape[1:]:
         anomaly_map = torch.nn.functional.interpolate(anomaly_map.float(), ood_mask.shape[1:], mode="bilinear")
     score, void = anomaly_map.flatten(1), (ood_mask == VOID).flatten(1)
-    return score.masked_fill(void & ~void.all(1, keepdim=True), -torch.inf).amax(1)
+    return torch.where(void.all(1), score.amax(1), score.masked_fill(void, -torch.inf).amax(1))
 
 
 def _as_pixel_labels(value: Tensor, image: Tensor, name: str) -> Tensor:

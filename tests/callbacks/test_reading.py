@@ -210,6 +210,18 @@ def test_scored_batches_that_are_wrong_are_still_told() -> None:
         read_step({"anomaly_score": ["a", "b"]}, (IMAGE, LABEL))
 
 
+def test_what_has_nothing_to_show_says_so_once(
+    trainer_in: Callable[..., Trainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    loader = DataLoader([BATCHES["text"]] * 2, batch_size=None)  # type: ignore[arg-type] # a list of batches
+    trainer = trainer_in(callbacks=[ScoreTable()])
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            trainer.test(Other(RETURNED["loss"]), loader, verbose=False)
+    assert caplog.text.count("ScoreTable has nothing to show of test: it needs one of anomaly_score, anomaly_map") == 1
+    assert "found loss. Rename" in caplog.text
+
+
 def test_a_stage_callback_may_read_keys_of_its_own(trainer_in: Callable[..., Trainer]) -> None:
     class Distances(StageCallback):
         reads = ("distance",)

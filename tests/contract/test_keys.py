@@ -70,6 +70,13 @@ def test_what_is_no_mapping_is_read_too(raw: Any) -> None:
         assert batch["image_path"] == ["a", "b", "c"]
 
 
+def test_places_of_a_tuple_can_be_named() -> None:
+    batch = as_batch((IMAGE, CLASSES, MASK, LABEL), key_map={"image": "0", "label": "3", "mask": "2"})
+    assert batch["label"].tolist() == [0, 1, 1]
+    assert torch.equal(batch["mask"], MASK[:, None])
+    assert as_batch((IMAGE, LABEL, torch.arange(3))).keys() == {"image", "label", "numbers"}
+
+
 def test_our_own_name_comes_first() -> None:
     batch = as_batch({"image": IMAGE, "labels": 1 - LABEL, "label": LABEL, "gt_label": 1 - LABEL})
     assert batch["label"].tolist() == [0, 1, 1]
@@ -83,6 +90,9 @@ def test_our_own_name_comes_first() -> None:
         {"labels": torch.zeros(3, 6, dtype=torch.long)},
         {"labels": ["good", "bad", "bad"]},
         {"masks": LABEL},
+        {"masks": MASK[:2]},
+        {"masks": MASK[:, :3]},
+        {"targets": LABEL[:2]},
         {"gt": "a"},
         {"target": MASK.long()},
     ],

@@ -7,7 +7,7 @@ samples together; monitors (``EarlyStopping``, ``ModelCheckpoint``) also find th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
 
@@ -85,6 +85,9 @@ def _log_of_loader(pl_module: LightningModule, loader: int, values: Mapping[str,
         outputs[seen.index(loader)].update(logged)
 
 
-def _log(pl_module: LightningModule, name: str, value: float, **options: bool) -> None:
+def _log(
+    pl_module: LightningModule, name: str, value: float, *, logger: bool = True, add_dataloader_idx: bool = True
+) -> None:
     """As ``log_values``."""
+    options: dict[str, Any] = {"logger": logger, "add_dataloader_idx": add_dataloader_idx}
     pl_module.log(name, value, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", **options)
