@@ -299,7 +299,7 @@ def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
     words = []
     if (score := per_sample(prediction, "anomaly_score", batch)) is not None:
         words.append(f"score: {score[index]:.5g}")
-    low, high = range_of(prediction["anomaly_map"][index])
+    low, high = range_of(_scored(prediction, batch, slice(index, index + 1)))
     words.append(f"map: {low:.4g} to {high:.4g}")
     if "scored" in batch and not batch["scored"][index]:
         words.append("truth: not scored")
@@ -310,11 +310,11 @@ def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
     return "   |   ".join(words)
 
 
-def _scored(prediction: Prediction, batch: Batch) -> Tensor:
-    """The scores of a map that count: in driving scenes, not those of void pixels."""
-    anomaly_map = prediction["anomaly_map"].detach()
-    if "ood_mask" in batch and batch["ood_mask"].unsqueeze(1).shape == anomaly_map.shape:
-        return anomaly_map[batch["ood_mask"].unsqueeze(1) != VOID]
+def _scored(prediction: Prediction, batch: Batch, chosen: slice = slice(None)) -> Tensor:
+    """The scores of maps that count: in driving scenes, not those of void pixels."""
+    anomaly_map = prediction["anomaly_map"].detach()[chosen]
+    if "ood_mask" in batch and (truth := batch["ood_mask"][chosen].unsqueeze(1)).shape == anomaly_map.shape:
+        return anomaly_map[truth != VOID]
     return anomaly_map
 
 

@@ -191,7 +191,7 @@ class Shaped(Brightness):
         return {**prediction, "anomaly_score": prediction["anomaly_score"].reshape(-1, *self.shape)}
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
 def test_axes_of_length_one_change_no_file(tmp_path, trainer_in, shape):
     module = Shaped()
     module.shape = shape
@@ -199,13 +199,16 @@ def test_axes_of_length_one_change_no_file(tmp_path, trainer_in, shape):
     data = images("a.png", "b.png", "c.png")
     for batch in (batches := list(DataLoader(data, batch_size=2))):
         batch["label"] = batch["label"].reshape(-1, *shape)
-    trainer = trainer_in(callbacks=[ScoreTable(), ScorePlots(), HeatmapExport()])
+    trainer = trainer_in(callbacks=[ScoreTable(), AnomalyMetrics(pixel=[]), HeatmapExport()])
     trainer.test(module, DataLoader(batches, batch_size=None), verbose=False)
     rows = list(csv.DictReader(io.StringIO(files(tmp_path)["test_scores.csv"].decode())))
     expected = [item["image"].mean().item() for item in data]
     np.testing.assert_allclose([float(row["anomaly_score"]) for row in rows], expected, rtol=1e-6)
     assert [row["decision"] for row in rows] == [("normal", "anomalous")[value >= 0.5] for value in expected]
     assert [row["label"] for row in rows] == ["1", "0", "0"]
+    values = json.loads(files(tmp_path)["metrics.json"])["metrics"]
+    assert values["image_AUROC"] == np.mean([expected[0] > other for other in expected[1:]])
+    assert {"image_Accuracy", "image_AP"} <= values.keys()
 
 
 @pytest.mark.parametrize("callback", [ScoreTable, ScorePlots, HeatmapExport])
