@@ -32,7 +32,7 @@ from anomaly_suite.callbacks.drawing import (
 )
 from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.callbacks.values import per_sample
-from anomaly_suite.callbacks.writing import WritesFiles, going_on, number_of_loaders, remove_former
+from anomaly_suite.callbacks.writing import WritesFiles, files_of, going_on, number_of_loaders, remove_former
 from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, KeyMap, Prediction, check_key_map
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
@@ -62,7 +62,7 @@ class HeatmapExport(WritesFiles, StageCallback):
     Files: ``<folder>/<stage>/<name>.png`` and raw maps in ``<folder>/<stage>_raw``; names mirror the input tree and never
     coincide, see :class:`~anomaly_suite.io.naming.MirroredNames`. Where there are several loaders, each has a folder
     ``dataloader_idx_0`` and so on there. Every process writes its own images. Methods without maps write nothing. At the end of a
-    stage, panels and maps of an earlier one in the same folder are gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
+    stage, panels and maps of an earlier one of the same run are gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
 
     Args:
         folder: Where to write; ``heatmaps`` in the run's log folder if None.
@@ -140,7 +140,7 @@ class HeatmapExport(WritesFiles, StageCallback):
         self._names = [MirroredNames(root, rank=trainer.global_rank, world=trainer.world_size) for _ in parts]
         self._files = None
         if self.max_images != 0 and (self.panel or self.raw != "none"):
-            self._files = WrittenFiles(folder, f"{type(self).__name__}_{stage}", rank=trainer.global_rank)
+            self._files = files_of(trainer, folder, f"{type(self).__name__}_{stage}")
             for wanted, name in ((self.panel, stage), (self.raw != "none", f"{stage}_raw")):
                 if wanted:
                     try_folder(folder / name)

@@ -14,11 +14,10 @@ from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration
 from anomaly_suite.callbacks.overlay import Originals, score_range, shared_range, write_overlay
 from anomaly_suite.callbacks.plots import BLUE, RED, new_axes
 from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
-from anomaly_suite.callbacks.writing import WritesFiles, gather_loaders, going_on, remove_former
+from anomaly_suite.callbacks.writing import WritesFiles, files_of, gather_loaders, going_on, remove_former
 from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.atomic import printable, save_array, save_columns, try_folder
-from anomaly_suite.io.written import WrittenFiles
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class ScoreCurves(WritesFiles, StageCallback):
 
     Files: ``<folder>/<stage>/<name>.png``, scores in ``<folder>/<stage>_scores`` and overlays in ``<folder>/<stage>_overlay``.
     Where there are several loaders, each has a folder ``dataloader_idx_0`` and so on there. The processes share the work. At the
-    end, what an earlier stage wrote there is gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
+    end, what an earlier stage of the same run wrote there is gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
 
     Args:
         folder: Where to write; ``curves`` in the run's log folder if None.
@@ -115,7 +114,7 @@ class ScoreCurves(WritesFiles, StageCallback):
             )
         self._rows = {}
         self._target = output_folder(trainer, self.folder, "curves")
-        self._files = WrittenFiles(self._target, f"{type(self).__name__}_{stage}", rank=trainer.global_rank)
+        self._files = files_of(trainer, self._target, f"{type(self).__name__}_{stage}")
         also = [f"{stage}_scores"] * (self.save_scores != "none") + [f"{stage}_overlay"] * (self.videos is not None)
         for name in (stage, *also):
             try_folder(self._target / name)

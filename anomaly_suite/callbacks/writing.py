@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomaly_suite.callbacks.base import Stage
+from anomaly_suite.callbacks.base import Stage, output_folder
 from anomaly_suite.callbacks.processes import gather_by_loader, in_any_process, shared_by_all
 from anomaly_suite.errors import FileWriteError
 from anomaly_suite.io.atomic import printable
@@ -88,6 +91,23 @@ def gather_loaders(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]) 
 def all_written(trainer: Trainer) -> bool:
     """Whether no process of the stage met a file that could not be written; all must ask."""
     return not in_any_process(trainer, bool(_failures.get(trainer)))
+
+
+def files_of(trainer: Trainer, folder: Path, name: str) -> WrittenFiles:
+    """The list of what a stage of this run writes; a folder outside of the run may hold files of other runs, which stay.
+
+    Args:
+        trainer: At the start of the stage; all processes must ask.
+        folder: Where files are written.
+        name: Of the writer and the stage.
+
+    Raises:
+        FileWriteError: the folder cannot be written to.
+    """
+    run = os.path.relpath(output_folder(trainer, None), folder)
+    if set(Path(run).parts) - {os.pardir}:
+        name += f"_{zlib.crc32(os.fsencode(run)):08x}"
+    return WrittenFiles(folder, name, rank=trainer.global_rank)
 
 
 def remove_former(trainer: Trainer, files: WrittenFiles) -> None:

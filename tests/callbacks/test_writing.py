@@ -168,6 +168,17 @@ def test_a_second_test_leaves_no_picture_of_the_first(tmp_path, trainer_in):
     assert not (tmp_path / "heatmaps" / "test_raw").exists()
 
 
+def test_runs_that_share_a_folder_keep_their_pictures(tmp_path, trainer_in):
+    def test(run, *names):
+        trainer = trainer_in(callbacks=[HeatmapExport(folder=str(tmp_path / "all"))], default_root_dir=tmp_path / run)
+        trainer.test(Brightness(), DataLoader(images(*names)), verbose=False)
+        return sorted(path.name for path in (tmp_path / "all").rglob("*.png"))
+
+    test("one", "a.png", "b.png")
+    assert test("two", "c.png", "d.png") == ["a.png", "b.png", "c.png", "d.png"]
+    assert test("one", "b.png") == ["b.png", "c.png", "d.png"]
+
+
 def test_a_second_test_of_videos_leaves_no_curve_of_the_first(tmp_path, trainer_in):
     def test(*names, **options):
         data = [{"snippet_features": torch.rand(1, 1, 2, 3), "image_path": [name]} for name in names]
