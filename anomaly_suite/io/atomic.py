@@ -270,7 +270,7 @@ def printable(text: str) -> str:
 
     Example:
         >>> printable(os.fsdecode(b"caf\xe9.png"))
-        'caf\\\\udce9.png'
+        'caf\\udce9.png'
     """
     return text.encode(errors="backslashreplace").decode()
 
