@@ -113,7 +113,7 @@ def as_batch(batch: Any, *, key_map: KeyMap | None = None, needs_image: bool = T
     key_map = checked_map(key_map, NAMES)
     out = CheckedBatch(under_our_names(_named(batch, key_map), OF_BATCHES, key_map, for_method=needs_image))
     if not needs_image:
-        images.keep_if_shown(out)
+        _keep_if_shown(out)
     found = [modality.complete(out) for modality in MODALITIES]
     if not any(found) and needs_image:
         keys = ", ".join(map(str, out)) or type(batch).__name__
@@ -122,8 +122,18 @@ def as_batch(batch: Any, *, key_map: KeyMap | None = None, needs_image: bool = T
             "Rename the key in the loader's collate function."
         )
     if not any(found):
+        out.update({name: torch.as_tensor(out[name]) for name in ("label", "mask") if name in out})
         images.complete_truth(out)
     return cast(Batch, out)
+
+
+def _keep_if_shown(batch: dict[str, Any]) -> None:
+    """Bring uint8 images (B, C, H, W) to [0, 1] and leave out what is no image, in place, for those who read the truth alone."""
+    image = batch.get("image")
+    if isinstance(image, Tensor) and image.ndim == 4 and image.dtype == torch.uint8:
+        batch["image"] = image / 255
+    elif not isinstance(image, Tensor) or image.ndim != 4 or not image.is_floating_point():
+        batch.pop("image", None)
 
 
 @untraced

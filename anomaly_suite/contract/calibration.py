@@ -51,8 +51,12 @@ class Calibration(nn.Module):
             how: How the threshold was chosen, for the record.
 
         Raises:
-            ConfigError: ``how`` holds other things than text and numbers, or too much for a checkpoint.
+            ConfigError: a threshold that is NaN; ``how`` holds other things than text and numbers, or too much for a checkpoint.
         """
+        if math.isnan(threshold):
+            raise ConfigError(
+                f"the {level} threshold must be a number; got {threshold}. Look for NaN among the scores it comes from."
+            )
         entry = {"threshold": float(threshold), "low": float(low), "high": float(high), **how}
         _encoded({**self.record, level: entry})  # what could not be saved is refused here
         self.record[level] = entry

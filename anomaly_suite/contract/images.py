@@ -42,28 +42,16 @@ def complete(batch: dict[str, Any]) -> bool:
     return True
 
 
-def keep_if_shown(batch: dict[str, Any]) -> None:
-    """Bring uint8 images (B, C, H, W) to [0, 1] and leave out what is no image, in place, for those who read the truth alone."""
-    image = batch.get("image")
-    if not isinstance(image, Tensor) or image.ndim != 4:
-        batch.pop("image", None)
-    elif image.dtype == torch.uint8:
-        batch["image"] = image / 255
-    elif not image.is_floating_point():
-        del batch["image"]
-
-
 def complete_truth(batch: dict[str, Any]) -> None:
-    """Give ``label`` and ``mask`` of a batch without images their types in place; a missing label comes from the mask.
+    """Give the tensors ``label`` and ``mask`` of a batch without images their types in place; a missing label comes from the mask.
 
     Raises:
         ShapeError: labels other than 0 and 1, or a mask that is none.
     """
     if "mask" in batch:
-        batch["mask"] = _as_mask(torch.as_tensor(batch["mask"]), None)
+        batch["mask"] = _as_mask(batch["mask"], None)
     if "label" in batch:
-        label = torch.as_tensor(batch["label"])
-        batch["label"] = as_label(label, label.numel(), unit="image")
+        batch["label"] = as_label(batch["label"], batch["label"].numel(), unit="image")
     elif "mask" in batch:
         batch["label"] = batch["mask"].flatten(1).any(1).long()
 

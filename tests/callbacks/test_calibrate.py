@@ -3,20 +3,18 @@ from __future__ import annotations
 import logging
 import math
 
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from anomaly_suite.callbacks.calibrate import Calibrate, choose_threshold
+from anomaly_suite.callbacks.calibrate import Calibrate
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods import ADACL
 from anomaly_suite.metrics import f1_max
-from anomaly_suite.metrics.state import Curve, make_curve
 
 
 class MeanScore(AnomalyModule):
@@ -41,11 +39,6 @@ class NoMap(MeanScore):
         return super().forward(image)[0], None
 
 
-def curve_of(score, label):
-    score, label = torch.as_tensor(score), torch.as_tensor(label).long()
-    return make_curve(score, label, 1 - label, torch.zeros_like(score))
-
-
 def images(score, label, masks=None, batch_size=2):
     """A loader of constant 2 x 2 images with these scores."""
     items = [{"image": torch.full((1, 2, 2), float(s)), "label": int(y)} for s, y in zip(score, label, strict=True)]
@@ -58,78 +51,6 @@ def calibrated(loader, trainer_in, module=None, **options):
     module = module or NoMap()
     trainer_in(callbacks=[Calibrate(**options)]).validate(module, loader, verbose=False)
     return module.calibration.record
-
-
-# Choosing a threshold ------------------------------------------------------------------------------------------------
-
-
-def test_max_f1_by_hand():
-    # F1 at 4: 2 * 1 / (1 + 2), at 3: 2 * 1 / (2 + 2), at 2: 2 * 2 / (3 + 2), at 1: 2 * 2 / (4 + 2)
-    assert choose_threshold(curve_of([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0]), "max_f1", 0.99) == 2
-
-
-def test_max_f1_takes_the_highest_of_equal_thresholds():
-    # F1 is 2 / (1 + 3) = 1/2 at 9 and 4 / (5 + 3) = 1/2 at 8
-    curve = Curve(*map(torch.tensor, ([9.0, 8.0, 7.0], [1.0, 2.0, 3.0], [0.0, 3.0, 9.0], [0.0, 0.0, 0.0])))
-    assert choose_threshold(curve, "max_f1", 0.99) == 9
-
-
-def test_youden_by_hand():
-    # TPR - FPR is 1/2, 1/2, 1 - 1/3 and 0
-    curve = Curve(*map(torch.tensor, ([9.0, 8.0, 7.0, 6.0], [1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 3.0], [0.0] * 4)))
-    assert choose_threshold(curve, "youden", 0.99) == 7
-    assert choose_threshold(curve_of([3.0, 2.0, 1.0, 0.0], [1, 0, 1, 0]), "youden", 0.99) == 3  # 3 and 1 both give 1/2
-
-
-@pytest.mark.parametrize(
-    ("quantile", "threshold"),
-    [(0.1, 2), (0.5, 6), (0.8, 9), (0.89, 10), (0.9, 10), (0.901, None), (0.99, None)],
-)
-def test_quantile_of_ten_normals_by_hand(quantile, threshold):
-    chosen = choose_threshold(curve_of(torch.arange(1.0, 11.0), [0] * 10), "quantile", quantile)
-    nothing_flagged = float(np.nextafter(np.float32(10), np.float32(np.inf)))
-    assert chosen == (nothing_flagged if threshold is None else threshold)
-
-
-def test_quantile_counts_normals_only():
-    curve = curve_of([5.0, 4.0, 3.0, 2.0, 1.0], [1, 1, 0, 1, 0])
-    assert choose_threshold(curve, "quantile", 0.5) == 2  # lowest score that flags at most one of two normals
-    assert choose_threshold(curve, "quantile", 0.9) == 4  # and none of them
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["one_process", "gathered"])
-def test_quantile_of_tied_normals_flags_none(dtype):
-    score = torch.full((7,), 0.3, dtype=torch.float32)
-    chosen = choose_threshold(curve_of(score.to(dtype), [0] * 7), "quantile", 0.5)
-    assert not (score >= chosen).any()
-    assert chosen == pytest.approx(0.3)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_every_rule_against_a_slow_search(seed):
-    rng = np.random.default_rng(seed)
-    label = np.r_[0, 1, rng.integers(0, 2, 20)]
-    score = rng.integers(0, 12, 22) + 2 * label  # many ties
-    quantile = float(rng.choice([0.25, 0.5, 0.75, 0.9]))
-
-    def flagged(threshold):
-        return ((score >= threshold) & (label == 1)).sum(), ((score >= threshold) & (label == 0)).sum()
-
-    def f1(threshold):
-        true, false = flagged(threshold)
-        return 2 * true / (true + false + label.sum())
-
-    def youden(threshold):
-        true, false = flagged(threshold)
-        return true / label.sum() - false / (label == 0).sum()
-
-    candidates = sorted(set(score.tolist()), reverse=True)
-    curve = curve_of(score.astype(np.float32), label)
-    assert choose_threshold(curve, "max_f1", quantile) == max(candidates, key=f1)
-    assert choose_threshold(curve, "youden", quantile) == max(candidates, key=lambda t: round(youden(t), 12))
-    few_enough = [t for t in candidates if flagged(t)[1] <= (1 - quantile) * (label == 0).sum()]
-    expected = min(few_enough) if few_enough else float(np.nextafter(np.float32(score.max()), np.float32(np.inf)))
-    assert choose_threshold(curve, "quantile", quantile) == expected
 
 
 # The callback --------------------------------------------------------------------------------------------------------
@@ -146,14 +67,25 @@ def test_auto_with_both_labels_is_max_f1(trainer_in):
             "split": "unknown",
             "normal": 3,
             "anomalous": 2,
+            "expected_fpr": 0.25,
         }
     }
 
 
-def test_auto_with_normals_only_is_a_quantile(trainer_in):
-    record = calibrated(images(range(20), [0] * 20), trainer_in, quantile=0.9)["image"]
-    assert record["threshold"] == 18
-    assert (record["rule"], record["quantile"], record["normal"], record["anomalous"]) == ("quantile", 0.9, 20, 0)
+def test_auto_with_normals_only_is_a_fit_to_them_and_says_what_to_expect(trainer_in, caplog):
+    with caplog.at_level(logging.INFO):
+        record = calibrated(images(range(20), [0] * 20), trainer_in)["image"]
+    scale = math.sqrt(6 * 35) / math.pi  # (20^2 - 1) / 12 * 20 / 19 is the variance of 0 to 19
+    assert record["threshold"] == pytest.approx(9.5 - scale * (0.5772157 + math.log(-math.log(0.9))))
+    assert (record["rule"], record["quantile"], record["normal"], record["anomalous"]) == ("gumbel", 0.9, 20, 0)
+    assert record["expected_fpr"] == 0.1
+    said = "image threshold 17.2178 by gumbel from 20 normal and 0 anomalous images (validation: unknown); expect 10 % of normal images"
+    assert [line for line in caplog.messages if said in line] == [f"Calibrate: {said} to be called anomalous."]
+
+
+def test_a_quantile_asked_for(trainer_in):
+    record = calibrated(images(range(20), [0] * 20), trainer_in, rule="quantile", quantile=0.9)["image"]
+    assert (record["threshold"], record["expected_fpr"]) == (18, pytest.approx(2 / 21, abs=1e-6))
 
 
 def test_auto_without_normals_sets_nothing_and_says_why(trainer_in, caplog):
@@ -193,8 +125,9 @@ def test_fixed_thresholds(trainer_in):
     [
         ({"quantile": 1.0}, r"must lie in \(0, 1\); got 1.0"),
         ({"quantile": 0.0}, r"must lie in \(0, 1\); got 0.0"),
-        ({"pixel_quantile": 1.5}, r"got 0.99 and 1.5"),
+        ({"pixel_quantile": 1.5}, r"got 0.9 and 1.5"),
         ({"rule": "fixed"}, "belong together"),
+        ({"rule": "fixed", "pixel_threshold": math.nan}, "pixel_threshold must be a finite number; got nan"),
         ({"image_threshold": 1.0}, "belong together; got rule: auto, image_threshold: 1.0"),
         ({"rule": "max_f1", "pixel_threshold": 0.0}, "belong together"),
     ],
@@ -386,6 +319,182 @@ def test_a_resumed_fit_knows_the_step_of_its_thresholds(tmp_path, trainer_in, re
     second.fit(Trained(), train, val, ckpt_path=tmp_path / "one.ckpt", weights_only=True)
     (said,) = [str(each.message) for each in recwarn if "the fit ends" in str(each.message)]
     assert said.startswith("the thresholds were calibrated at step 1, but the fit ends at step 2.")
+
+
+# Validations of which something is missing ----------------------------------------------------------------------------
+
+
+def warned(recwarn, part):
+    return [str(each.message) for each in recwarn if part in str(each.message)]
+
+
+def test_thresholds_of_two_validations_do_not_stand_side_by_side(trainer_in, recwarn):
+    image, mask = random_maps()
+    label = mask.flatten(1).any(1)
+    module, callback = MeanScore(), Calibrate()
+    trainer = trainer_in(callbacks=[callback])
+    trainer.validate(module, pixel_loader(image, label, mask), verbose=False)
+    assert set(module.calibration.record) == {"image", "pixel"}
+    trainer.validate(module, pixel_loader(image[label], label[label], mask[label]), verbose=False)
+    assert set(module.calibration.record) == set(callback.thresholds) == {"pixel"}
+    assert module.calibration.record["pixel"]["anomalous"] == int(mask.sum())
+    (said,) = warned(recwarn, "is dropped")
+    assert said.startswith(
+        "the image threshold of an earlier validation is dropped: this one has no data for it by rule: auto"
+    )
+
+
+def test_a_validation_that_gives_nothing_leaves_all_as_it_was(trainer_in):
+    module = NoMap()
+    trainer = trainer_in(callbacks=[Calibrate()])
+    trainer.validate(module, images([1, 2, 3], [0, 1, 0]), verbose=False)
+    before = dict(module.calibration.record)
+    trainer.validate(module, images([1, 2], [1, 1]), verbose=False)
+    assert module.calibration.record == before
+
+
+def test_what_an_epoch_lacks_is_said_once(trainer_in, recwarn):
+    loader = DataLoader([{"image": torch.rand(1, 2, 2), "defect": 0} for _ in range(4)])
+    trainer = trainer_in(callbacks=[Calibrate()])
+    for _ in range(2):
+        trainer.validate(NoMap(), loader, verbose=False)
+    (said,) = warned(recwarn, "Calibrate sets no")
+    assert said.startswith(
+        "Calibrate sets no image threshold by rule: auto: it needs anomaly_score of the step and label of the batch"
+    )
+    assert "label was in none. Found anomaly_score" in said
+    assert "image, defect in the batch. Rename the key, or give key_map={'label': its name}." in said
+    record = calibrated(loader, trainer_in, key_map={"label": "defect"})
+    assert record["image"]["normal"] == 4
+
+
+def test_missing_masks_are_said_where_the_rule_needs_them(trainer_in, recwarn):
+    image, mask = random_maps()
+    loader = pixel_loader(image, mask.flatten(1).any(1))
+    assert set(calibrated(loader, trainer_in, MeanScore(), rule="max_f1")) == {"image"}
+    (said,) = warned(recwarn, "Calibrate sets no")
+    assert (
+        "no pixel threshold by rule: max_f1: it needs anomaly_map of the step and mask of the batch; mask was in none"
+        in said
+    )
+
+
+def test_several_loaders_are_one_pool(trainer_in):
+    loaders = [images([1, 2, 3], [0, 0, 0]), images([4, 5], [0, 1])]
+    record = calibrated(loaders, trainer_in)["image"]
+    assert (record["normal"], record["anomalous"], record["loaders"]) == (4, 1, 2)
+    assert (record["threshold"], record["low"]) == (5, 1)
+
+
+class FirstChannel(MeanScore):
+    """The map is the image, the score its highest pixel."""
+
+    def forward(self, image):
+        return image.flatten(1).amax(1), image[:, :1]
+
+
+def test_void_pixels_of_scenes_set_no_threshold(trainer_in):
+    ood_mask = torch.tensor([[0, 1], [0, 255]], dtype=torch.uint8)
+    items = [{"image": torch.tensor([[[0.1 * i, 0.5 + 0.1 * i], [0.2, 9.0]]]), "ood_mask": ood_mask} for i in range(3)]
+    items.append({"image": torch.full((1, 2, 2), 8.0), "ood_mask": torch.full((2, 2), 255, dtype=torch.uint8)})
+    for item in items:
+        item["label"] = int((item["ood_mask"] == 1).any())
+    pixel = calibrated(DataLoader(items, batch_size=2), trainer_in, FirstChannel())["pixel"]
+    assert (pixel["normal"], pixel["anomalous"], pixel["rule"]) == (6, 3, "max_f1")
+    assert (pixel["threshold"], pixel["high"]) == (pytest.approx(0.5), pytest.approx(0.7))
+
+
+# Fixed thresholds without a validation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_fixed_thresholds_hold_in_a_stage_alone(trainer_in, stage):
+    module = MeanScore()
+    module.calibration.set("image", threshold=1.0, low=0.5, high=9.0, rule="max_f1", normal=3)
+    module.calibration.set("pixel", threshold=7.0, low=0.0, high=9.0, rule="quantile")
+    decided = []
+
+    class Decisions(Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, *args):
+            decided.extend(outputs["pred_label"].tolist())
+
+        on_predict_batch_end = on_test_batch_end
+
+    trainer = trainer_in(callbacks=[Calibrate(rule="fixed", image_threshold=2.5), Decisions()])
+    getattr(trainer, stage)(module, images([1, 2, 3], [0, 1, 0]))
+    assert decided == [False, False, True]
+    assert module.calibration.record == {
+        "image": {"threshold": 2.5, "low": 0.5, "high": 9.0, "rule": "fixed"},
+        "pixel": {"threshold": 7.0, "low": 0.0, "high": 9.0, "rule": "quantile"},  # None leaves it as it is
+    }
+
+
+def test_fixed_thresholds_keep_what_a_validation_saw(trainer_in):
+    module, loader = NoMap(), images([1, 2, 3], [0, 1, 0])
+    trainer = trainer_in(callbacks=[Calibrate(rule="fixed", image_threshold=2.5)])
+    trainer.validate(module, loader, verbose=False)
+    record = dict(module.calibration.record)
+    assert (record["image"]["low"], record["image"]["normal"], record["image"]["expected_fpr"]) == (
+        1,
+        2,
+        round(1 / 3, 6),
+    )
+    trainer.test(module, loader, verbose=False)
+    assert module.calibration.record == record
+
+
+def test_fixed_thresholds_need_no_labels_and_no_validation(trainer_in, recwarn):
+    bare = DataLoader([torch.rand(1, 2, 2) for _ in range(4)])
+    fixed = {"rule": "fixed", "image_threshold": 0.5}
+    assert calibrated(bare, trainer_in, **fixed)["image"]["threshold"] == 0.5
+    module = Trained()
+    trainer_in(callbacks=[Calibrate(**fixed)]).fit(module, images([1.0, 2.0], [0, 0]))
+    assert module.calibration.threshold("image") == 0.5
+    assert warned(recwarn, "the fit ends") == warned(recwarn, "Calibrate sets") == []
+
+
+# Somebody else's module -----------------------------------------------------------------------------------------------
+
+
+class Foreign(LightningModule):
+    """No AnomalyModule; its step returns what it is told to."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+
+    def validation_step(self, batch, batch_idx):
+        return self.returns(batch)
+
+
+def test_a_foreign_module_leaves_its_thresholds_in_the_callback(trainer_in, caplog):
+    callback = Calibrate()
+    module = Foreign(lambda batch: {"loss": torch.zeros(()), "pred_score": batch["image"].flatten(1).mean(1)})
+    with caplog.at_level(logging.INFO):
+        trainer_in(callbacks=[callback]).validate(module, images([20, 21, 22, 23, 24], [0, 0, 1, 0, 1]), verbose=False)
+    assert callback.thresholds == {"image": 22.0}
+    assert "Calibrate: image threshold 22 by max_f1 from 3 normal and 2 anomalous images" in caplog.text
+    assert (
+        "Foreign is no AnomalyModule, so its predictions carry no decisions: compare scores with Calibrate.thresholds"
+        in caplog.text
+    )
+    again = Calibrate()
+    again.load_state_dict(callback.state_dict())
+    assert again.thresholds == callback.thresholds
+    again.load_state_dict({"step": 3})  # of a former checkpoint
+    assert again.thresholds == {}
+
+
+@pytest.mark.parametrize(
+    "batch", [["a text", "another"], {"tokens": torch.zeros(2, 3).long()}, torch.zeros(2, 3).byte()], ids=str
+)
+def test_a_classifier_of_anything_is_left_alone(trainer_in, recwarn, batch):
+    callback = Calibrate()
+    loader = DataLoader([batch, batch], batch_size=None)
+    trainer_in(callbacks=[callback]).validate(Foreign(lambda _: {"loss": torch.zeros(())}), loader, verbose=False)
+    assert callback.thresholds == {}
+    (said,) = warned(recwarn, "Calibrate sets no")
+    assert "Found loss in what the step returned" in said
 
 
 # A trained method ----------------------------------------------------------------------------------------------------

@@ -222,6 +222,15 @@ def test_what_has_nothing_to_show_says_so_once(
     assert "found loss. Rename" in caplog.text
 
 
+@pytest.mark.parametrize("score", [SCORE[:3], torch.rand(4, 2)])
+def test_scores_that_do_not_fit_their_labels(score: Tensor, trainer_in: Callable[..., Trainer]) -> None:
+    loader = DataLoader([(IMAGE, LABEL)], batch_size=None)  # type: ignore[arg-type] # a list of batches
+    with pytest.raises(ShapeError, match="scores and target must share their shape"):
+        trainer_in(callbacks=[AnomalyMetrics()]).test(
+            Other(lambda batch: {"anomaly_score": score}), loader, verbose=False
+        )
+
+
 def test_a_stage_callback_may_read_keys_of_its_own(trainer_in: Callable[..., Trainer]) -> None:
     class Distances(StageCallback):
         reads = ("distance",)

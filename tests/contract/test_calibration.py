@@ -152,6 +152,10 @@ class TestCalibration:
             calibration.set("image", threshold=1.0, low=0.0, high=2.0, **how)
         assert calibration.record == {}
 
+    def test_a_threshold_that_is_no_number_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="the pixel threshold must be a number; got nan"):
+            Calibration().set("pixel", threshold=math.nan, low=0.0, high=1.0)
+
     @pytest.mark.parametrize("text", ["", "{", json.dumps([1])])
     def test_bytes_that_are_no_record_are_refused(self, text: str) -> None:
         state = torch.tensor([ord(letter) for letter in text], dtype=torch.uint8)

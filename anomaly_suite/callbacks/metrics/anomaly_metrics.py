@@ -24,6 +24,7 @@ from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
 from anomaly_suite.callbacks.writing import WritesFiles
 from anomaly_suite.contract import Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
+from anomaly_suite.metrics.checks import check_shapes
 from anomaly_suite.metrics.levels import LevelOption
 from anomaly_suite.options import ChecksOptions
 
@@ -186,7 +187,7 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
                 key = column, category, group
                 if key not in self._collections:
                     self._collections[key] = self.levels[group.option].build(group).to(values.device)
-                self._collections[key].update(values, truth)
+                self._collections[key].update(values, truth.to(values.device))
 
     def _updates(
         self, prediction: Prediction, batch: Batch, *, testing: bool
@@ -217,6 +218,7 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         else:
             return
         score, unscored = prediction["anomaly_score"].detach(), 0
+        check_shapes(score, label)
         if "scored" in batch:
             known = batch["scored"]
             score, label, unscored = score[known], label[known], int((~known).sum())

@@ -78,11 +78,10 @@ def _log_of_loader(pl_module: LightningModule, loader: int, values: Mapping[str,
         logged = trainer._logger_connector.update_eval_epoch_metrics()
     finally:
         results.dataloader_idx = None
-    outputs = (
-        trainer._evaluation_loop._logged_outputs
-    )  # what is printed and returned, a mapping per loader with batches
-    if loader in seen and len(outputs) == len(seen):
-        outputs[seen.index(loader)].update(logged)
+    # What is printed and returned: a mapping for the first loader, and for each other that had batches.
+    outputs, order = trainer._evaluation_loop._logged_outputs, sorted({0, *seen})
+    if loader in order and len(outputs) == len(order):
+        outputs[order.index(loader)].update(logged)
 
 
 def _log(

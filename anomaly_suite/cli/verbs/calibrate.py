@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 
+from anomaly_suite.callbacks.calibrate import Calibrate
+from anomaly_suite.callbacks.thresholds import sentence
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, save_checkpoint
-from anomaly_suite.errors import ConfigError, FileWriteError
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.atomic import try_file
 
 
@@ -27,8 +28,9 @@ def calibrate(words: list[str]) -> None:
     """
     words = expand_run(words)
     for word, following in itertools.pairwise(["", *words, ""]):
-        if word.split("=")[0] == "--ckpt_path":
-            try_file(_target(Path(word.partition("=")[2] or following)))
+        source = Path(word.partition("=")[2] or following)
+        if word.split("=")[0] == "--ckpt_path" and source.name:
+            try_file(_target(source))
     _save(run_lightning("validate", words))
 
 
@@ -40,12 +42,16 @@ def _save(cli: LightningCLI) -> None:
     """Write a copy of the checkpoint with the new thresholds beside it."""
     if cli.config["validate"].ckpt_path is None:
         raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
+    callbacks = [each for each in cli.trainer.callbacks if isinstance(each, Calibrate)]  # type: ignore[attr-defined]
+    if not any(each.is_fitted for each in callbacks):
+        raise ConfigError(
+            "calibrate needs a validation that gives a threshold; got none, and no checkpoint is written. Validate on labelled samples "
+            "(--data.validation holdout), and do not disable calibrate."
+        )
     source = Path(cli.config["validate"].ckpt_path)
     checkpoint = read_checkpoint(source)
     checkpoint["state_dict"]["calibration._extra_state"] = cli.model.calibration.get_extra_state()
-    try:
-        save_checkpoint(_target(source), checkpoint)
-    except FileWriteError:
-        print(json.dumps(cli.model.calibration.record, indent=2))
-        raise
+    for level, entry in cli.model.calibration.record.items():  # before the file, which a full disk may refuse
+        print(sentence(level, entry))
+    save_checkpoint(_target(source), checkpoint)
     print(f"calibrated checkpoint: {_target(source)}")

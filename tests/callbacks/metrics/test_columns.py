@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from anomaly_suite.callbacks import AnomalyMetrics, ScoreTable
 from anomaly_suite.contract import AnomalyModule, ShardSampler
@@ -141,6 +141,23 @@ def test_what_one_loader_lacks_is_listed_for_it(tmp_path: Path, trainer_in: Call
     rows = [row.split(",") for row in (tmp_path / "test_scores.csv").read_text(encoding="utf-8").splitlines()]
     assert rows[0][-1] == "dataloader_idx"
     assert [row[-1] for row in rows[1:]] == ["0"] * 4 + ["1"] * 2 + ["2"] * 2
+
+
+def test_a_loader_without_batches_moves_no_column(trainer_in: Callable[..., Trainer]) -> None:
+    class Nothing(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    for empty in (0, 1, 2):
+        loaders = [loader(FIRST), loader(SECOND)]
+        loaders.insert(empty, DataLoader(Nothing(), batch_size=2))
+        returned = trainer_in(callbacks=[AnomalyMetrics(image=["AUROC"])]).test(Level(), loaders, verbose=False)
+        named = {name: value for column in returned for name, value in column.items() if "pooled" not in name}
+        first, second = (index for index in range(3) if index != empty)
+        assert named == {
+            f"test/image_AUROC/dataloader_idx_{first}": 1,
+            f"test/image_AUROC/dataloader_idx_{second}": pytest.approx(auroc(SECOND), abs=1e-6),
+        }
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_parts import succeed, thresholds, weights
+from cli_parts import command, one_sentence, succeed, thresholds, weights
 
 from anomaly_suite import data, methods
 from anomaly_suite.cli.verbs.calibrate import calibrate
-from anomaly_suite.errors import FileWriteError
+from anomaly_suite.errors import ConfigError, FileWriteError
 
 pytestmark = pytest.mark.xdist_group("flow")
 
@@ -26,6 +26,8 @@ def test_calibrate_writes_a_second_checkpoint(flow):
     record = thresholds(new)["image"]
     assert (record["rule"], record["quantile"], record["split"]) == ("quantile", 0.75, "augmented")
     assert record["threshold"] != thresholds(old)["image"]["threshold"]
+    said = "by quantile from 12 normal and 12 anomalous images (validation: augmented); expect 23.1 % of normal images"  # 3 / 13
+    assert said in flow.said["calibrate"].out
     digits = data.Digits(normal_class=3, image_size=16, validation="augmented", eval_batch_size=512)
     (batch,) = digits.val_dataloader()
     model = methods.ADACL.load_from_checkpoint(old, weights_only=True).eval()
@@ -60,3 +62,15 @@ def test_a_place_that_cannot_be_written_to_is_known_before_the_pass(tmp_path):
     for words in (["--ckpt_path", f"{tmp_path}/model.ckpt"], [f"--ckpt_path={tmp_path}/model.ckpt"]):
         with pytest.raises(FileWriteError, match=r"model-calibrated\.ckpt', which is a folder"):
             calibrate(words)
+
+
+def test_calibrate_writes_nothing_where_nothing_was_calibrated(flow, monkeypatch):
+    monkeypatch.chdir(flow.root)
+    new = flow.folder / "checkpoints" / "model-calibrated.ckpt"
+    before = new.read_bytes()
+    done = command("calibrate", "--run", "runs/tiny", "--disable", "[calibrate]")
+    said = one_sentence(done, ConfigError)
+    assert said.startswith(
+        "calibrate needs a validation that gives a threshold; got none, and no checkpoint is written."
+    )
+    assert new.read_bytes() == before

@@ -104,7 +104,7 @@ def test_the_method_of_the_readme_from_a_file_in_the_current_folder(cwd):
     assert (result["method"], result["validation"]) == ("MeanImage", "holdout")
     assert result["metrics"]["image_AUROC"] > 0.9
     assert {level: record["rule"] for level, record in result["calibration"].items()} == {
-        "image": "quantile",
+        "image": "gumbel",
         "pixel": "quantile",
     }
     assert not Path("runs/plots").exists()
