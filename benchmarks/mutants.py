@@ -236,6 +236,16 @@ MUTANTS: list[tuple[str, ...]] = [
     ("callbacks/metrics/columns.py", "outputs[order.index(loader)].update(logged)", "pass"),
     ("callbacks/metrics/components.py", "sorted({POOL, loader_of(args)})", "[POOL]"),
     ("callbacks/reading.py", "have_scored(checked", "~have_scored(checked", "callbacks/metrics/test_anomaly_metrics.py"),
+    ("callbacks/color_scale.py", "threshold=(low + high) / 2", "threshold=high"),
+    ("callbacks/heatmaps.py", "return anomaly_map[truth != VOID]", "return anomaly_map"),
+    ("callbacks/overlay.py", "    if count != frames:\n", "    if not count:\n", "io/test_atomic.py"),
+    ("callbacks/plots.py", "max(counts) > BALANCED * min(counts)", "False"),
+    ("callbacks/score_curves.py", "fps=self.fps, **axis._asdict())\n            except", "fps=self.fps, threshold=None, span=None)\n            except"),
+    ("callbacks/writing.py", "if all_written(trainer) and trainer.is_global_zero", "if trainer.is_global_zero"),
+    ("callbacks/writing.py", "failures = shared_by_all(trainer, _failures.pop(trainer, []))", "failures = []"),
+    ("io/atomic.py", "            for path in others:\n                path.unlink(missing_ok=True)\n", ""),
+    ("io/naming.py", "    name = short_parts(name)\n", ""),
+    ("io/written.py", "size in (None, there.st_size)", "size"),
     ("callbacks/processes.py", "itertools.zip_longest(*shares)", "zip(*shares)", "callbacks/test_table.py"),
 ]
 # fmt: on

@@ -68,6 +68,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "callbacks/metrics/video.py": "callbacks/metrics/test_anomaly_metrics.py",
     "callbacks/passes.py": "callbacks/metrics/test_components.py",
     "callbacks/processes.py": "callbacks/test_table.py",
+    "callbacks/values.py": "callbacks/test_writing.py",
     "codes.py": "contract/test_scenes.py",
     "data/images/cifar10.py": "data/images/test_torchvision_sets.py",
     "data/images/fashion_mnist.py": "data/images/test_torchvision_sets.py",

@@ -5,7 +5,7 @@ Pictures are uint8 arrays (H, W, 3), blue first, as cv2 has them.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -19,6 +19,20 @@ Picture = npt.NDArray[np.uint8]
 TINY = float(np.finfo(np.float32).tiny)  # a range of width zero must not divide by zero
 GAP = 4  # white pixels between and around the tiles
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+INK = (40, 40, 40)
+
+
+class ColorBar(NamedTuple):
+    """What colours mean: places from 0 to 1 on the scale, and the number that is written at each.
+
+    ``noted`` is the place that a line across the bar marks, with ``note`` behind its number; None for none.
+    """
+
+    title: str
+    colors: Picture
+    marks: list[tuple[float, str]]
+    noted: float | None = None
+    note: str = ""
 
 
 def color_table(name: str) -> Picture:
@@ -73,13 +87,36 @@ def outlined(image: Picture, mask: npt.NDArray[Any]) -> Picture:
     return cast(Picture, cv2.drawContours(seam, contours, -1, (0, 0, 255), width))
 
 
-def side_by_side(tiles: dict[str, Picture], caption: str) -> Picture:
-    """One row of tiles of one height, each below its title, above a caption."""
+def side_by_side(tiles: dict[str, Picture], caption: str, bar: ColorBar | None = None) -> Picture:
+    """One row of tiles of one height, each below its title, above a caption; at its right end what the colours mean."""
     size = max(0.45, 0.5 * tiles["image"].shape[1] / 256)
+    if bar is not None:
+        tiles = {**tiles, bar.title: _drawn(bar, len(tiles["image"]), size)}
     columns = [np.vstack([_text(title, tile.shape[1], size), tile]) for title, tile in tiles.items()]
     gap = np.full((len(columns[0]), GAP, 3), 255, np.uint8)
     row = np.hstack([gap, *(part for column in columns for part in (column, gap))])
     return np.vstack([row, _text(caption, row.shape[1], size)])
+
+
+def _drawn(bar: ColorBar, high: int, size: float) -> Picture:
+    """The bar upright, its lowest colour at the bottom, with a line and a number at every mark."""
+    wide, line, thickness = round(28 * size), round(8 * size), max(1, round(size))
+    shown = [(mark, text + bar.note * (mark == bar.noted)) for mark, text in bar.marks]
+    needed = max(
+        cv2.getTextSize(text, FONT, 0.8 * size, thickness)[0][0] for text in (bar.title, *dict(shown).values())
+    )
+    picture = np.full((high, wide + line + needed + 3 * GAP, 3), 255, np.uint8)
+    rows = np.linspace(255, 0, high).round().astype(np.uint8)[:, None]
+    picture[:, :wide] = cv2.applyColorMap(np.repeat(rows, wide, axis=1), bar.colors)
+    for mark, text in shown:
+        row = round((1 - mark) * (high - 1))
+        start = 0 if mark == bar.noted else wide  # a line through the colours, to be seen
+        for color, width in (((255, 255, 255), thickness + 2), (INK, thickness))[start > 0 :]:
+            cv2.line(picture, (start, row), (wide + line, row), color, width)
+        tall = cv2.getTextSize(text, FONT, 0.8 * size, thickness)[0][1]
+        corner = (wide + line + GAP, int(np.clip(row + tall // 2, tall + 1, high - 2)))
+        cv2.putText(picture, text, corner, FONT, 0.8 * size, INK, thickness, cv2.LINE_AA)
+    return cast(Picture, picture)
 
 
 def _text(text: str, width: int, size: float) -> Picture:
@@ -91,4 +128,4 @@ def _text(text: str, width: int, size: float) -> Picture:
     (needed, tall), _ = cv2.getTextSize(text, FONT, size, thickness)
     strip = np.full((height, width, 3), 255, np.uint8)
     corner = ((width - needed) // 2, (height + tall) // 2)
-    return cast(Picture, cv2.putText(strip, text, corner, FONT, size, (40, 40, 40), thickness, cv2.LINE_AA))
+    return cast(Picture, cv2.putText(strip, text, corner, FONT, size, INK, thickness, cv2.LINE_AA))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import itertools
+import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +19,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, of_data, output_folder
+from anomaly_suite.callbacks.color_scale import ColorScale, range_of, said_by_first
 from anomaly_suite.callbacks.drawing import (
-    TINY,
+    ColorBar,
     Picture,
     color_table,
     displayed,
@@ -28,39 +31,49 @@ from anomaly_suite.callbacks.drawing import (
     side_by_side,
 )
 from anomaly_suite.callbacks.reading import read_step
+from anomaly_suite.callbacks.values import per_sample
+from anomaly_suite.callbacks.writing import WritesFiles, files_of, going_on, number_of_loaders, remove_former
 from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, KeyMap, Prediction, check_key_map
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
-from anomaly_suite.io.atomic import save_array, save_bytes, save_json
+from anomaly_suite.io.atomic import fill, replacing_together, save_array, save_bytes, try_folder
 from anomaly_suite.io.naming import MirroredNames
+from anomaly_suite.io.png import with_text
+from anomaly_suite.io.written import WrittenFiles
 
 UNSCORED_GREY = 96  # of truth masks
+RAW_FILES = {"npy": (".npy",), "png16": (".png", ".json")}
 MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit
 
 
-class HeatmapExport(StageCallback):
+class HeatmapExport(WritesFiles, StageCallback):
     """Write a panel for each image of ``test`` and ``predict``, and show a few of them in the logger.
 
     A panel is image, truth mask (if the batch has one; of driving scenes, what is not scored is grey), map, overlay of both, and
     the contour of ``pred_mask`` (if calibrated). Images outside [0, 1], as other people's loaders standardise them, are stretched between their own smallest
     and largest value for display.
 
-    Colours of the map: with a calibration for pixels they run from the smallest to the largest score seen when it was
-    fitted, with the threshold in the middle of the colour scale; without, from the smallest to the largest score of the maps
-    that this process has exported in this stage so far, the present batch included.
+    Colours of the map mean the same in all panels of a stage, over all processes and loaders, and the bar at the right end says
+    what: with a calibration for pixels they follow :meth:`~anomaly_suite.contract.Calibration.normalize`, the threshold in the
+    middle. Without one, panels are written before the range of all maps can be known, and no memory or disk would hold all of them.
+    The scale is then that of the first batch (of process zero), without pixels that are not scored: linear up to the middle of
+    its range, and such that every score has room above it.
 
     Files: ``<folder>/<stage>/<name>.png`` and raw maps in ``<folder>/<stage>_raw``; names mirror the input tree and never
-    coincide, see :class:`~anomaly_suite.io.naming.MirroredNames`. Every process writes its own images. Methods without
-    maps write nothing.
+    coincide, see :class:`~anomaly_suite.io.naming.MirroredNames`. Where there are several loaders, each has a folder
+    ``dataloader_idx_0`` and so on there. Every process writes its own images. Methods without maps write nothing. At the end of a
+    stage, panels and maps of an earlier one of the same run are gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
 
     Args:
         folder: Where to write; ``heatmaps`` in the run's log folder if None.
-        max_images: Images written per stage, the first ones over all processes; None writes all.
+        max_images: Images written per stage and loader, the first ones over all processes; None writes all.
         panel: Whether to write panels.
-        raw: Also write the map itself: ``npy`` as float32 of shape (H, W); ``png16`` as a 16-bit grey image beside a
-            ``.json`` of the same name with the scores ``low`` and ``high`` of the values 0 and 65535, linear between.
+        raw: Also write the map itself: ``npy`` as float32 of shape (H, W); ``png16`` as a 16-bit grey image with the scores
+            ``low`` and ``high`` of the values 0 and 65535, linear between, as a text chunk ``scale`` inside and as a ``.json`` of
+            the same name beside it.
         opacity: Weight of the map in the overlay, in [0, 1].
-        colormap: A colour map of OpenCV or matplotlib, for example ``turbo`` or ``viridis``.
+        colormap: A colour map of OpenCV or matplotlib. ``viridis`` grows brighter with the score and is read with any colour vision;
+            ``turbo`` has more contrast.
         log_images: Panels shown per test or validation pass in loggers that take images, such as TensorBoard's.
         key_map: Our names of keys, and what other loaders and modules call them.
 
@@ -68,7 +81,10 @@ class HeatmapExport(StageCallback):
         ConfigError: an unknown colour map, an opacity outside [0, 1] or a negative count.
         ShapeError: a map of another size than its image.
         NotFiniteError: ``png16`` and a map with NaN or infinity.
+        FileWriteError: at the start of a stage, the folder cannot be written to; at its end, files could not be written.
     """
+
+    _scales = itertools.count()  # stages of this process, for a name that all processes have
 
     def __init__(
         self,
@@ -78,7 +94,7 @@ class HeatmapExport(StageCallback):
         panel: bool = True,
         raw: Literal["none", "png16", "npy"] = "none",
         opacity: float = 0.5,
-        colormap: str = "turbo",
+        colormap: str = "viridis",
         log_images: int = 4,
         key_map: KeyMap | None = None,
     ) -> None:
@@ -97,41 +113,71 @@ class HeatmapExport(StageCallback):
         self.log_images = log_images
         self._colors = color_table(colormap)
         self._told = False
+        self._files: WrittenFiles | None = None
         self._restart()
 
     def _restart(self) -> None:
-        self._written = self._logged = 0
-        self._low, self._high = math.inf, -math.inf
+        self._written: Counter[int] = Counter()  # by loader
+        self._logged = 0
+        self._scale: ColorScale | None = None
+        self._scale_name: str | None = None  # where all processes share the scale
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
-        """Start the numbering, the names and the range anew."""
+        """Start the numbering, the names and the scale anew, and try the folder.
+
+        Raises:
+            FileWriteError: the folder cannot be written to.
+        """
         self._restart()
+        self._scale_name = f"the colour scale of stage {next(self._scales)}"
         folder = output_folder(trainer, self.folder, "heatmaps")
-        self._panel_folder, self._raw_folder = folder / stage, folder / f"{stage}_raw"
+        loaders = number_of_loaders(trainer, stage)
+        parts = [f"dataloader_idx_{index}" if loaders > 1 else "" for index in range(loaders)]
+        self._panel_folders = [folder / stage / part for part in parts]
+        self._raw_folders = [folder / f"{stage}_raw" / part for part in parts]
         root = of_data(trainer, "root", None)
         root = root if isinstance(root, (str, Path)) else None
-        self._names = MirroredNames(root, rank=trainer.global_rank, world=trainer.world_size)
+        self._names = [MirroredNames(root, rank=trainer.global_rank, world=trainer.world_size) for _ in parts]
+        self._files = None
+        if self.max_images != 0 and (self.panel or self.raw != "none"):
+            self._files = files_of(trainer, folder, f"{type(self).__name__}_{stage}")
+            for wanted, name in ((self.panel, stage), (self.raw != "none", f"{stage}_raw")):
+                if wanted:
+                    try_folder(folder / name)
 
     def collect(self, step: Step) -> None:
         """Write and log the panels of one batch."""
-        trainer, prediction, batch = step.trainer, step.prediction, step.batch
+        trainer, prediction, batch, loader = step.trainer, step.prediction, step.batch, step.dataloader_idx
         if not self._has_maps(prediction, batch):
             return
         limit = sys.maxsize if self.max_images is None else self.max_images
         share = len(range(trainer.global_rank, limit, trainer.world_size))
-        wanted = share - self._written if self.panel or self.raw != "none" else 0
-        write = min(wanted, len(batch["image"]))
-        self._written += write
-        names = [self._names.next(path) for path in _paths(batch)[:write]]
+        files = self._files
+        write = 0 if files is None else min(share - self._written[loader], len(batch["image"]))
+        self._written[loader] += write
+        names = [self._names[loader].next(path) for path in _paths(batch)[:write]]
         log = self._to_log(trainer, batch) if step.stage == "test" else 0
-        panels = self._panels(step.pl_module, prediction, batch, max(write if self.panel else 0, log))
+        panels = self._panels(trainer, step.pl_module, prediction, batch, max(write if self.panel else 0, log))
         self._log(trainer, panels[:log], "test")
+        if files is None:
+            return
         if self.panel:
             for name, panel in zip(names, panels, strict=False):
-                _write_png(self._panel_folder / name, panel)
+                path = self._panel_folders[loader] / name
+                with going_on(trainer):
+                    files.add(path)
+                    _write_png(path, panel)
         if self.raw != "none":
             for name, anomaly_map in zip(names, pixels(prediction["anomaly_map"][:write]), strict=True):
-                _write_raw(self._raw_folder / name, anomaly_map[..., 0], self.raw)
+                path = self._raw_folders[loader] / name
+                with going_on(trainer):
+                    files.add(*(path.with_suffix(suffix) for suffix in RAW_FILES[self.raw]))
+                    _write_raw(path, anomaly_map[..., 0], self.raw)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Remove the files of an earlier stage that were not replaced."""
+        if self._files is not None:
+            remove_former(trainer, self._files)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start anew: maps change as the method learns."""
@@ -147,10 +193,9 @@ class HeatmapExport(StageCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the first panels."""
-        if not trainer.sanity_checking and (read := read_step(outputs, batch, self.key_map)) is not None:
-            prediction, batch = read
-            if self._has_maps(prediction, batch):
-                self._log(trainer, self._panels(pl_module, prediction, batch, self._to_log(trainer, batch)), "val")
+        step = None if trainer.sanity_checking else read_step(outputs, batch, self.key_map)
+        if step is not None and self._has_maps(*step):
+            self._log(trainer, self._panels(trainer, pl_module, *step, self._to_log(trainer, step[1])), "val")
 
     def _has_maps(self, prediction: Prediction, batch: Batch) -> bool:
         found = "anomaly_map" in prediction and "image" in batch
@@ -171,7 +216,9 @@ class HeatmapExport(StageCallback):
                 add_image(f"{stage}/heatmap_{self._logged}", picture, trainer.global_step, dataformats="HWC")
             self._logged += 1
 
-    def _panels(self, pl_module: LightningModule, prediction: Prediction, batch: Batch, count: int) -> list[Picture]:
+    def _panels(
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Prediction, batch: Batch, count: int
+    ) -> list[Picture]:
         """Panels of the first ``count`` images of a batch."""
         if not count:
             return []
@@ -182,27 +229,36 @@ class HeatmapExport(StageCallback):
                 f"anomaly_map must have shape {expected} for image {tuple(image.shape)}; got {tuple(anomaly_map.shape)}. "
                 "Resize the map to the image in the method's forward."
             )
-        levels = pixels(self._levels(pl_module, anomaly_map[:count]))
+        scale = self._scale_of(trainer, pl_module, prediction, batch)
+        levels = pixels((scale(anomaly_map[:count]) * 255).round().byte())
+        bar = self._bar(scale)
         truth = _truth(batch, count)
         marked = pixels(prediction["pred_mask"][:count]) if "pred_mask" in prediction else [None] * count
         panels = []
         for index, (picture, level) in enumerate(zip(pixels(image[:count]), levels, strict=True)):
             tiles = self._tiles(displayed(picture), level, truth[index], marked[index])
-            panels.append(side_by_side(tiles, _caption(prediction, batch, index)))
+            panels.append(side_by_side(tiles, _caption(prediction, batch, index), bar))
         return panels
 
-    def _levels(self, pl_module: LightningModule, anomaly_map: Tensor) -> Tensor:
-        """Places on the colour scale, 0 to 255."""
-        calibration = calibration_of(pl_module, "pixel")
-        if calibration is not None:
-            level = calibration.normalize(anomaly_map.float(), "pixel")
-        else:
-            finite = anomaly_map[anomaly_map.isfinite()].float()
-            if len(finite):
-                self._low = min(self._low, float(finite.min()))
-                self._high = max(self._high, float(finite.max()))
-            level = (anomaly_map.float() - self._low) / max(self._high - self._low, TINY)
-        return (level.nan_to_num(nan=1.0).clamp(0, 1) * 255).round().byte()
+    def _scale_of(
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Prediction, batch: Batch
+    ) -> ColorScale:
+        """The scale of this stage, chosen at its first panel."""
+        if self._scale is None:
+            calibration = calibration_of(pl_module, "pixel")
+            if calibration is not None:
+                self._scale = ColorScale(calibration, calibrated=True)
+            else:
+                span = range_of(_scored(prediction, batch))
+                if self._scale_name is not None:
+                    span = said_by_first(trainer, self._scale_name, span)
+                self._scale = ColorScale.spanning(*span)
+        return self._scale
+
+    def _bar(self, scale: ColorScale) -> ColorBar:
+        ticks = scale.ticks()
+        noted = next((tick.place for tick in ticks if tick.is_threshold), None)
+        return ColorBar("score", self._colors, [tick[:2] for tick in ticks], noted, " threshold")
 
     def _tiles(
         self, image: Picture, level: npt.NDArray[Any], truth: npt.NDArray[Any] | None, marked: npt.NDArray[Any] | None
@@ -241,19 +297,33 @@ def _truth(batch: Batch, count: int) -> Sequence[Picture | None]:
 
 def _caption(prediction: Prediction, batch: Batch, index: int) -> str:
     words = []
-    if "anomaly_score" in prediction:
-        words.append(f"score: {prediction['anomaly_score'][index].item():.5g}")
+    if (score := per_sample(prediction, "anomaly_score", batch)) is not None:
+        words.append(f"score: {score[index]:.5g}")
+    low, high = range_of(_scored(prediction, batch, slice(index, index + 1)))
+    words.append(f"map: {low:.4g} to {high:.4g}")
     if "scored" in batch and not batch["scored"][index]:
         words.append("truth: not scored")
     elif "label" in batch:
         words.append("truth: " + ("anomalous" if batch["label"][index] else "normal"))
-    if "pred_label" in prediction:
-        words.append("predicted: " + ("anomalous" if prediction["pred_label"][index] else "normal"))
+    if (decided := per_sample(prediction, "pred_label", batch)) is not None:
+        words.append("predicted: " + ("anomalous" if decided[index] else "normal"))
     return "   |   ".join(words)
 
 
+def _scored(prediction: Prediction, batch: Batch, chosen: slice = slice(None)) -> Tensor:
+    """The scores of maps that count: in driving scenes, not those of void pixels."""
+    anomaly_map = prediction["anomaly_map"].detach()[chosen]
+    if "ood_mask" in batch and (truth := batch["ood_mask"][chosen].unsqueeze(1)).shape == anomaly_map.shape:
+        return anomaly_map[truth != VOID]
+    return anomaly_map
+
+
+def _png(picture: npt.NDArray[Any]) -> bytes:
+    return bytes(cv2.imencode(".png", picture)[1])
+
+
 def _write_png(path: Path, picture: npt.NDArray[Any]) -> None:
-    save_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
+    save_bytes(path, _png(picture))
 
 
 def _write_raw(path: Path, anomaly_map: npt.NDArray[np.float32], kind: Literal["png16", "npy"]) -> None:
@@ -263,6 +333,9 @@ def _write_raw(path: Path, anomaly_map: npt.NDArray[np.float32], kind: Literal["
     low, high = float(anomaly_map.min()), float(anomaly_map.max())
     if not np.isfinite([low, high]).all():
         raise NotFiniteError(f"a 16-bit image cannot hold the NaN or infinity in the map of {path.name}. Use raw: npy.")
-    scale = 65535 / (high - low) if high > low else 0.0
-    save_json(path.with_suffix(".json"), {"low": low, "high": high}, indent=None)
-    _write_png(path, ((anomaly_map.astype(np.float64) - low) * scale).round().astype(np.uint16))
+    step = 65535 / (high - low) if high > low else 0.0
+    picture = ((anomaly_map.astype(np.float64) - low) * step).round().astype(np.uint16)
+    scale = json.dumps({"low": low, "high": high})
+    with replacing_together(path, path.with_suffix(".json")) as (image, text):
+        fill(image, with_text(_png(picture), "scale", scale))
+        fill(text, f"{scale}\n".encode())

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.callbacks.drawing import Picture
+from anomaly_suite.callbacks.drawing import FONT, Picture
 from anomaly_suite.callbacks.videos import Frames, Scores, bare_name
 from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.atomic import replacing
@@ -27,6 +27,7 @@ SLACK = (
     0.02,
 )  # frames, or a share of them, that an original may have more or fewer than scores, which come in snippets
 RED, EVENT, LINE, CURVE = (0, 0, 255), (205, 205, 255), (90, 90, 90), (176, 118, 59)
+SMALL = 0.4  # size of numbers
 
 
 class Originals:
@@ -71,7 +72,13 @@ def _read_frames(original: Path) -> Iterator[Picture]:
 
 
 def write_overlay(
-    original: Path, target: Path, frames: Frames, *, threshold: float | None = None, fps: float | None = None
+    original: Path,
+    target: Path,
+    frames: Frames,
+    *,
+    threshold: float | None = None,
+    fps: float | None = None,
+    span: tuple[float, float] | None = None,
 ) -> None:
     """Write an ``.mp4`` of all frames that have a score; width and height grow to even numbers.
 
@@ -81,17 +88,20 @@ def write_overlay(
         frames: Scores; true events are shaded.
         threshold: Frames that score at least this get a red border; None for no border.
         fps: Frames per second; those of the original if None.
+        span: Lowest and highest score of the curve's axis; those of the video if None.
 
     Raises:
         DatasetError: the original cannot be read, or has other numbers of frames than there are scores, by more than 16 and
             2 %; then nothing is written.
+        FileWriteError: not every frame can be read from what was written, as on a full disk; an older file is as it was.
     """
     source = _read_frames(original)
     first = next(source, None)
     if first is None:
         raise DatasetError(f"'{original}' holds no frame that can be decoded")
     high, wide = first.shape[:2]
-    strip = score_strip(frames, wide + wide % 2, max(48, high // 4), threshold=threshold)
+    strip = score_strip(frames, wide + wide % 2, max(48, high // 4), threshold=threshold, span=span)
+    strip = _numbered(strip, span or score_range(frames.score, threshold), threshold)
     strip = np.pad(strip, ((0, (high + len(strip)) % 2), (0, 0), (0, 0)), mode="edge")
     with replacing(target) as temporary:
         size = (strip.shape[1], high + len(strip))
@@ -118,9 +128,11 @@ def write_overlay(
 
 
 def _check_written(video: Path, frames: int) -> None:
-    """OpenCV says nothing of a disk that is full: count what can be read again."""
+    """OpenCV says nothing of a disk that is full, and a file may announce frames that it lacks: read them all again."""
     capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    count = 0
+    while capture.grab():
+        count += 1
     capture.release()
     if count != frames:
         raise OSError(errno.EIO, f"{count} of {frames} frames were written")
@@ -137,15 +149,39 @@ def _overlaid(picture: Picture, strip: Picture, place: float, score: float, *, a
     below = strip.copy()
     column = int(place * wide)
     cv2.line(below, (column, 0), (column, len(below) - 1), RED if alarmed else (0, 0, 0), 1)
-    for color, width in (((255, 255, 255), 4), ((0, 0, 0), 1)):  # dark on a bright seam, to be read above the curve
-        cv2.putText(below, f"{score:.3f}", (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, width, cv2.LINE_AA)
+    _write(below, f"{score:.3f}", (4, 12))
     return np.vstack([picture, below])
 
 
-def score_strip(frames: Frames, wide: int, high: int, *, threshold: float | None) -> Picture:
+def _write(picture: Picture, text: str, corner: tuple[int, int]) -> None:
+    """Dark on a bright seam, to be read above the curve."""
+    for color, width in (((255, 255, 255), 4), ((0, 0, 0), 1)):
+        cv2.putText(picture, text, corner, FONT, SMALL, color, width, cv2.LINE_AA)
+
+
+def _numbered(strip: Picture, span: tuple[float, float], threshold: float | None) -> Picture:
+    """The strip with the ends of its axis and the threshold in numbers, as far as a quarter of its width holds them."""
+    high, wide = strip.shape[:2]
+    low, top = span
+    numbers = {12: f"{top:.4g}", high - 4: f"{low:.4g}"}
+    if threshold is not None:
+        line = round((high - 3) * (1 - (threshold - low) / (top - low)) + 1)
+        row = line - 3 if line > 16 else line + 12  # beside its line
+        numbers = {other: text for other, text in numbers.items() if abs(other - row) > 11}
+        numbers[row] = f"{threshold:.4g} threshold"
+    for row, text in numbers.items():
+        needed = cv2.getTextSize(text, FONT, SMALL, 1)[0][0]
+        if needed <= wide // 4:
+            _write(strip, text, (wide - needed - 4, row))
+    return strip
+
+
+def score_strip(
+    frames: Frames, wide: int, high: int, *, threshold: float | None, span: tuple[float, float] | None = None
+) -> Picture:
     """The curve of a whole video: true events shaded, a line at the threshold; a column shows its highest frame."""
     count = len(frames.score)
-    low, top = score_range(frames.score, threshold)
+    low, top = span or score_range(frames.score, threshold)
     strip = np.full((high, wide, 3), 255, np.uint8)
     for start, end in frames.events():
         strip[:, start * wide // count : max(end * wide // count, start * wide // count + 1)] = EVENT
@@ -160,6 +196,13 @@ def score_strip(frames: Frames, wide: int, high: int, *, threshold: float | None
     highest = np.maximum.reduceat(score, np.arange(wide) * count // wide)
     points = np.stack([np.arange(wide, dtype=np.int32), rows(highest)], axis=1)
     return cast(Picture, cv2.polylines(strip, [points], False, CURVE, 1))
+
+
+def shared_range(scores: Iterable[Scores], threshold: float | None) -> tuple[float, float]:
+    """The same for several videos; an axis that they share."""
+    finite = (score[np.isfinite(score)] for score in scores)
+    ends = [end for score in finite if len(score) for end in (score.min(), score.max())]
+    return score_range(np.array(ends, dtype=np.float32), threshold)
 
 
 def score_range(score: Scores, threshold: float | None) -> tuple[float, float]:

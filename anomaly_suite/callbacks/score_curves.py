@@ -11,13 +11,13 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
-from anomaly_suite.callbacks.overlay import Originals, score_range, write_overlay
-from anomaly_suite.callbacks.plots import new_axes
-from anomaly_suite.callbacks.processes import gather_rows
+from anomaly_suite.callbacks.overlay import Originals, score_range, shared_range, write_overlay
+from anomaly_suite.callbacks.plots import BLUE, RED, new_axes
 from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
+from anomaly_suite.callbacks.writing import WritesFiles, files_of, gather_loaders, going_on, remove_former
 from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-from anomaly_suite.io.atomic import save_array, save_columns
+from anomaly_suite.io.atomic import printable, save_array, save_columns, try_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +37,28 @@ class ScoredVideo(NamedTuple):
         return bool(self.frames.events()) if self.label is None else self.label == 1
 
 
-class ScoreCurves(StageCallback):
+class Axis(NamedTuple):
+    """Lowest and highest score of the axis that all videos of a stage share, and where the threshold is, None without."""
+
+    span: tuple[float, float]
+    threshold: float | None
+
+
+class ScoreCurves(WritesFiles, StageCallback):
     """Draw the frame scores of videos over time after ``test`` and after ``predict``; batches of images are left alone.
 
     A picture has the curve, true events shaded, a line at the calibrated threshold, and the AUROC inside the video in its
     title. The threshold is that of whole videos: where the score of a video is the highest of its frames, as in the methods
-    of this package, the line is reached just in the videos that are called anomalous.
+    of this package, the line is reached just in the videos that are called anomalous. All pictures and overlays of a stage have
+    one axis of scores, that of all its videos.
 
     Files: ``<folder>/<stage>/<name>.png``, scores in ``<folder>/<stage>_scores`` and overlays in ``<folder>/<stage>_overlay``.
-    The processes share the work.
+    Where there are several loaders, each has a folder ``dataloader_idx_0`` and so on there. The processes share the work. At the
+    end, what an earlier stage of the same run wrote there is gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
 
     Args:
         folder: Where to write; ``curves`` in the run's log folder if None.
-        limit: Videos drawn, and overlaid, a stage; None for all.
+        limit: Videos drawn, and overlaid, a stage and loader; None for all.
         first: Which come first: ``anomalous`` ones, or those of the ``dataset`` as they stand there.
         fps: Frames per second of the videos, for a second axis in seconds and for the overlays; None for no such axis and
             the speed of the originals.
@@ -64,6 +73,7 @@ class ScoreCurves(StageCallback):
         ConfigError: a negative ``limit`` or an ``fps`` that is not positive.
         DatasetNotFoundError: at the start of the stage, no folder ``videos``.
         ShapeError: scores and truth count different frames.
+        FileWriteError: at the start of a stage, the folder cannot be written to; at its end, files could not be written.
     """
 
     def __init__(
@@ -92,10 +102,11 @@ class ScoreCurves(StageCallback):
         self._rows: dict[int, list[ScoredVideo]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
-        """Forget all scores.
+        """Forget all scores, and try the folder.
 
         Raises:
             DatasetNotFoundError: there is no folder ``videos``.
+            FileWriteError: the output folder cannot be written to.
         """
         if self.videos is not None and not self.videos.is_dir():
             raise DatasetNotFoundError(
@@ -103,6 +114,10 @@ class ScoreCurves(StageCallback):
             )
         self._rows = {}
         self._target = output_folder(trainer, self.folder, "curves")
+        self._files = files_of(trainer, self._target, f"{type(self).__name__}_{stage}")
+        also = [f"{stage}_scores"] * (self.save_scores != "none") + [f"{stage}_overlay"] * (self.videos is not None)
+        for name in (stage, *also):
+            try_folder(self._target / name)
 
     def collect(self, step: Step) -> None:
         """Keep the frame scores of the videos of one batch, 5 bytes per frame."""
@@ -117,52 +132,70 @@ class ScoreCurves(StageCallback):
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the scores of all processes; each process writes its share."""
-        rows = gather_rows(trainer, stage, self._rows)
+        loaders = gather_loaders(trainer, stage, self._rows)
         self._rows = {}
+        calibration = calibration_of(pl_module, "image")
+        threshold = None if calibration is None else calibration.threshold("image")
+        axis = Axis(shared_range((row.frames.score for rows in loaders for row in rows), threshold), threshold)
+        for index, rows in enumerate(loaders):
+            part = f"dataloader_idx_{index}" if len(loaders) > 1 else ""
+            self._write_all(trainer, stage, part, rows, axis)
+        remove_former(trainer, self._files)
+
+    def _write_all(self, trainer: Trainer, stage: Stage, part: str, rows: list[ScoredVideo], axis: Axis) -> None:
+        """Write this process's share of the files of one loader, below folders ``part``."""
         names = video_names([row.name for row in rows])
         rank, world = trainer.global_rank, trainer.world_size
         if self.save_scores != "none":
             write, suffix = (_write_csv, "csv") if self.save_scores == "csv" else (_write_npy, "npy")
             for row, name in list(zip(rows, names, strict=True))[rank::world]:
-                write(_path(self._target / f"{stage}_scores", name, suffix), row.frames)
-        calibration = calibration_of(pl_module, "image")
-        threshold = None if calibration is None else calibration.threshold("image")
+                path = _path(self._target / f"{stage}_scores" / part, name, suffix)
+                with going_on(trainer):
+                    self._files.add(path)
+                    write(path, row.frames)
         order = [index for index, row in enumerate(rows) if len(row.frames.score)]
         if self.first == "anomalous":
             order.sort(key=lambda index: not rows[index].is_anomalous)
         chosen = order[: self.limit][rank::world]
         for index in chosen:
-            with new_axes(_path(self._target / stage, names[index], "png"), size=(9, 3)) as axes:
-                draw_curve(axes, rows[index], title=str(names[index]), threshold=threshold, fps=self.fps)
+            path = _path(self._target / stage / part, names[index], "png")
+            with going_on(trainer):
+                self._files.add(path)
+                with new_axes(path, size=(9, 3)) as axes:
+                    draw_curve(axes, rows[index], title=printable(str(names[index])), fps=self.fps, **axis._asdict())
         if self.videos is not None:
-            self._write_overlays(self.videos, stage, rows, names, chosen, threshold)
+            targets = {index: _path(self._target / f"{stage}_overlay" / part, names[index], "mp4") for index in chosen}
+            self._write_overlays(trainer, self.videos, rows, targets, axis)
 
     def _write_overlays(
-        self,
-        folder: Path,
-        stage: Stage,
-        rows: list[ScoredVideo],
-        names: list[Path],
-        chosen: list[int],
-        threshold: float | None,
+        self, trainer: Trainer, folder: Path, rows: list[ScoredVideo], targets: dict[int, Path], axis: Axis
     ) -> None:
         originals = Originals(folder, [row.name for row in rows if row.name])
         failed = []
-        for index in chosen:
+        for index, target in targets.items():
             try:
-                original = originals.find(rows[index].name or str(names[index]))
-                target = _path(self._target / f"{stage}_overlay", names[index], "mp4")
-                write_overlay(original, target, rows[index].frames, threshold=threshold, fps=self.fps)
+                original = originals.find(rows[index].name or target.stem)
+                with going_on(trainer):
+                    self._files.add(target)
+                    write_overlay(original, target, rows[index].frames, fps=self.fps, **axis._asdict())
             except DatasetError as error:
                 failed.append(str(error))
         if failed:
             more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
             log.warning(
-                "%d of %d overlays are missing: %s%s.", len(failed), len(chosen), "; ".join(failed[:NAMED]), more
+                "%d of %d overlays are missing: %s%s.", len(failed), len(targets), "; ".join(failed[:NAMED]), more
             )
 
 
-def draw_curve(axes: Any, video: ScoredVideo, *, title: str, threshold: float | None, fps: float | None) -> None:
+def draw_curve(
+    axes: Any,
+    video: ScoredVideo,
+    *,
+    title: str,
+    threshold: float | None,
+    fps: float | None,
+    span: tuple[float, float] | None = None,
+) -> None:
     """Draw one video.
 
     Args:
@@ -171,19 +204,20 @@ def draw_curve(axes: Any, video: ScoredVideo, *, title: str, threshold: float | 
         title: Stands before the AUROC inside the video.
         threshold: For a line; None for none.
         fps: For a second axis in seconds; None for none.
+        span: Lowest and highest score of the axis; None takes those of the video.
     """
     frames = video.frames
     for number, (start, end) in enumerate(frames.events()):
-        axes.axvspan(start, end, color="#c8553d", alpha=0.25, linewidth=0, label=None if number else "true event")
+        axes.axvspan(start, end, color=RED, alpha=0.25, linewidth=0, label=None if number else "true event")
     axes.plot(
         np.arange(len(frames.score) + 1),
         np.append(frames.score, frames.score[-1:]),
         drawstyle="steps-post",
-        color="#3b76af",
+        color=BLUE,
     )
     if threshold is not None:
         axes.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
-    low, high = score_range(frames.score, threshold)
+    low, high = span or score_range(frames.score, threshold)
     margin = 0.04 * (high - low)
     axes.set(xlim=(0, len(frames.score)), ylim=(low - margin, high + margin), xlabel="frame", ylabel="score")
     axes.set_title(title + _summary(video), fontsize=9, parse_math=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,10 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, labels_of, output_folder
 from anomaly_suite.callbacks.processes import gather_by_loader
+from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.videos import frames_of
+from anomaly_suite.callbacks.writing import WritesFiles, going_on
 from anomaly_suite.contract import KeyMap, check_key_map
-from anomaly_suite.errors import ConfigError
-from anomaly_suite.io.atomic import save_bytes, save_columns
+from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.io.atomic import csv_text, printable, save_bytes, save_columns, try_file
+from anomaly_suite.io.written import remove_older
 
 
 class ScoreRow(NamedTuple):
@@ -43,12 +48,12 @@ OPTIONAL = (
 )  # columns only where a row has a value
 
 
-class ScoreTable(StageCallback):
+class ScoreTable(WritesFiles, StageCallback):
     """Write a table of all scores after ``test`` and after ``predict``.
 
     Columns: ``index`` counts the rows from 0; ``path``; ``category``, only where batches have it; ``label``, 0 or 1;
     ``anomaly_score``, raw, with every digit; ``normalized_score`` and ``decision`` (``normal`` or ``anomalous``), empty
-    without a calibration. What is unknown is an empty field in CSV, null in Parquet.
+    without a calibration, and without a decision where the score is NaN. What is unknown is an empty field in CSV, null in Parquet.
 
     Videos have one row each, and further columns: ``snippets`` and ``frames`` count them; ``peak_frame`` is the first frame,
     from 0, with the highest score; ``frame_AUROC`` is that inside the video, empty where all its frames have one label.
@@ -57,7 +62,8 @@ class ScoreTable(StageCallback):
     driving scene without any scored pixel is unknown.
 
     Rows stand in the order of the data set where it is known, see :func:`~anomaly_suite.callbacks.processes.gather_rows`.
-    Process zero writes them once, at the end of the stage; until then rows are plain numbers and strings, not tensors.
+    Process zero writes them once, at the end of the stage; until then rows are plain numbers and strings, not tensors. Where the file
+    cannot be written then, they are printed.
 
     Args:
         path: File to write; ``scores.csv`` or ``scores.parquet`` in the run's log folder if None. The stage is put before
@@ -67,6 +73,7 @@ class ScoreTable(StageCallback):
 
     Raises:
         ConfigError: the suffix of ``path`` is not ``format``, or pyarrow is not installed.
+        FileWriteError: at the start or at the end of a stage, the file cannot be written.
     """
 
     def __init__(
@@ -85,23 +92,29 @@ class ScoreTable(StageCallback):
         self._rows: dict[int, list[ScoreRow]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
-        """Start an empty table."""
+        """Start an empty table, and try the file.
+
+        Raises:
+            FileWriteError: it cannot be written.
+        """
         self._rows = {}
         path = Path(self.path or output_folder(trainer, None) / f"scores.{self.format}")
         self._target = path.with_name(f"{stage}_{path.name}")
+        self._began = try_file(self._target)
 
     def collect(self, step: Step) -> None:
         """Add one row per image or video."""
         prediction, batch = step.prediction, step.batch
         if "anomaly_score" not in prediction:
             return
-        scores = prediction["anomaly_score"].tolist()
+        scores = per_sample(prediction, "anomaly_score", batch) or []
         unknown: list[Any] = [None] * len(scores)
-        normalized = prediction["normalized_score"].tolist() if "normalized_score" in prediction else unknown
-        decided = prediction["pred_label"].tolist() if "pred_label" in prediction else unknown
+        normalized = per_sample(prediction, "normalized_score", batch) or unknown
+        decided = per_sample(prediction, "pred_label", batch) or unknown
+        decided = [None if math.isnan(score) else one for score, one in zip(scores, decided, strict=True)]
         videos = frames_of(prediction, batch) if "snippet_features" in batch else []
         columns = (
-            [path if path is None else str(path) for path in batch.get("image_path", unknown)],
+            [path if path is None else printable(str(path)) for path in batch.get("image_path", unknown)],
             batch.get("category", unknown),
             labels_of(batch) or unknown,
             scores,
@@ -112,16 +125,26 @@ class ScoreTable(StageCallback):
             [video.peak() for video in videos] or unknown,
             [video.auroc() for video in videos] or unknown,
         )
-        self._rows.setdefault(step.dataloader_idx, []).extend(map(ScoreRow, *columns))
+        if len({len(column) for column in columns}) > 1:
+            counts = ", ".join(f"{name} {len(column)}" for name, column in zip(ScoreRow._fields, columns, strict=False))
+            raise ShapeError(
+                f"a row needs one entry of each column; got {counts}. Give one image_path and category per image in the loader."
+            )
+        self._rows.setdefault(step.dataloader_idx, []).extend(
+            ScoreRow(*values) for values in zip(*columns, strict=True)
+        )
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the rows of all processes and write them; nothing is written where nothing got a score."""
         by_loader = gather_by_loader(trainer, stage, self._rows)
         self._rows = {}
+        if not trainer.is_global_zero:
+            return
         if len(by_loader) > 1:
             by_loader = {i: [row._replace(dataloader_idx=i) for row in some] for i, some in by_loader.items()}
         rows = [row for some in by_loader.values() for row in some]
-        if not rows or not trainer.is_global_zero:
+        if not rows:
+            remove_older(self._target.parent, re.escape(self._target.name), self._began)
             return
         fields = [
             name
@@ -129,10 +152,11 @@ class ScoreTable(StageCallback):
             if name not in OPTIONAL or any(getattr(row, name) is not None for row in rows)
         ]
         columns = {"index": list(range(len(rows)))} | {name: [getattr(row, name) for row in rows] for name in fields}
-        if self.format == "csv":
-            save_columns(self._target, columns)
-        else:
-            _write_parquet(self._target, columns)
+        with going_on(trainer, lambda: csv_text(tuple(columns), zip(*columns.values(), strict=True))):
+            if self.format == "csv":
+                save_columns(self._target, columns)
+            else:
+                _write_parquet(self._target, columns)
 
 
 def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:

@@ -64,6 +64,7 @@ def frames_of(prediction: Prediction, batch: Batch) -> list[Frames]:
     if "frame_score" not in prediction:
         return []
     score = prediction["frame_score"].detach().float().cpu()
+    score = score.reshape(-1) if score.numel() == len(score) else score  # further axes of length one
     truth = batch.get("frame_label")
     if truth is not None and truth.shape != score.shape:
         raise ShapeError(

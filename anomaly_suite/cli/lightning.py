@@ -29,9 +29,9 @@ from anomaly_suite.callbacks import (
 from anomaly_suite.cli.parser_errors import SuiteParser, own_error
 from anomaly_suite.cli.samples import origin_line
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
-from anomaly_suite.contract.checkpoint_file import read_checkpoint, use_checkpoint_files
+from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
-from anomaly_suite.io.atomic import save_text
+from anomaly_suite.io.atomic import save_text, try_folder
 from anomaly_suite.tensor_files import numpy_numbers
 
 LAYER = {
@@ -152,8 +152,15 @@ class SuiteCLI(LightningCLI):
         super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer; an untrained model gets the pretrained weights that a fit would begin with."""
+        """Build model, data and trainer; an untrained model gets the pretrained weights that a fit would begin with.
+
+        Raises:
+            FileWriteError: the verb writes files, and its folder cannot be written to.
+        """
         super().instantiate_classes()
+        folder = self.trainer.default_root_dir
+        if is_local(folder) and (self.subcommand != "validate" or self.trainer.loggers):
+            try_folder(Path(folder))  # before loggers do, who raise anything
         use_checkpoint_files(self.trainer)
         if (
             self.subcommand != "fit"

@@ -155,7 +155,7 @@ def as_prediction(outputs: Any, key_map: KeyMap | None = None) -> Prediction:
     key_map = checked_map(key_map, NAMES)
     found = parts_of(outputs, (*NAMES, *OTHERS, *key_map.values()))
     out = under_our_names(found, OF_PREDICTIONS, key_map)
-    for name in ("anomaly_score", "pred_label", "anomaly_map", "pred_mask"):
+    for name in ("anomaly_score", "normalized_score", "pred_label", "anomaly_map", "pred_mask"):
         if name in out:
             out[name] = _with_its_axes(name, out[name])
     return cast(Prediction, out)
@@ -171,7 +171,7 @@ def _with_its_axes(name: str, value: Any) -> Tensor:
         ) from error
     if name in ("anomaly_map", "pred_mask"):
         return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor
-    return tensor.reshape(-1) if tensor.ndim == 0 or tensor.shape[1:] == (1,) else tensor
+    return tensor.reshape(-1) if tensor.ndim == 0 or tensor.numel() == len(tensor) else tensor
 
 
 def check_key_map(key_map: KeyMap | None) -> KeyMap | None:

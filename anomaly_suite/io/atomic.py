@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _REFUSED = (
         errno.ENAMETOOLONG,
     ),  # the place
 )
+_PROBE = 4096  # bytes that a disk with room takes
 
 
 @contextmanager
@@ -46,23 +48,107 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         FileWriteError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    with replacing_together(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def replacing_together(first: Path, *others: Path) -> Iterator[tuple[Path, ...]]:
+    """Write files that belong together: whatever cuts this, the first is never beside others that are not its own.
+
+    All are on the disk before the first gets its name, and older ones of ``others`` are gone by then: a cut between two renames
+    leaves the first alone.
+
+    Args:
+        first: Final name of the file that is of use alone; missing folders are made and an older file is replaced.
+        others: Final names of the files that say something of it, in the same folder.
+
+    Yields:
+        Temporary names, see :func:`replacing`.
+
+    Raises:
+        FileWriteError: the disk is full or the folder cannot be written to.
+    """
+    paths = (first, *others)
+    temporary = tuple(path.with_name(f".{uuid.uuid4().hex}{path.suffix}") for path in paths)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        first.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
+            for file in temporary:
+                _flush(file)
+            for path in others:
+                path.unlink(missing_ok=True)
+            for file, path in zip(temporary, paths, strict=True):
+                os.replace(file, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            for file in temporary:
+                file.unlink(missing_ok=True)
     except OSError as error:
-        ours = error.filename in (None, str(temporary), str(path), *map(str, path.parents))
+        ours = error.filename in (None, *map(str, (*temporary, *paths, *first.parents)))
         if isinstance(error, AnomalySuiteError) or error.errno not in _REFUSED or not ours:
             raise
         raise FileWriteError(
-            f"'{path}' could not be written ({os.strerror(error.errno or 0)}); an older file of that name is as it was. "
+            f"'{first}' could not be written ({os.strerror(error.errno or 0)}); an older file of that name is as it was. "
             "Make room on the disk, or choose a folder that can be written to."
         ) from error
+
+
+def try_folder(folder: Path) -> int:
+    """Try whether files can be written in a folder, before there is something to lose. Nothing is left there.
+
+    Args:
+        folder: It, or the folders above it, may be missing.
+
+    Returns:
+        The time of the file system, in nanoseconds, as modification times of files have it.
+
+    Raises:
+        FileWriteError: the disk is full, the folder cannot be written to, or a file is in its place.
+    """
+    try:
+        there = folder
+        while not _exists(there):
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError as error:
+        raise FileWriteError(
+            f"results are to be written to '{folder}', which cannot be written to ({os.strerror(error.errno or 0)}). "
+            "Make room on the disk, or choose a folder that can be written to."
+        ) from error
+
+
+def try_file(path: Path) -> int:
+    """Try whether a file can be written, see :func:`try_folder`.
+
+    Args:
+        path: Final name.
+
+    Returns:
+        The time of the file system, in nanoseconds.
+
+    Raises:
+        FileWriteError: the disk is full, its folder cannot be written to, or a folder is in its place.
+    """
+    now = try_folder(path.parent)
+    if path.is_dir():
+        raise FileWriteError(
+            f"results are to be written to the file '{path}', which is a folder. Rename one of the two."
+        )
+    return now
+
+
+def _exists(path: Path) -> bool:
+    """Also of a link that leads nowhere; other errors than that there is nothing are raised."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _flush(file: Path) -> None:
@@ -97,9 +183,22 @@ def save_bytes(path: Path, content: bytes | memoryview) -> None:
         FileWriteError: the disk is full or the folder cannot be written to.
     """
     with replacing(path) as file:
-        with file.open("wb") as opened:
-            opened.write(content)
-        check_size(file, len(content))
+        fill(file, content)
+
+
+def fill(file: Path, content: bytes | memoryview) -> None:
+    """Write bytes into a temporary file of :func:`replacing`.
+
+    Args:
+        file: The temporary name.
+        content: What the file will hold.
+
+    Raises:
+        OSError: the disk did not take them all.
+    """
+    with file.open("wb") as opened:
+        opened.write(content)
+    check_size(file, len(content))
 
 
 def save_text(path: Path, text: str) -> None:
@@ -149,11 +248,31 @@ def save_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -
         header: Names of the columns.
         rows: One value per column; None leaves the field empty.
     """
+    save_text(path, csv_text(header, rows))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A CSV table as a text; for odd bytes in the names of files, see :func:`printable`.
+
+    Args:
+        header: Names of the columns.
+        rows: One value per column; None leaves the field empty.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(header)
     writer.writerows(rows)
-    save_text(path, text.getvalue())
+    return printable(text.getvalue())
+
+
+def printable(text: str) -> str:
+    r"""The text in Unicode; of a file name that is none, the odd bytes as escapes.
+
+    Example:
+        >>> printable(os.fsdecode(b"caf\xe9.png"))
+        'caf\\udce9.png'
+    """
+    return text.encode(errors="backslashreplace").decode()
 
 
 def save_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from anomaly_suite.errors import ConfigError
 
+LONGEST_PART = 200  # bytes of a name; file systems take 255, and suffixes follow
+
 
 def natural_key(name: str) -> list[tuple[str, int]]:
     """Sorting key that reads digits as numbers.
@@ -38,19 +40,38 @@ def require_file_name(path: str) -> None:
     Raises:
         ConfigError: it names none.
     """
-    if os.path.basename(os.path.normpath(path)) in ("", os.curdir, os.pardir):
+    if os.path.basename(os.path.normpath(path)) in ("", os.curdir, os.pardir) or "\0" in path:
         raise ConfigError(
             f"image_path must name a file; got {path!r}. Give every image or video its own path in the loader."
         )
+
+
+def short_parts(name: Path) -> Path:
+    """The name with every part that is too long for a file system, once suffixes come to it, cut and told apart by a checksum.
+
+    Example:
+        >>> str(short_parts(Path("a", "b" * 300))) == "a/" + "b" * 191 + "-369820e6"
+        True
+    """
+    return Path(*map(_short, name.parts))
+
+
+def _short(part: str) -> str:
+    whole = os.fsencode(part)
+    if len(whole) <= LONGEST_PART:
+        return part
+    # A character that is cut in two is left out.
+    return f"{whole[: LONGEST_PART - 9].decode(errors='ignore')}-{zlib.crc32(whole):08x}"
 
 
 def free_name(name: Path, used: set[str]) -> Path:
     """A name that is not taken in any case of letters: ``name``, or the first free one of ``name-2``, ``name-3`` and so on.
 
     Args:
-        name: The name wished for.
+        name: The name wished for; parts that are too long are cut.
         used: Names taken so far, case-folded; the new one is added.
     """
+    name = short_parts(name)
     again = (name.with_name(f"{name.name}-{time}") for time in itertools.count(2))
     free = next(each for each in itertools.chain([name], again) if str(each).casefold() not in used)
     used.add(str(free).casefold())

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from anomaly_suite.callbacks.color_scale import ColorScale
 from anomaly_suite.callbacks.drawing import GAP
 from anomaly_suite.callbacks.heatmaps import HeatmapExport
 from anomaly_suite.contract import AnomalyModule
@@ -75,7 +76,9 @@ def square(side=SIDE):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Relative names of all files but the lists of what was written."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl")
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def tile(panel, index, side=SIDE):
@@ -83,25 +86,29 @@ def tile(panel, index, side=SIDE):
     return panel[TITLE : TITLE + side, left : left + side]
 
 
-def turbo(level):
-    return cv2.applyColorMap(np.array([[level]], np.uint8), cv2.COLORMAP_TURBO)[0, 0]
+def color(level):
+    return cv2.applyColorMap(np.array([[level]], np.uint8), cv2.COLORMAP_VIRIDIS)[0, 0]
 
 
 def test_panel_shows_image_truth_map_overlay_and_contour(tmp_path, trainer_in):
     mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     mask[:, 30:70, 30:70] = True
     data = [{"image": square(), "label": 1, "mask": mask}]
-    run(HeatmapExport(), data, trainer_in, module=calibrated(threshold=0.7, low=0.0, high=0.9))
+    module = calibrated(threshold=0.7, low=0.0, high=0.9)
+    run(HeatmapExport(), data, trainer_in, module=module)
     assert files(tmp_path) == ["heatmaps/test/image_000000.png"]
     panel = cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png"))
-    assert panel.shape == (TITLE + SIDE + TITLE, GAP + 5 * (SIDE + GAP), 3)
+    assert panel.shape[0] == TITLE + SIDE + TITLE
+    assert panel.shape[1] > GAP + 5 * (SIDE + GAP) + 50  # the bar stands at the right end
     image, truth, anomaly_map, overlay, marked = (tile(panel, index) for index in range(5))
 
     assert image[10, 10].tolist() == [0, 102, 0]
     assert image[40, 40].tolist() == [0, 102, 204]
     assert truth[30, 69].tolist() == [255, 255, 255]
     assert truth[29, 69].tolist() == [0, 0, 0]
-    inside, outside = turbo(round(255 * 0.5808)), turbo(0)  # 0.8 is 0.7 / 7 above 0.7: 1 - 0.5 / (1 + log2(8 / 7))
+    level = float(module.calibration.normalize(torch.tensor(0.8), "pixel"))
+    assert level > 0.5  # the threshold
+    inside, outside = color(round(255 * level)), color(0)
     assert anomaly_map[40, 40].tolist() == inside.tolist()
     assert anomaly_map[10, 10].tolist() == outside.tolist()
     np.testing.assert_allclose(overlay[40, 40], (inside / 2 + image[40, 40] / 2), atol=0.51)
@@ -122,7 +129,6 @@ def test_truth_of_driving_scenes_is_shown_with_what_is_not_scored(tmp_path, trai
     data = [{"image": square(), "ood_mask": truth}, {"image": square(), "ood_mask": truth}]
     run(HeatmapExport(), data, trainer_in)
     panel = cv2.imread(str(tmp_path / "heatmaps/test/image_000001.png"))
-    assert panel.shape[1] == GAP + 4 * (SIDE + GAP)
     shown = tile(panel, 1)[..., 0]
     np.testing.assert_array_equal(shown, np.choose((truth.numpy() == 255) * 2 + (truth.numpy() == 1), [0, 255, 96]))
 
@@ -130,19 +136,49 @@ def test_truth_of_driving_scenes_is_shown_with_what_is_not_scored(tmp_path, trai
 def test_without_truth_and_calibration_three_tiles_remain(tmp_path, trainer_in):
     run(HeatmapExport(opacity=0.0, colormap="bone"), [(square(),)], trainer_in)
     panel = cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png"))
-    assert panel.shape[1] == GAP + 3 * (SIDE + GAP)
-    bone = cv2.applyColorMap(np.array([[255]], np.uint8), cv2.COLORMAP_BONE)[0, 0]
-    assert tile(panel, 1)[40, 40].tolist() == bone.tolist()
+    bones = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_BONE)
+    shown = tile(panel, 1)
+    assert shown[0, 0].tolist() == bones[0, 0].tolist()
+    assert shown[40, 40].tolist() in bones[190:, 0].tolist()  # three quarters of the scale or above
+    right = panel[TITLE : TITLE + SIDE, GAP + 3 * (SIDE + GAP) :]
+    np.testing.assert_array_equal(right[:, 3], bones[np.linspace(255, 0, SIDE).round().astype(int), 0])  # the bar
     np.testing.assert_array_equal(tile(panel, 2), tile(panel, 0))  # opacity 0
 
 
-def test_uncalibrated_colours_span_the_maps_so_far(tmp_path, trainer_in):
-    data = [(torch.full((3, SIDE, SIDE), value),) for value in (0.2, 0.6, 0.4, 1.0)]
-    run(HeatmapExport(), data, trainer_in, batch_size=1)
-    levels = [0, 255, round(255 * 0.5), 255]  # of [0.2, 0.2], [0.2, 0.6], [0.2, 0.6], [0.2, 1.0]
-    for index, level in enumerate(levels):
-        panel = cv2.imread(str(tmp_path / f"heatmaps/test/image_{index:06d}.png"))
-        np.testing.assert_allclose(tile(panel, 1)[5, 5].astype(int), turbo(level).astype(int), atol=3)
+def shown_map(path):
+    return tile(cv2.imread(str(path)), 1)[5, 5].tolist()
+
+
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_one_colour_means_one_score_in_all_panels_of_a_stage(tmp_path, trainer_in, is_calibrated):
+    values = (0.2, 0.6, 0.4, 3.0, 0.6, 9.0, 0.2)
+    loaders = [DataLoader([(torch.full((3, 8, 8), value),) for value in values], batch_size=2)] * 2
+    module = calibrated(threshold=0.5, low=0.1, high=0.5) if is_calibrated else RedIsOdd()
+    for stage in ("test", "predict"):
+        trainer = trainer_in(callbacks=[HeatmapExport(max_images=7)])
+        trainer.test(module, loaders, verbose=False) if stage == "test" else trainer.predict(module, loaders)
+        colors = {}
+        for loader in range(2):
+            for index, value in enumerate(values):
+                path = tmp_path / f"heatmaps/{stage}/dataloader_idx_{loader}/image_{index:06d}.png"
+                colors.setdefault(value, []).append(shown_map(path))
+        ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0].tolist()
+        places = {value: {ramp.index(one) for one in some} for value, some in colors.items()}
+        assert all(len(some) == 1 for some in places.values())
+        level = {value: max(some) for value, some in places.items()}
+        assert level[0.2] < level[0.4] < level[0.6] < level[3.0] < level[9.0]
+        assert len(files(tmp_path / "heatmaps" / stage)) == 14  # the count is that of a loader
+        scale = ColorScale(module.calibration, calibrated=True) if is_calibrated else ColorScale.spanning(0.2, 0.6)
+        expected = (scale(torch.tensor(list(level))) * 255).round().tolist()
+        assert list(level.values()) == expected
+
+
+def test_pixels_that_are_not_scored_do_not_stretch_the_scale(trainer_in):
+    image, truth = square(), torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    image[0, :4], truth[:4] = 1e6, 255  # the bonnet of the car
+    callback = HeatmapExport()
+    run(callback, [{"image": image, "ood_mask": truth}], trainer_in)
+    assert [tick.text for tick in callback._scale.ticks()][:3] == ["0", "0.4", "0.8"]
 
 
 def test_grey_and_standardised_images_are_displayable(tmp_path, trainer_in):
@@ -167,7 +203,8 @@ def test_nan_in_a_map_is_shown_as_the_highest_colour(tmp_path, trainer_in):
     image[0, 0, 0] = float("nan")
     run(HeatmapExport(), [image], trainer_in, batch_size=1)
     shown = tile(cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png")), 1)
-    assert shown[0, 0].tolist() == shown[40, 40].tolist() == turbo(255).tolist()
+    assert shown[0, 0].tolist() == color(255).tolist()
+    assert shown[40, 40].tolist() == color(191).tolist()  # the largest that is finite
 
 
 def test_raw_16_bit_restores_the_map(tmp_path, trainer_in):
@@ -326,7 +363,7 @@ def test_errors_say_what_to_do(tmp_path, trainer_in):
 def test_matplotlib_colours(tmp_path, trainer_in):
     run(HeatmapExport(colormap="PuOr"), [(square(), 0)], trainer_in)
     shown = tile(cv2.imread(str(tmp_path / "heatmaps/test/image_000000.png")), 1)
-    assert shown[40, 40].tolist() == [75, 0, 45]  # the last colour of PuOr, #2d004b
+    assert shown[40, 40].tolist() == [191, 143, 153]  # three quarters through PuOr
     assert shown[0, 0].tolist() == [8, 59, 127]  # the first, #7f3b08
 
 

@@ -62,7 +62,9 @@ def flat(score):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Relative names of all files but the lists of what was written."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl")
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 SCORE = [0.1, 3.5, 2.0, 2.0, 40.0, 7.25, 2.0, 6.5]
@@ -105,6 +107,29 @@ def test_histogram_bars_hold_every_sample(trainer_in, drawn):
     for outline, count in zip(outlines, (5, 3), strict=True):
         tops = outline[1 : 2 * 10 + 1 : 2]  # ten bins; each has its height at its left and right edge
         assert tops[:, 1].sum() == count
+
+
+@pytest.mark.parametrize(("normal", "shows"), [(21, "samples"), (22, "density of samples, area 1 for each label")])
+def test_a_rare_label_is_seen(trainer_in, drawn, normal, shows):
+    """More than three times as many of one label: the area of each is 1, and the legend has the counts."""
+    data = [(flat(index / 10), 0) for index in range(normal)] + [(flat(5 + index / 10), 1) for index in range(7)]
+    run(data, trainer_in, batch_size=40)
+    (axes,) = (each for each in drawn if each.get_xlabel() == "anomaly score")
+    assert axes.get_ylabel() == shows
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"normal ({normal})", "anomalous (7)"]
+    for outline, count in zip([patch.get_xy() for patch in axes.patches], (normal, 7), strict=True):
+        x, y = outline.T
+        area = abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2
+        width = np.ptp(x) / round(np.ptp(x) / np.diff(np.unique(x)).min())
+        assert area == pytest.approx(1.0 if shows != "samples" else count * width, rel=1e-6)
+
+
+def test_each_of_several_loaders_has_its_pictures_beside_those_of_all(tmp_path, trainer_in, drawn):
+    loaders = [DataLoader([(flat(score), 1) for score in SCORE]), DataLoader([(flat(9.0), 0)])]
+    trainer_in(callbacks=[ScorePlots()]).test(MeanIsOdd(), loaders, verbose=False)
+    names = [f"test_{kind}" for kind in ("histogram", "pr", "roc")]
+    names += [f"test_dataloader_idx_{index}_histogram" for index in (0, 1)]
+    assert files(tmp_path) == sorted(f"plots/{name}.png" for name in names)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -152,7 +177,7 @@ def test_frames_have_their_own_plots(tmp_path, trainer_in, drawn):
     assert files(tmp_path) == [f"plots/test_{kind}.png" for kind in [*(f"frame_{kind}" for kind in kinds), *kinds]]
     score = torch.cat([video["snippet_features"][0, :, 0].repeat_interleave(2) for video in data])
     label = torch.cat([video["frame_label"] for video in data])
-    assert drawn[3].get_ylabel() == "frames"
+    assert drawn[3].get_ylabel() == "density of frames, area 1 for each label"  # 4 of 24 are anomalous
     assert drawn[4].get_title() == f"ROC, AUROC = {roc_auc_score(label, score):.4f}"
 
 

@@ -56,7 +56,9 @@ def run(trainer_in, *, stage="test", module=None, videos=None, **options):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Relative names of all files but the lists of what was written."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl")
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def test_each_video_is_drawn_with_its_own_frames(tmp_path, trainer_in, drawn):
@@ -239,8 +241,8 @@ def test_a_picture_is_written_whole(tmp_path, trainer_in):
 def test_overlays_of_the_videos_drawn_and_a_warning_for_the_others(tmp_path, trainer_in, drawn, monkeypatch, caplog):
     written = []
 
-    def remember(original, target, frames, *, threshold, fps):
-        written.append((original, target, len(frames.score), threshold, fps))
+    def remember(original, target, frames, *, threshold, fps, span):
+        written.append((original, target, len(frames.score), threshold, fps, span))
 
     monkeypatch.setattr(score_curves, "write_overlay", remember)
     original = tmp_path / "originals" / "test" / "anomalous" / "0001.avi"
@@ -253,7 +255,7 @@ def test_overlays_of_the_videos_drawn_and_a_warning_for_the_others(tmp_path, tra
         trainer.test(module, data(), verbose=False)
     target = tmp_path / "curves" / "test_overlay" / "test" / "anomalous" / "0001.mp4"
     frames = len(data().read()[1][4].frame_label)
-    assert written == [(original, target, frames, 0.6, 10.0)]
+    assert written == [(original, target, frames, 0.6, 10.0, (0.0, 1.0))]
     assert "1 of 2 overlays are missing: no originals of video 'test/anomalous/0000' in" in caplog.text
 
 

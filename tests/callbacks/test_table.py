@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -291,8 +292,22 @@ def test_two_processes_write_every_image_once(tmp_path, trainer_in, two_processe
     ]
     np.testing.assert_allclose([float(row[3]) for row in rows], np.tile(np.arange(5) / 7, 3), rtol=1e-6)
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert plots == ["test_histogram.png", "test_pr.png", "test_roc.png"]
-    assert len(list((tmp_path / "heatmaps" / "test").rglob("*.png"))) == 15
-    stored = [np.load(path, allow_pickle=False)[0, 0] for path in (tmp_path / "heatmaps" / "test_raw").rglob("*.npy")]
-    np.testing.assert_allclose(sorted(stored), np.repeat(np.arange(5) / 7, 3), rtol=1e-6)
-    assert not list(tmp_path.rglob(".*"))
+    prefixes = ("test", "test_dataloader_idx_0", "test_dataloader_idx_1", "test_dataloader_idx_2")
+    assert plots == sorted(f"{prefix}_{kind}.png" for prefix in prefixes for kind in ("histogram", "pr", "roc"))
+    panels = sorted((tmp_path / "heatmaps" / "test").rglob("*.png"))
+    assert len(panels) == 15
+    stored = {path: np.load(path, allow_pickle=False)[0, 0] for path in (tmp_path / "heatmaps").rglob("*.npy")}
+    np.testing.assert_allclose(sorted(stored.values()), np.repeat(np.arange(5) / 7, 3), rtol=1e-6)
+    # One colour for one score, whichever process drew it: the first batch of the first was images 0 and 2.
+    colors = {}
+    for panel in panels:
+        raw = tmp_path / "heatmaps" / "test_raw" / panel.relative_to(tmp_path / "heatmaps" / "test").with_suffix(".npy")
+        shown = cv2.imread(str(panel))[40, 4 + 132 + 40]  # in the second tile
+        colors.setdefault(round(float(stored[raw]) * 7), set()).add(tuple(shown.tolist()))
+    assert {score: len(some) for score, some in colors.items()} == dict.fromkeys(range(5), 1)
+    assert len(set.union(*colors.values())) >= 3
+    # What one process wrote here before goes, too, though the files of two have other names.
+    assert [path.name for path in tmp_path.rglob(".*")] == [".HeatmapExport_test.jsonl"]
+    trainer_in(callbacks=[HeatmapExport()]).test(ThreeLoaders(), verbose=False)
+    assert len(list((tmp_path / "heatmaps").rglob("*.png"))) == 9
+    assert not list((tmp_path / "heatmaps").rglob("*.npy"))

@@ -65,6 +65,14 @@ def test_one_pass_is_said_only_where_it_changes_something(cwd):
         assert yaml.safe_load(Path("runs/config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"] == 1
 
 
+def test_a_run_folder_that_cannot_be_written_to_is_one_sentence_at_once(cwd):
+    (cwd / "file").touch()
+    done = command("fit", *FAST, "--trainer.logger", "true", "--trainer.default_root_dir", "file/run")
+    assert done.code == 1
+    said = "anomaly-suite: FileWriteError: results are to be written to 'file/run', which cannot be written to ("
+    assert done.err.splitlines()[-1].startswith(said)
+
+
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_checkpoints_are_read_without_running_code(verb):
     said = " ".join(succeed(verb, "--help").out.split())

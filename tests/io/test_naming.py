@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_names_mirror_the_tree_below_the_root() -> None:
     assert names.next(None).as_posix() == "image_000003.png"
 
 
+def test_names_that_are_too_long_are_cut_and_stay_apart(tmp_path: Path) -> None:
+    names = MirroredNames("/data", world=2)
+    long = [f"{'ü' * 120}{end}" for end in "ab"] + ["x" * 300, "y" * 255, os.fsdecode(b"\xe9" * 250)]
+    for part in long:
+        found = names.next(f"/data/{part}/{part}.png")
+        assert all(len(os.fsencode(one)) < 230 for one in found.parts)
+        (tmp_path / found).parent.mkdir()
+        (tmp_path / found).touch()
+    assert len(list(tmp_path.rglob("*.png"))) == len(long)
+
+
 def test_processes_do_not_take_each_others_names() -> None:
     first, second = (MirroredNames(rank=rank, world=2) for rank in (0, 1))
     one, two = first.next("/x/1/2/a.png"), second.next("/y/1/2/a.png")
@@ -47,7 +59,7 @@ def test_processes_do_not_take_each_others_names() -> None:
     assert [first.next("").as_posix(), second.next("").as_posix()] == ["image_000002.png", "image_000003.png"]
 
 
-@pytest.mark.parametrize("path", ["..", "a/..", "/", ".", "../..", "a/b/../.."])
+@pytest.mark.parametrize("path", ["a\0.png", "..", "a/..", "/", ".", "../..", "a/b/../.."])
 @pytest.mark.parametrize("root", [None, "/data"])
 def test_a_path_that_names_a_folder_is_refused(path: str, root: str | None) -> None:
     with pytest.raises(ConfigError, match=f"image_path must name a file; got {re.escape(repr(path))}"):

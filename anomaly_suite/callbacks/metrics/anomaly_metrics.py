@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -21,6 +21,7 @@ from anomaly_suite.callbacks.metrics.scene import SceneLevel
 from anomaly_suite.callbacks.metrics.video import FrameLevel, VideoLevel
 from anomaly_suite.callbacks.processes import shared_by_all
 from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
+from anomaly_suite.callbacks.writing import WritesFiles
 from anomaly_suite.contract import Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
 from anomaly_suite.metrics.checks import check_shapes
@@ -33,7 +34,7 @@ POOLED = ""  # the key of all categories together
 LEVELS: tuple[type[Level], ...] = (ImageLevel, PixelLevel, SceneLevel, VideoLevel, FrameLevel)
 
 
-class AnomalyMetrics(ChecksOptions, Callback):
+class AnomalyMetrics(ChecksOptions, WritesFiles):
     """Image, pixel, video and frame metrics of every validation and test epoch.
 
     Logged as ``val/image_AUROC``, ``test/pixel_AUPRO`` and so on, and ``val/normal_score``, the mean raw score of normal
@@ -137,7 +138,7 @@ class AnomalyMetrics(ChecksOptions, Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
         self._reset()
-        begin_result(trainer)
+        begin_result(trainer, self.filename)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any

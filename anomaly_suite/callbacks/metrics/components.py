@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal, NamedTuple
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -13,6 +13,7 @@ from anomaly_suite.callbacks.metrics.columns import flat, log_columns
 from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, write_section
 from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
+from anomaly_suite.callbacks.writing import WritesFiles
 from anomaly_suite.contract import AnomalyModule, Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.components import PPV, MeanF1, SIoU
@@ -30,7 +31,7 @@ class _Column(NamedTuple):
     best: F1Max
 
 
-class ComponentMetrics(ChecksOptions, Callback):
+class ComponentMetrics(ChecksOptions, WritesFiles):
     """SIoU, PPV and MeanF1 of the objects of a test set, by the SegmentMeIfYouCan protocol; see ``metrics.components``.
 
     They need a threshold. With ``best``, as the protocol has it and an ``AnomalyModule`` can do, the test is followed by a second pass over the same scenes:
@@ -79,7 +80,7 @@ class ComponentMetrics(ChecksOptions, Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
-        begin_result(trainer)
+        begin_result(trainer, self.filename)
         self._reader.begin()
         self._columns = {}
 

@@ -8,6 +8,7 @@ Top level: what ``AnomalyMetrics`` found (``metrics``, ``undefined``, ``error_bo
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import of_data, output_folder
-from anomaly_suite.io.atomic import save_json
+from anomaly_suite.callbacks.writing import going_on
+from anomaly_suite.io.atomic import save_json, try_file
 
 FILENAME = "metrics.json"
 
@@ -28,9 +30,20 @@ _sections: WeakKeyDictionary[Trainer, dict[str, dict[str | None, Any]]] = (
 )  # of the test under way, by file
 
 
-def begin_result(trainer: Trainer) -> None:
-    """Forget the sections of an earlier test; every callback that writes one says so when its test begins."""
+def begin_result(trainer: Trainer, filename: str = FILENAME) -> None:
+    """Forget the sections of an earlier test, and try the file; every callback that writes one says so when its test begins.
+
+    Args:
+        trainer: At the start of its test.
+        filename: Name in the run folder.
+
+    Raises:
+        FileWriteError: the file cannot be written.
+    """
     _sections[trainer] = {}
+    file = output_folder(trainer, None) / filename  # every process takes part
+    if trainer.is_global_zero:
+        try_file(file)
 
 
 def write_section(
@@ -38,7 +51,8 @@ def write_section(
 ) -> None:
     """Write what one callback found, beside what others wrote in this test; to be called in every process.
 
-    The file is replaced as a whole, so an older test's sections never stay.
+    The file is replaced as a whole, so an older test's sections never stay. Where it cannot be written, the content is printed, the test
+    goes on, and its end raises, see :class:`~anomaly_suite.callbacks.writing.WritesFiles`.
 
     Args:
         trainer: In its test.
@@ -53,7 +67,9 @@ def write_section(
     parts = _sections.setdefault(trainer, {}).setdefault(filename, {})
     parts[section] = content
     named = {name: part for name, part in parts.items() if name is not None}
-    save_json(folder / filename, {**parts.get(None, {}), **_context(trainer, pl_module), **named})
+    values = content if section is None else {section: content}
+    with going_on(trainer, lambda: json.dumps(values, indent=2, default=str)):
+        save_json(folder / filename, {**parts.get(None, {}), **_context(trainer, pl_module), **named})
 
 
 def log_values(pl_module: LightningModule, values: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import MetricCollection
 
 from anomaly_suite.callbacks.base import of_data, of_module
@@ -16,6 +16,7 @@ from anomaly_suite.callbacks.metrics.result_file import FILENAME, begin_result, 
 from anomaly_suite.callbacks.passes import predictions
 from anomaly_suite.callbacks.processes import in_any_process
 from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
+from anomaly_suite.callbacks.writing import WritesFiles
 from anomaly_suite.codes import OUTLIER, VOID
 from anomaly_suite.contract import AnomalyModule, Batch, KeyMap, Prediction
 from anomaly_suite.errors import ConfigError
@@ -35,7 +36,7 @@ class _Column(NamedTuple):
     """Holds something once a batch had probabilities."""
 
 
-class SegmentationMetrics(ChecksOptions, Callback):
+class SegmentationMetrics(ChecksOptions, WritesFiles):
     """Mean and per-class IoU of every validation and test epoch, where predictions and batches have classes of pixels.
 
     Logged as ``val/mIoU``, ``val/IoU_road`` and so on: classes have the names in ``classes`` of the data module, or their
@@ -97,7 +98,7 @@ class SegmentationMetrics(ChecksOptions, Callback):
         """Forget the last epoch."""
         self._reader.begin()
         self._columns = {}
-        begin_result(trainer)
+        begin_result(trainer, self.filename)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
@@ -12,6 +13,7 @@ from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, save_checkpoint
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.atomic import try_file
 
 
 def calibrate(words: list[str]) -> None:
@@ -22,8 +24,18 @@ def calibrate(words: list[str]) -> None:
 
     Raises:
         ConfigError: wrong options, or no checkpoint, in one sentence.
+        FileWriteError: the copy cannot be written; where that shows after the pass alone, the thresholds are printed.
     """
-    _save(run_lightning("validate", expand_run(words)))
+    words = expand_run(words)
+    for word, following in itertools.pairwise(["", *words, ""]):
+        source = Path(word.partition("=")[2] or following)
+        if word.split("=")[0] == "--ckpt_path" and source.name:
+            try_file(_target(source))
+    _save(run_lightning("validate", words))
+
+
+def _target(source: Path) -> Path:
+    return source.with_name(f"{source.stem}-calibrated.ckpt")
 
 
 def _save(cli: LightningCLI) -> None:
@@ -39,8 +51,7 @@ def _save(cli: LightningCLI) -> None:
     source = Path(cli.config["validate"].ckpt_path)
     checkpoint = read_checkpoint(source)
     checkpoint["state_dict"]["calibration._extra_state"] = cli.model.calibration.get_extra_state()
-    target = source.with_name(f"{source.stem}-calibrated.ckpt")
-    save_checkpoint(target, checkpoint)
-    for level, entry in cli.model.calibration.record.items():
+    for level, entry in cli.model.calibration.record.items():  # before the file, which a full disk may refuse
         print(sentence(level, entry))
-    print(f"calibrated checkpoint: {target}")
+    save_checkpoint(_target(source), checkpoint)
+    print(f"calibrated checkpoint: {_target(source)}")

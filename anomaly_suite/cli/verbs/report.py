@@ -8,6 +8,7 @@ from typing import Any
 
 from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.atomic import printable
 from anomaly_suite.io.runs import find_run
 
 RESULTS = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
@@ -103,12 +104,12 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
         console.print(f"{line}: {figure['source']}", soft_wrap=True)
     if result["validation"] == "test":
         console.print("Validation was the test set: thresholds and the chosen epoch have seen it.", style="bold red")
-    console.print(f"command: {result['command']}", soft_wrap=True)
-    console.print(f"files:   {folder}", soft_wrap=True)
+    console.print(f"command: {printable(result['command'])}", soft_wrap=True)
+    console.print(f"files:   {printable(str(folder))}", soft_wrap=True)
     for item in sorted(folder.iterdir()):
         former = item.stem in FORMER_FILES and item.suffix == ".json"
         if item.name in RESULTS or former or item.suffix in (".csv", ".parquet"):
-            console.print(f"         {item.name}{'/' if item.is_dir() else ''}")
+            console.print(f"         {printable(item.name)}{'/' if item.is_dir() else ''}")
 
 
 def _print_metrics(console: Any, section: dict[str, Any], figures: list[Figure]) -> None:

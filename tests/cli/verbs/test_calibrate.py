@@ -10,7 +10,8 @@ import torch
 from cli_parts import command, one_sentence, succeed, thresholds, weights
 
 from anomaly_suite import data, methods
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.cli.verbs.calibrate import calibrate
+from anomaly_suite.errors import ConfigError, FileWriteError
 
 pytestmark = pytest.mark.xdist_group("flow")
 
@@ -54,6 +55,13 @@ def test_the_calibrated_checkpoint_can_be_tested(flow, monkeypatch):
     assert again["calibration"] == thresholds(new)
     assert again["metrics"]["image_AUROC"] == first["metrics"]["image_AUROC"]
     assert again["metrics"]["image_Accuracy"] != first["metrics"]["image_Accuracy"]
+
+
+def test_a_place_that_cannot_be_written_to_is_known_before_the_pass(tmp_path):
+    (tmp_path / "model-calibrated.ckpt").mkdir()
+    for words in (["--ckpt_path", f"{tmp_path}/model.ckpt"], [f"--ckpt_path={tmp_path}/model.ckpt"]):
+        with pytest.raises(FileWriteError, match=r"model-calibrated\.ckpt', which is a folder"):
+            calibrate(words)
 
 
 def test_calibrate_writes_nothing_where_nothing_was_calibrated(flow, monkeypatch):
