@@ -213,7 +213,7 @@ MUTANTS: list[tuple[str, ...]] = [
     ("io/images.py", "np.minimum(image, 255, out=image)", "pass"),
     ("io/bit_depth.py", "count <= allowed", "count < allowed"),
     ("io/folders.py", "startswith(target) for folder in above", "endswith(target) for folder in above"),
-    ("data/images/bit_depth.py", "self.decided = bits\n", "pass\n"),
+    ("data/images/bit_depth.py", "self.decided, self.is_known = bits, True", "pass"),
     ("data/images/image_files.py", "bit_depth=self.depth.bits(), exif=self.exif)", "bit_depth=self.depth.bits())"),
     ("data/images/image_files.py", "                read_mask(item.mask, anomalous=False, exif=self.exif)", "                pass"),
     ("data/videos/datasets.py", "row[:, : part.shape[1]] = part", "row[:, -part.shape[1] :] = part"),

@@ -129,6 +129,17 @@ def tiff_bits(data: bytes) -> int:
     return bits if bits in (10, 12, 14) else 16
 
 
+def has_more_pages(data: bytes) -> bool:
+    """Whether a TIFF file holds a second picture; of BigTIFF files it is not looked at."""
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (first,) = struct.unpack_from(order + "I", data, 4)
+        (tags,) = struct.unpack_from(order + "H", data, first)
+        return data[2:4] in (b"*\0", b"\0*") and struct.unpack_from(order + "I", data, first + 2 + 12 * tags) != (0,)
+    except struct.error:
+        return False
+
+
 def _tag(block: bytes, number: int, otherwise: int) -> Any:
     """A number among the tags of a TIFF file, or of EXIF, which is laid out alike."""
     from PIL import Image

@@ -20,6 +20,7 @@ from anomaly_suite.io.image_headers import (
     TIFF_STARTS,
     UPRIGHT,
     Exif,
+    has_more_pages,
     read_header,
     rotation_mark,
     tiff_bits,
@@ -233,21 +234,9 @@ def _decode(path: Path, flags: int, exif: Exif) -> tuple[npt.NDArray[Any], int]:
     data = path.read_bytes()
     if _is_suspicious(data[:_EDGE], data[-_EDGE:]):
         _explain(path, data)
-    try:
-        image: npt.NDArray[Any] | None = cv2.imdecode(
-            np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-    except cv2.error as error:
-        reason = " ".join(str(error.err).split())
-        if "CV_IO_MAX_IMAGE" in reason:
-            raise ImageReadError(
-                f"'{path}' is too large to be read: OpenCV takes 2^30 pixels at most. Make it smaller, or cut it into parts."
-            ) from error
-        raise ImageReadError(
-            f"'{path}' ({len(data)} bytes) cannot be decoded ({reason}). Fetch the file again."
-        ) from error
+    image = _from_bytes(data, flags, path)
     if image is None and flags != cv2.IMREAD_UNCHANGED:  # grey floats have no colours: what they are, is seen without
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = _from_bytes(data, cv2.IMREAD_UNCHANGED, path)
         image = None if image is None or image.dtype in (np.uint8, np.uint16) else image
     if image is None:
         raise ImageReadError(
@@ -259,10 +248,34 @@ def _decode(path: Path, flags: int, exif: Exif) -> tuple[npt.NDArray[Any], int]:
         )
     bits = 8 * image.itemsize
     mark = _still_to_turn(data, exif)
+    if data[:4] in TIFF_STARTS and has_more_pages(data):
+        _tell_once(
+            path,
+            "pages",
+            f"'{path}' holds several pictures (pages), of which the first is read. Save each as a file of its own.",
+        )
     if bits == 16 and data.startswith(TIFF_STARTS):
         bits = tiff_bits(data)
         image = image if bits == 16 else image >> (16 - bits)  # OpenCV spreads 10, 12 or 14 bits over 16
     return image if mark == UPRIGHT else turned_upright(image, mark), bits
+
+
+def _from_bytes(data: bytes, flags: int, path: Path) -> npt.NDArray[Any] | None:
+    """The picture as OpenCV decodes it without looking at marks, but those of TIFF; None where it cannot."""
+    try:
+        decoded: npt.NDArray[Any] | None = cv2.imdecode(
+            np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except cv2.error as error:
+        reason = " ".join(str(error.err).split())
+        if "CV_IO_MAX_IMAGE" in reason:
+            raise ImageReadError(
+                f"'{path}' is too large to be read: OpenCV takes 2^30 pixels at most. Make it smaller, or cut it into parts."
+            ) from error
+        raise ImageReadError(
+            f"'{path}' ({len(data)} bytes) cannot be decoded ({reason}). Fetch the file again."
+        ) from error
+    return decoded
 
 
 def _still_to_turn(data: bytes, exif: Exif) -> int:
@@ -281,14 +294,20 @@ def _as_8_bits(image: npt.NDArray[Any], bits: int, path: Path) -> npt.NDArray[np
     image = image >> (bits - 8)
     if high >> bits:
         np.minimum(image, 255, out=image)
-        if (path.parent, bits) not in _told:
-            _told.add((path.parent, bits))
-            warnings.warn(
-                f"'{path}' holds values up to {high}, and bit_depth {bits} ends at {2**bits - 1}: brighter pixels are taken for white. "
-                f"Set bit_depth: {high.bit_length()} for the whole data set, or leave this picture out.",
-                stacklevel=3,
-            )
+        _tell_once(
+            path,
+            f"depth {bits}",
+            f"'{path}' holds values up to {high}, and bit_depth {bits} ends at {2**bits - 1}: brighter pixels are taken for white. "
+            f"Set bit_depth: {high.bit_length()} for the whole data set, or leave this picture out.",
+        )
     return image.astype(np.uint8)
 
 
-_told: set[tuple[Path, int]] = set()  # folders with pictures brighter than a depth
+_told: set[tuple[Path, str]] = set()  # folders, and what was said of one of their pictures
+
+
+def _tell_once(path: Path, what: str, message: str) -> None:
+    """Warn of one picture of a folder, not of a thousand."""
+    if (path.parent, what) not in _told:
+        _told.add((path.parent, what))
+        warnings.warn(message, stacklevel=4)

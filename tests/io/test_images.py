@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -111,6 +112,19 @@ def test_deep_grey_with_alpha_and_packed_12_bits(tmp_path: Path) -> None:
     assert (
         images.read_image(tmp_path / "b.tiff") == (deep >> 4)[..., None]
     ).all()  # this file says that it has 12 bits
+
+
+def test_of_several_pages_the_first_is_read_and_that_is_said_once(tmp_path: Path) -> None:
+    pages = [Image.fromarray(each) for each in (RGB, 255 - RGB)]
+    pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match=r"a\.tiff' holds several pictures \(pages\), of which the first is read"):
+        first = images.read_image(tmp_path / "a.tiff")
+    assert (first == RGB).all()
+    pages[0].save(tmp_path / "b.tiff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("a.tiff", "b.tiff"):
+            assert (images.read_image(tmp_path / name) == RGB).all()
 
 
 def png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:

@@ -34,6 +34,8 @@ class BitDepth:
             raise ConfigError(f"bit_depth must be auto or a whole number from 8 to 16; got {given!r}. Leave it auto.")
         self.given = given
         self.decided: int | None = None if given == "auto" else int(given)
+        self.is_known = given != "auto"
+        """Whether a number or an image says it, so that others may go by it: 8-bit images say nothing about deeper ones."""
         self._training: Sequence[Path] = ()
         self._others: Sequence[Path] = ()
 
@@ -55,7 +57,7 @@ class BitDepth:
     def take_over(self, bits: int) -> None:
         """Go on with what a run was trained with; a number that was given stays, and a difference is told."""
         if self.given == "auto":
-            self.decided = bits
+            self.decided, self.is_known = bits, True
         elif self.given != bits:
             rank_zero_warn(
                 f"bit_depth is {self.given}, but the checkpoint was trained with {bits}: images of more than 8 bits have another brightness "
@@ -73,6 +75,7 @@ class BitDepth:
                 )
             return DEPTHS[-1]
         found = depth_of(deep, tell=rank_zero_info)
+        self.is_known = True
         spare = f" 999 of 1,000 pixels need {found.usual}: bit_depth: {found.usual} gives more contrast and makes brighter ones white."
         rank_zero_info(
             f"bit_depth: auto is {found.bits}: {len(deep)} training images have more than 8 bits, and '{found.path}' holds values up to "

@@ -239,7 +239,7 @@ class ImageFileModule(AnomalyDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What was decided over the training images, for checkpoints: evaluations go by it."""
-        return {} if self.depth.decided is None else {"bit_depth": self.depth.decided}
+        return {"bit_depth": self.depth.decided} if self.depth.is_known else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go by what the run of a checkpoint has decided."""

@@ -102,7 +102,8 @@ def test_8_bit_sets_are_not_decoded_to_decide(mvtec: Make, monkeypatch: pytest.M
     monkeypatch.setattr(bit_depth, "depth_of", None)
     data = MVTecAD(root=str(mvtec()), image_size=None)
     data.train_dataloader()
-    assert data.state_dict() == {"bit_depth": 16}
+    assert data.depth.decided == 16
+    assert data.state_dict() == {}  # images of 8 bits say nothing about those of more
     odd = deep(mvtec(), "bottle/test/good/deep.png", 4000)
     with pytest.warns(
         UserWarning, match=rf"'{odd}' has more than 8 bits, and no training image has.*taken for 16 bits"
