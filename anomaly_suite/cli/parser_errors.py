@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import re
-from typing import Any, ClassVar, NoReturn
+from types import UnionType
+from typing import Any, ClassVar, NoReturn, Union, get_args, get_origin
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -23,7 +26,11 @@ class SuiteParser(LightningArgumentParser):
         """Add the options of a class, and remember it if they are all that this parser holds."""
         if nested_key is None:
             self.described = class_type
-        return super().add_class_arguments(class_type, nested_key, *args, **options)
+        added = super().add_class_arguments(class_type, nested_key, *args, **options)
+        for action in self._actions:
+            if hint := getattr(action, "_typehint", None):
+                action._typehint = whole_first(hint)
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise one sentence instead of printing the usage of several hundred options.
@@ -32,6 +39,23 @@ class SuiteParser(LightningArgumentParser):
             ConfigError: always.
         """
         raise (own_error(ex) if ex else None) or ConfigError(explain(message, self)) from ex
+
+
+def whole_first(hint: Any) -> Any:
+    """A type hint in which ``int`` stands before ``float``, so that 1 stays 1: as a float it would be all batches.
+
+    Lightning's hints say so, but ``typing`` keeps one object for both orders of ``Optional[Union[int, float]]``: that of the library
+    that was imported first, scikit-learn for example.
+
+    Args:
+        hint: Any type hint.
+    """
+    kinds = list(get_args(hint))
+    if get_origin(hint) not in (Union, UnionType) or not {int, float} <= set(kinds):
+        return hint
+    first, second = sorted((kinds.index(int), kinds.index(float)))
+    kinds[first], kinds[second] = int, float
+    return functools.reduce(operator.or_, kinds)
 
 
 def option_names(owner: type, parser: SuiteParser) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any, Optional, Union
 
 import pytest
 from cli_parts import DIGITS, FAST, MODEL, command, matches, one_sentence
@@ -142,3 +143,18 @@ def test_the_command_line_takes_what_python_takes(owner: type) -> None:
     ]
     named = [option.name for option in options(owner) if option.kind is not inspect.Parameter.VAR_KEYWORD]
     assert accepted == named
+
+
+class Batches:
+    def __init__(self, share: Optional[Union[float, int]] = None, both: Union[float, int] = 1) -> None: ...  # noqa: UP007, UP045
+
+
+@pytest.mark.parametrize(("word", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("null", None)])
+def test_whole_numbers_stay_whole_in_whichever_order_a_library_made_the_hint(word: str, value: Any) -> None:
+    parser = SuiteParser()
+    parser.add_class_arguments(Batches, "trainer")
+    found = parser.parse_args([f"--trainer.share={word}"]).trainer.share
+    assert (found, type(found)) == (value, type(value))
+    if value is not None:
+        found = parser.parse_args([f"--trainer.both={word}"]).trainer.both
+        assert (found, type(found)) == (value, type(value))
