@@ -44,9 +44,11 @@ def make_curve(position: Tensor, positive: Tensor, negative: Tensor, weight: Ten
         positive, negative, weight = (column.index_select(0, order) for column in (positive, negative, weight))
     last = torch.ones_like(position, dtype=torch.bool)
     last[:-1] = position[1:] != position[:-1]
+    counts = [column.cumsum(0, dtype=torch.float64) for column in (positive, negative, weight)]  # exact up to 2**53
+    if bool(last.all()):
+        return Curve(position.clone(), *counts)
     point = last.nonzero().squeeze(1)
-    counts = (column.cumsum(0).index_select(0, point).double() for column in (positive, negative, weight))
-    return Curve(position.index_select(0, point), *counts)
+    return Curve(*(each.index_select(0, point) for each in (position, *counts)))
 
 
 def both_labels(curve: Curve, name: str) -> Curve:
