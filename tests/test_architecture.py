@@ -73,7 +73,6 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "data/images/cifar10.py": "data/images/test_torchvision_sets.py",
     "data/images/fashion_mnist.py": "data/images/test_torchvision_sets.py",
     "data/images/mnist.py": "data/images/test_torchvision_sets.py",
-    "metrics/base.py": "metrics/test_state.py",
     "metrics/checks.py": "metrics/test_ranking.py",
     "metrics/levels.py": "callbacks/metrics/test_anomaly_metrics.py",
     "metrics/regions.py": "metrics/test_aupro.py",

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.metrics.checks import check_pairs, check_share
+from anomaly_suite.metrics.curve import Curve, both_labels, make_curve, partial_area
 from anomaly_suite.metrics.regions import region_weights
-from anomaly_suite.metrics.state import Curve, RankMetric, both_labels, make_curve, partial_area
+from anomaly_suite.metrics.state import RankMetric
 
 
 def _aupro(curve: Curve, max_fpr: float) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.metrics.checks import check_pairs, check_share
+from anomaly_suite.metrics.curve import Curve, arrange, both_labels, make_curve, partial_area
 from anomaly_suite.metrics.sketch import Rows
-from anomaly_suite.metrics.state import Curve, RankMetric, arrange, both_labels, make_curve, partial_area
+from anomaly_suite.metrics.state import RankMetric
 
 # Values of a curve -----------------------------------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ def test_the_command_compares_streams_and_judges(
     assert list(results) == ["energy_sklearn", "energy_subset", "energy_stream", "costs"]
     costs = results.pop("costs")
     assert set(streaming.LARGEST_COSTS) == set(costs) - {"random_cpu_s"}
-    assert all(value > 0 for value in costs.values())
+    assert all(value > 0 for name, value in costs.items() if name != "three_metrics_mb")
+    assert costs["three_metrics_mb"] >= 0  # 0 where earlier tests left memory that is free
     assert results["energy_sklearn"]["pixels"] == 3 * 16 * 32
     assert results["energy_subset"]["pixels"] == 3 * 64 * 128
     assert results["energy_stream"]["pixels"] == 4 * 64 * 128

@@ -129,17 +129,6 @@ def test_the_best_threshold_of_a_sketch_reaches_its_value() -> None:
         assert reached == pytest.approx(float(metric.compute()), abs=2 * float(metric.error_bound()) + 1e-4)
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_curve_counts_every_threshold(exact: bool) -> None:
-    metric = AUROC(exact=exact)
-    metric.update(torch.tensor([3.0, -1.0, 2.0, 2.0, 0.5]), torch.tensor([1, 0, 1, 0, 0]))
-    curve = metric.curve()
-    assert curve.threshold.tolist() == [3.0, 2.0, 0.5, -1.0]
-    assert curve.true.tolist() == [1, 2, 2, 2]
-    assert curve.false.tolist() == [0, 1, 2, 3]
-    assert len(AUROC(exact=exact).curve().threshold) == 0
-
-
 def test_deterministic_algorithms_stay_as_they_were() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

