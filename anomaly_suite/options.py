@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from typing_extensions import Self
 
+from anomaly_suite.annotations import check_kinds
 from anomaly_suite.errors import ConfigError, did_you_mean
 from anomaly_suite.ranges import EVERYWHERE, check_values
 
@@ -23,7 +24,8 @@ class ChecksOptions:
 
     Raises:
         UnknownOptionError: an option that the class does not have; the message has the nearest name.
-        ConfigError: a value out of the range that its name has, see :mod:`anomaly_suite.ranges`.
+        ConfigError: a value out of the range that its name has, see :mod:`anomaly_suite.ranges`, or of another kind than its
+            annotation, see :mod:`anomaly_suite.annotations`.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -36,6 +38,8 @@ class ChecksOptions:
         given = {**placed, **options}
         ours = cls.__module__.startswith("anomaly_suite.")
         check_values(cls.__name__, {key: each for key, each in given.items() if ours or key in EVERYWHERE}, types)
+        if ours:
+            check_kinds(cast(Any, cls), given)
         return super().__new__(cls)
 
 

@@ -19,7 +19,8 @@ BOTTOM = {"errors", "options", "codes", "tracing"}
 ALLOWED = {
     "errors": set(),
     "codes": set(),
-    "options": {"errors", "ranges"},
+    "annotations": {"errors"},
+    "options": {"annotations", "errors", "ranges"},
     "ranges": {"errors"},
     "tensor_files": {"io", "errors"},
     "tracing": set(),

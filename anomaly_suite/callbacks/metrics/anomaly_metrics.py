@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite.callbacks.metrics.image import ImageLevel
 from anomaly_suite.callbacks.metrics.level import Group, Level, Update
+from anomaly_suite.callbacks.metrics.monitors import require_possible_monitors
 from anomaly_suite.callbacks.metrics.pixel import PixelLevel
 from anomaly_suite.callbacks.metrics.result_file import begin_result, log_values, write_section
 from anomaly_suite.callbacks.metrics.scene import SceneLevel
@@ -117,6 +118,17 @@ class AnomalyMetrics(ChecksOptions, Callback):
         self._normal_sum = torch.zeros((), dtype=torch.float64)
 
     # The two epochs that are scored ------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a monitored metric that validation cannot have.
+
+        Raises:
+            ConfigError: see :func:`~anomaly_suite.callbacks.metrics.monitors.require_possible_monitors`.
+        """
+        skipped = [level for level in self.levels.values() if level.sketched and not self.pixel_in_validation]
+        names = {level.option: level.ranked() for level in self.levels.values()}
+        never = {name for level in skipped for name in names[level.option]}
+        require_possible_monitors(trainer, of_both={n for each in names.values() for n in each} - never, never=never)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""

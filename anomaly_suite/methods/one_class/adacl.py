@@ -151,6 +151,7 @@ class ADACL(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,)
         for name, (least, most) in {"mix_share": mix_share, "cut_share": cut_share}.items():
             if not 0 < least <= most < 1:
                 raise ConfigError(

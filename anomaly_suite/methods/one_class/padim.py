@@ -62,6 +62,7 @@ class PaDiM(AnomalyModule):
     """
 
     single_pass = True
+    image_channels = (1, 3)
     factor: Tensor
     mean: Tensor
     whitening: Tensor

@@ -203,6 +203,7 @@ class FAnoGAN(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,)
         self.automatic_optimization = False
         if gan_epochs < 1 or patches_per_step < 1:
             raise ConfigError(
@@ -211,6 +212,10 @@ class FAnoGAN(AnomalyModule):
             )
         if kappa < 0:
             raise ConfigError(f"kappa must be at least 0; got {kappa}. The paper uses 1.")
+        if in_channels not in (1, 3):
+            raise ConfigError(
+                f"in_channels must be 1 or 3, which the encoder takes; got {in_channels}. Give grey or RGB images."
+            )
         self.variant = variant
         self.gan_epochs = gan_epochs
         self.kappa = kappa
