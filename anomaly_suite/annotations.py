@@ -20,7 +20,7 @@ from anomaly_suite.errors import ConfigError, did_you_mean
 PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
     str: ((str, os.PathLike), "a text"),
     bool: ((bool, np.bool_, int), "true or false"),
-    int: ((numbers.Real,), "a whole number"),
+    int: ((numbers.Integral,), "a whole number"),
     float: ((numbers.Real,), "a number"),
     type(None): ((type(None),), "null"),
 }

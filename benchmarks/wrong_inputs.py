@@ -101,7 +101,8 @@ def _configurations() -> Iterator[Case]:
 def _folders() -> Iterator[Case]:
     for data, options, files in table.FOLDERS:
         model = table.MODEL_OF.get(data, table.IMAGE_MODEL)
-        words = ("fit", *_words(model), "--data", data, *_words(options), *_words(table.SHORT))
+        verb = "test" if "--untrained" in options else "fit"
+        words = (verb, *_words(model), "--data", data, *_words(options), *_words(table.SHORT))
         listed = tuple((path, spec) for path, _, spec in (line.partition("=") for line in _lines(files)))
         yield Case("folder", f"{data} {options} {' '.join(_lines(files)) or 'nothing'}", words, files=listed)
 

@@ -202,7 +202,6 @@ FIT = """
 --trainer.check_val_every_n_epoch 0
 --trainer.check_val_every_n_epoch -1
 --trainer.check_val_every_n_epoch 1.5
---trainer.check_val_every_n_epoch null
 --trainer.num_sanity_val_steps -2
 --trainer.num_sanity_val_steps 0.5
 --trainer.log_every_n_steps -1
@@ -297,9 +296,7 @@ FIT = """
 --model.widths [4,4,4,0]
 --model.widths wide
 --model.strides [0,1,1,1]
---model.strides [1,1,1,99]
 --model.kernel_size 4
---model.kernel_size 99
 --model.labels continous
 --model.loss mae
 --model.operations [rotat]
@@ -331,7 +328,6 @@ FIT = """
 --data.val_size 5.5
 --data.val_size x
 --data.validation tset
---data.validation null
 --data.train_fraction 0
 --data.train_fraction 2
 --data.train_fraction 0.0001
@@ -367,14 +363,12 @@ FIT = """
 --metrics.pixel [Accuracyy]
 --metrics.exact maybe
 --metrics.filename ''
---metrics.filename a/b/c.json/
 --metrics.extra x
 --metrics.extra {image:{a:b}}
 --heatmaps.colormap rainbows
 --heatmaps.opacity 5
 --heatmaps.max_images -1
 --heatmaps.raw jpg
---heatmaps.folder {text}
 --components.threshold x
 --components.min_object -1
 --segmentation.num_classes 0
@@ -426,7 +420,6 @@ test --model.hidden 9
 test --model.hiddn 9
 test --metrics.image [AUROX]
 test --metrics.filename {folder}/
-test --heatmaps.folder {text}
 test --heatmaps.colormap none
 test --table.path {text}/scores.csv
 test --table.format parket
@@ -435,7 +428,6 @@ test --trainer.default_root_dir {text}
 test --components.threshold best2
 test --untrained x
 test --verbose maybe
-test --verbos true
 test extra
 validate --trainer.limit_val_batches 7.5
 validate --data.validation none
@@ -483,7 +475,6 @@ SECOND_FILES = [
     "model: [ADACL]",
     "model: 3",
     "model:",
-    "model: {hidden: 3}",
     "model: {class_path: ADACL, hidden: 3}",
     "data: {class_path: Digitz}",
     "data: {class_path: ADACL}",
@@ -647,7 +638,6 @@ FOLDERS: list[tuple[str, str, str]] = [
     ("Folder", _F, _NORMAL + "\nf/abnormal=folder"),
     ("Folder", _F, "f/normal/0.png=image\n" + _ABNORMAL),
     ("Folder", _F + " --data.mask_dir masks", _NORMAL + "\n" + _ABNORMAL),
-    ("Folder", _F + " --data.mask_dir masks", _NORMAL + "\n" + _ABNORMAL + "\nf/masks/0.png=mask"),
     (
         "Folder",
         _F + " --data.mask_dir masks",
@@ -655,7 +645,7 @@ FOLDERS: list[tuple[str, str, str]] = [
     ),
     (
         "Folder",
-        _F + " --data.mask_dir masks",
+        _F + " --data.mask_dir masks --untrained true",
         _NORMAL + "\n" + _ABNORMAL + "\nf/masks/0.png=image\nf/masks/1.png=image",
     ),
     ("Folder", _F + " --data.test_fraction 0", _NORMAL + "\n" + _ABNORMAL),
@@ -781,7 +771,6 @@ hiden=3
 backbone='lenett'
 backbone='resnet18', in_channels=4, ae_epochs=0
 backbone='residual', image_size=30, weights=None
-backbone='resnet18'
 in_channels=5.5
 widths=()
 widths=(0, 4)
@@ -809,7 +798,6 @@ weights=3, backbone='resnet18', ae_epochs=0
 scope='globl'
 encoder='resnet17'
 encoder=3
-encoder='residual'
 image_size=30, encoder='residual', encoder_weights=None
 patch_size=7, scope='local'
 patch_stride=0
@@ -817,7 +805,6 @@ patch_size=64, patch_stride=128, scope='local'
 pixel_space='rgb'
 critic_norm='batch'
 critic_activation='relu'
-zeta=0
 xi_global=-1
 ssim_window=100, encoder='residual', encoder_weights=None, image_size=16
 ssim_scales=9, encoder='residual', encoder_weights=None, image_size=16
@@ -840,7 +827,6 @@ num_channels=1.5
 normalization='imagnet'
 score='smooth'
 border='zero'
-sigma=0
 sigma=-1
 eps=-1
 seed=-1
@@ -867,7 +853,6 @@ teacher='resnet17'
 teacher_size=0
 encoder='resnet17'
 patch_size=0
-patch_size=64, image_size=32
 image_size=30
 patches_per_image=0
 """,
@@ -877,8 +862,6 @@ in_channels=0
 widths=()
 widths=3
 widths=(0, 4)
-widths=[8] * 12
-image_size=30
 loss='mae'
 loss='ms_ssim', image_size=8, ssim_window=11
 noise_std=-1
@@ -909,7 +892,6 @@ encoder='resnet17'
 encoder='resnet18', in_channels=5
 local_encoder='resnet17', scope='local'
 initialization='tf'
-encoder_weights='imagenet'
 image_size=48
 patch_size=20, scope='local'
 patch_stride=64, patch_size=32, scope='local'
@@ -923,7 +905,6 @@ scope='globl'
 loss='ssim'
 encoder='resnet17'
 nu=2
-nu=0
 rho=2
 warmup_epochs=-1
 pixel_space='rgb'
@@ -935,7 +916,6 @@ score='softmax', backbone='mobilenetv3_small_050', width=8
 optimizer='adamw', backbone='mobilenetv3_small_050', width=8
 border_loss='sum', backbone='mobilenetv3_small_050', width=8
 strict_classes=3, backbone='mobilenetv3_small_050', width=8
-strict_classes=(99,), backbone='mobilenetv3_small_050', width=8, relaxation_epochs=1
 """,
     "PEBAL": "abstention='fixd', backbone='mobilenetv3_small_050', width=8\nregularizer='x', backbone='mobilenetv3_small_050', width=8\n"
     "trunk_mode='x', backbone='mobilenetv3_small_050', width=8\noutlier_form='x', backbone='mobilenetv3_small_050', width=8\n"
@@ -972,7 +952,6 @@ normalise=True
 """,
     "RTFM": """
 variant='published'
-hidden=()
 hidden=3
 top_k=0
 top_k=99
@@ -980,7 +959,6 @@ attention_width='third'
 mag_loss='x'
 bag_loss='x'
 sparsity='x'
-fuse=False, pdc=False, tsa=False
 feature_dim=1.5
 margin=0
 train_crops=0
@@ -1007,10 +985,10 @@ dropout=-0.1
     "Digits": "normal_class=11\nnormal_class=1.5\nnormal_class='cat'\nnormal_class=None\nnormal_class=[3]\nimage_size='32'\ntrain_transform=3\nvalidation='x'\n"
     "train_fraction=0\ncontamination=1.0\nval_size='x'\nval_size=None\nroot='x'",
     "SyntheticTextures": "channels=2\nchannels='3'\nimage_size=(32, 32)\nimage_size=1\ntrain_size=0\ntest_size='x'\ndifficulty=2\ndifficulty='x'\nval_anomalies=-1\nvalidation=None",
-    "SyntheticVideos": "layout='x'\nlength_rule='x'\nfeature_dim=0\ntrain_size=1\ncrops=0\nsegments=0\nbatches_per_epoch=0\ncache=3\nscene='x'",
-    "SyntheticStreets": "image_size=64\nimage_size=(64,)\nimage_size=(1, 1)\ncrop_size=0\ncrop_size=500\nscales=()\nscales=1.0\nscales=(0.0,)\nscale_range=(2, 1)\nflip=2\n"
-    "outliers='nowhere'\noutlier_fraction=2\nvalidation='augmented'\ntrain_transform=3\ntrain_transform=['x']\noutlier_exclude='x'\noutlier_rescale=3",
-    "MVTecAD": "root=3\ncategory=3\ncategory=None\nimage_size='x'\nimage_size=(1, 2, 3)\ncenter_crop=0\nchannels=2\ntransform=3\ntransform=[3]\ntransform=[{'class': 'Nothing'}]\ntransform=[{}]",
+    "SyntheticVideos": "layout='x'\nlength_rule='x'\nfeature_dim=0\ncrops=0\nsegments=0\nbatches_per_epoch=0\ncache=3\nscene='x'",
+    "SyntheticStreets": "image_size=64\nimage_size=(64,)\nimage_size=(1, 1)\ncrop_size=0\nscales=()\nscales=1.0\nscales=(0.0,)\nscale_range=(2, 1)\nflip=2\n"
+    "outliers=3\nvalidation='augmented'\ntrain_transform=3\ntrain_transform=['x']\noutlier_exclude='x'\noutlier_rescale=3",
+    "MVTecAD": "root=3\ncategory=3\ncategory=None\nimage_size='x'\nimage_size=(1, 2, 3)\ncenter_crop=0\nchannels=2\ntransform=3\ntransform=[3]",
     "Folder": "root=3\nnormal_dir=3\nnormal_dir=[]\nabnormal_dir=None\nmask_dir=3\ntest_fraction=1.0\nindex=3\nchannels=0",
     "Calibrate": "rule='x'\nrule='fixed'\nimage_threshold=1.0\nquantile=0\nquantile='x'\nrule='fixed', image_threshold='x'\nrule=None",
     "AnomalyMetrics": "image=['AUROX']\nimage='AUROC'\nimage=3\nimage=None\nframe=['AUPRO']\npixel=['Accuracyy']\nextra=3\nextra={'image': {'x': 3}}\nextra={'nothing': {}}\nfilename=3\nfilename=''\nexact='x'",
@@ -1281,7 +1259,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "VAE": {"image_size": 16, "widths": (4, 4)},
     "FAnoGAN": {"image_size": 16, "gan_epochs": 1},
     "PaDiM": {"backbone": "test_resnet", "num_channels": 8},
-    **dict.fromkeys(_SCENES.split(), {"width": 8}),
+    **{method: {"width": 8} for method in _SCENES.split()},
 }
 """Options other than those of ``tests/configs``, so that images of 16 x 16 pixels fit."""
 

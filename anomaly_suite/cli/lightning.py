@@ -31,7 +31,7 @@ from anomaly_suite.callbacks import (
 from anomaly_suite.cli.catalog import options_of
 from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
 from anomaly_suite.cli.samples import origin_line
-from anomaly_suite.cli.trainer_options import check_trainer
+from anomaly_suite.cli.trainer_options import check_trainer, require_mapping
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError, did_you_mean
@@ -64,7 +64,7 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
     sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     try:
-        return SuiteCLI(
+        done = SuiteCLI(
             model_class=AnomalyModule,
             datamodule_class=AnomalyDataModule,
             subclass_mode_model=True,
@@ -76,6 +76,8 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
             parser_class=SuiteParser,
             args=[subcommand, *words],
         )
+        _require_validation(done)
+        return done
     except FileNotFoundError as error:
         if not str(error).startswith("Checkpoint file not found"):
             raise
@@ -87,6 +89,20 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
         if own is None and not is_of_libraries(error):
             raise
         raise own or ConfigError(f"{subcommand}: {reason_of(error)} Change the option that it names.") from error
+
+
+def _require_validation(done: SuiteCLI) -> None:
+    """Refuse a validation of nothing.
+
+    Raises:
+        ConfigError: the data module has no validation data.
+    """
+    if done.subcommand == "validate" and not sum(done.trainer.num_val_batches):
+        how = getattr(done.datamodule, "validation", "unknown")
+        raise ConfigError(
+            f"validate and calibrate need validation data; {type(done.datamodule).__name__} with validation: {how} gave none. Choose "
+            "another --data.validation, and leave --trainer.limit_val_batches above 0."
+        )
 
 
 class SuiteCLI(LightningCLI):
@@ -117,6 +133,8 @@ class SuiteCLI(LightningCLI):
         if self.subcommand is None:
             raise RuntimeError("SuiteCLI needs a subcommand of Lightning; got none. Start it with run_lightning.")
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
+        for name in (*LAYER, "checkpoint"):
+            require_mapping(name, config[name])
         for name in config.disable:
             if name not in LAYER:
                 raise ConfigError(f"disable knows {', '.join(LAYER)}; got {name!r}.{did_you_mean(name, LAYER)}")

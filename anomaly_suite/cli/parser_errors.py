@@ -74,6 +74,8 @@ def explain(message: str, parser: SuiteParser) -> str:
         known = {option for option in parser.known if option.count(".") == wrong[1].count(".")}
         near = did_you_mean(wrong[1], known | {option.split(".")[0] for option in known})
         return f"no option {wrong[1]!r}.{near or ' --help after the verb lists them.'}"
+    if reason.startswith("Unexpected config"):
+        return f"a configuration must be a mapping with model, data and trainer; got {reason.partition(': ')[2] or 'nothing'}. Write one key a line."
     got = f"; got {given}" if given and given not in reason and part not in ("model", "data") else ""
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}{got}" if part else reason)
 

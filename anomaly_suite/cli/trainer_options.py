@@ -6,6 +6,8 @@ import math
 import numbers
 from typing import Any
 
+from jsonargparse import Namespace
+
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, Range
 
@@ -35,6 +37,7 @@ def check_trainer(settings: Any) -> None:
     Raises:
         ConfigError: one that is out of its range, or a smallest number of epochs or steps above the largest.
     """
+    require_mapping("trainer", settings)
     for name, wanted in RANGES.items():
         value = settings.get(name)
         if isinstance(value, numbers.Real) and not wanted.holds(value):
@@ -45,3 +48,19 @@ def check_trainer(settings: Any) -> None:
             raise ConfigError(
                 f"trainer.min_{what} must be at most trainer.max_{what}; got {least} and {most}. Change one of the two."
             )
+
+
+def require_mapping(name: str, settings: Any) -> None:
+    """Refuse a group of options that is something else than a mapping, which the parser lets through.
+
+    Args:
+        name: Of the group.
+        settings: What was parsed.
+
+    Raises:
+        ConfigError: no mapping.
+    """
+    if not isinstance(settings, Namespace | dict):
+        raise ConfigError(
+            f"{name} must be a mapping of options to values; got {settings!r}. Write for example {name}: {{}}."
+        )

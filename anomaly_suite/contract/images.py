@@ -34,12 +34,32 @@ def complete(batch: dict[str, Any]) -> bool:
             f"image must be a floating-point tensor of shape (B, C, H, W); got {what}. Convert and stack the images in the loader."
         )
     if "mask" in batch:
-        batch["mask"] = _as_mask(torch.as_tensor(batch["mask"], device=image.device), image)
+        batch["mask"] = _as_mask(as_numbers(batch["mask"], "mask", image.device), image)
     if "label" in batch:
-        batch["label"] = as_label(torch.as_tensor(batch["label"], device=image.device), len(image), unit="image")
+        batch["label"] = as_label(as_numbers(batch["label"], "label", image.device), len(image), unit="image")
     elif "mask" in batch:
         batch["label"] = batch["mask"].flatten(1).any(1).long()
     return True
+
+
+def as_numbers(value: Any, name: str, device: torch.device) -> Tensor:
+    """What a loader gives beside the images, as a tensor.
+
+    Args:
+        value: A tensor, an array, or lists of numbers.
+        name: The key, for the message.
+        device: Of the images.
+
+    Raises:
+        ShapeError: something else, such as names.
+    """
+    try:
+        return torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(
+            f"{name} must be a tensor, or numbers that make one; got {str(value)[:60]!r} ({type(value).__name__}). Map names to numbers in the "
+            "data set: 0 is normal, 1 anomalous."
+        ) from error
 
 
 def as_label(label: Tensor, count: int, *, unit: str) -> Tensor:

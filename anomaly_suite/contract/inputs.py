@@ -42,6 +42,14 @@ class InputSupport(LightningModule):
             )
         self.check_image(batch["image"])
 
+    def check_call(self, *inputs: Any) -> None:
+        """Check what ``model(...)`` is given: images, unless a family takes something else.
+
+        Raises:
+            ShapeError: see :meth:`check_image`.
+        """
+        self.check_image(inputs[0] if inputs else None)
+
     def check_image(self, image: Any) -> None:
         """Check images.
 

@@ -127,4 +127,4 @@ def _check_call(module: AnomalyModule, args: tuple[Any, ...]) -> None:
     ):  # a trainer's steps have looked, and DDP calls with what a step is given
         return
     module.require_fitted()
-    module.check_image(args[0] if args else None)
+    module.check_call(*args)

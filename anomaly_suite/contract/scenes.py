@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import OUTLIER, VOID
+from anomaly_suite.contract.images import as_numbers
 from anomaly_suite.errors import ShapeError
 
 __all__ = ["OUTLIER", "VOID", "complete"]
@@ -33,7 +34,7 @@ def complete(batch: dict[str, Any]) -> bool:
     image = batch["image"]
     for name, kind in (("target", torch.long), ("ood_mask", torch.uint8)):
         if name in batch:
-            batch[name] = _as_pixel_labels(torch.as_tensor(batch[name], device=image.device), image, name).to(kind)
+            batch[name] = _as_pixel_labels(as_numbers(batch[name], name, image.device), image, name).to(kind)
     return True
 
 

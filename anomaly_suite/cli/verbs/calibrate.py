@@ -21,7 +21,12 @@ def calibrate(words: list[str]) -> None:
     Raises:
         ConfigError: wrong options, or no checkpoint, in one sentence.
     """
-    _save(run_lightning("validate", expand_run(words)))
+    done = run_lightning("validate", expand_run(words))
+    if "calibrate" in done.config["validate"].disable:
+        raise ConfigError(
+            "calibrate needs the callback of its name; got disable with calibrate in it. Take it out of disable."
+        )
+    _save(done)
 
 
 def _save(cli: LightningCLI) -> None:
