@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import OUTLIER, VOID
-from anomaly_suite.contract.images import as_numbers
+from anomaly_suite.contract.numbers import as_numbers
 from anomaly_suite.errors import ShapeError
 
 __all__ = ["OUTLIER", "VOID", "complete"]

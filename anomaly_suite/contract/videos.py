@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_suite.contract.images import as_label, as_numbers
+from anomaly_suite.contract.images import as_label
+from anomaly_suite.contract.numbers import as_numbers
 from anomaly_suite.errors import ShapeError
 from anomaly_suite.tracing import untraced
 

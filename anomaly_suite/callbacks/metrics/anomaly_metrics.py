@@ -119,17 +119,6 @@ class AnomalyMetrics(ChecksOptions, Callback):
 
     # The two epochs that are scored ------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a monitored metric that validation cannot have.
-
-        Raises:
-            ConfigError: see :func:`~anomaly_suite.callbacks.metrics.monitors.require_possible_monitors`.
-        """
-        skipped = [level for level in self.levels.values() if level.sketched and not self.pixel_in_validation]
-        names = {level.option: level.ranked() for level in self.levels.values()}
-        never = {name for level in skipped for name in names[level.option]}
-        require_possible_monitors(trainer, of_both={n for each in names.values() for n in each} - never, never=never)
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
         self._reset()
@@ -269,6 +258,14 @@ class AnomalyMetrics(ChecksOptions, Callback):
                 first = (type(metric).__doc__ or "").strip().partition(" See ")[0].partition("\n")[0]
                 found[name] = " ".join([first, *(note for key, note in notes.items() if key in name.split("_"))])
         return found
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a monitored metric that validation cannot have.
+
+        Raises:
+            ConfigError: see :func:`~anomaly_suite.callbacks.metrics.monitors.require_possible_monitors`.
+        """
+        require_possible_monitors(trainer, self.levels.values(), with_pixels=self.pixel_in_validation)
 
     def _unit(self) -> dict[str, str]:
         units = [self.levels[group.option].unit for _, group in self._collections]

@@ -80,15 +80,6 @@ class Level:
         """Whether a metric of this group was asked for."""
         return group in self._names
 
-    def ranked(self) -> set[str]:
-        """Logged names of the metrics that need normal and anomalous samples."""
-        return {
-            f"{self.logged}_{name}"
-            for group, names in self._names.items()
-            for name in names
-            if not (group.own or group.decides or group.scope)
-        }
-
     def build(self, group: Group) -> MetricCollection:
         """New metrics of one group."""
         if group.own:
