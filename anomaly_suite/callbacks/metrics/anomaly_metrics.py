@@ -14,11 +14,11 @@ from torchmetrics import Metric, MetricCollection
 
 from anomaly_suite.callbacks.metrics.image import ImageLevel
 from anomaly_suite.callbacks.metrics.level import Group, Level, Update
-from anomaly_suite.callbacks.metrics.monitors import require_possible_monitors
 from anomaly_suite.callbacks.metrics.pixel import PixelLevel
 from anomaly_suite.callbacks.metrics.result_file import begin_result, log_values, write_section
 from anomaly_suite.callbacks.metrics.scene import SceneLevel
 from anomaly_suite.callbacks.metrics.video import FrameLevel, VideoLevel
+from anomaly_suite.callbacks.monitors import require_possible_monitors
 from anomaly_suite.callbacks.processes import shared_by_all
 from anomaly_suite.contract import Batch, Prediction, as_batch
 from anomaly_suite.errors import ConfigError, MetricUndefinedError, did_you_mean
@@ -116,6 +116,14 @@ class AnomalyMetrics(ChecksOptions, Callback):
         self._collections: dict[tuple[str, Group], MetricCollection] = {}  # by category and group
         self._counts = torch.zeros(2, dtype=torch.long)  # normal and anomalous images or videos
         self._normal_sum = torch.zeros((), dtype=torch.float64)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a monitored metric that validation cannot have.
+
+        Raises:
+            ConfigError: see :func:`~anomaly_suite.callbacks.monitors.require_possible_monitors`.
+        """
+        require_possible_monitors(trainer, self.levels.values(), with_pixels=self.pixel_in_validation)
 
     # The two epochs that are scored ------------------------------------------------------------------------------
 
@@ -258,14 +266,6 @@ class AnomalyMetrics(ChecksOptions, Callback):
                 first = (type(metric).__doc__ or "").strip().partition(" See ")[0].partition("\n")[0]
                 found[name] = " ".join([first, *(note for key, note in notes.items() if key in name.split("_"))])
         return found
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a monitored metric that validation cannot have.
-
-        Raises:
-            ConfigError: see :func:`~anomaly_suite.callbacks.metrics.monitors.require_possible_monitors`.
-        """
-        require_possible_monitors(trainer, self.levels.values(), with_pixels=self.pixel_in_validation)
 
     def _unit(self) -> dict[str, str]:
         units = [self.levels[group.option].unit for _, group in self._collections]
