@@ -129,6 +129,18 @@ class TrainingSupport(FiniteSupport, InputSupport):
                     f"{'' if name == 'max_epochs' else ' epochs'}. Raise {name} or lower {option}."
                 )
 
+    def on_fit_end(self) -> None:
+        """Refuse to end as if something had been trained.
+
+        Raises:
+            ConfigError: the training loader has no batch.
+        """
+        super().on_fit_end()
+        if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches:
+            raise ConfigError(
+                f"{type(self).__name__} needs training data; the training loader has no batch. Look at the data set, its batch size and drop_last."
+            )
+
     def on_train_end(self) -> None:
         """Say so where a method of two phases has ended in the first."""
         if self.unfinished is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
+from anomaly_suite.errors import ConfigError, LabelError, NotFiniteError, ShapeError
 
 
 def check_pairs(score: Tensor, target: Tensor) -> Tensor:
@@ -13,7 +13,7 @@ def check_pairs(score: Tensor, target: Tensor) -> Tensor:
 
     Raises:
         ShapeError: the shapes differ.
-        ValueError: ``target`` holds something else than 0 and 1.
+        LabelError: ``target`` holds something else than 0 and 1.
         NotFiniteError: a score is NaN or infinite.
     """
     check_shapes(score, target)
@@ -62,13 +62,13 @@ def as_bool(values: Tensor, name: str, advice: str) -> Tensor:
         advice: End of the message.
 
     Raises:
-        ValueError: another value than 0 and 1.
+        LabelError: another value than 0 and 1.
     """
     if values.dtype == torch.bool:
         return values
     known = (values == 0) | (values == 1)
     if not bool(known.all()):
-        raise ValueError(
+        raise LabelError(
             f"{name} must hold only 0 (normal) and 1 (anomalous); {int((~known).sum())} values do not. {advice}"
         )
     return values == 1

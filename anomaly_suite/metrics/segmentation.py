@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import OUTLIER
-from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
+from anomaly_suite.errors import ConfigError, LabelError, MetricUndefinedError, ShapeError
 from anomaly_suite.metrics.base import SuiteMetric
 
 CODES = 256  # of a byte
@@ -28,7 +28,7 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
 
     Raises:
         ShapeError: the shapes differ.
-        ValueError: a class outside 0 to K - 1.
+        LabelError: a class outside 0 to K - 1.
 
     Example:
         >>> confusion_matrix(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 255]), 2)
@@ -46,7 +46,7 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
     truth, predicted = target[known].long(), pred_target[known].long()
     for name, values in (("target", truth), ("pred_target", predicted)):
         if len(values) and not 0 <= (odd := int(values.min())) <= (most := int(values.max())) < num_classes:
-            raise ValueError(
+            raise LabelError(
                 f"{name} must hold classes 0 to {num_classes - 1}; got {odd if odd < 0 else most}. Map the labels, with "
                 f"{OUTLIER} or above for void, or set num_classes."
             )

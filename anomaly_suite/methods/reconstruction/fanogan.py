@@ -333,6 +333,8 @@ class FAnoGAN(AnomalyModule):
             part.critic.train(first_phase)
         generator = self.step_generator(batch_idx)
         inputs = list(self.scopes.training_inputs(to_signed(batch["image"]), generator=generator))
+        for _, part, x in inputs:  # the phase of the GAN compares images of any size without a word
+            require_image(x, channels=part.in_channels, size=part.image_size)
         generator_optimizer, critic_optimizer, encoder_optimizer = cast(list[Any], self.optimizers())
         if not first_phase:
             self.has_encoder.fill_(1)
