@@ -66,8 +66,9 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """All cases, in the order of the table."""
-    return [*_command_lines(), *_configurations(), *_folders(), *_options(), *_batches(), *_calls()]
+    """All cases, in the order of the table, each once."""
+    found = [*_command_lines(), *_configurations(), *_folders(), *_options(), *_batches(), *_calls()]
+    return list({case.key: case for case in found}.values())
 
 
 def _lines(text: str) -> list[str]:
