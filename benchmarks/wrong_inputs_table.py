@@ -11,7 +11,8 @@ from typing import Any
 # Command lines -----------------------------------------------------------------------------------------------------------
 
 SHORT = (
-    "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --trainer.logger false "
+    "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1 --trainer.limit_test_batches 1 "
+    "--trainer.limit_predict_batches 1 --trainer.logger false "
     "--trainer.enable_progress_bar false --trainer.enable_model_summary false --trainer.num_sanity_val_steps 0"
 )
 MODEL = "--model ADACL --model.widths [4,4,4,4] --model.hidden 4 --model.half_period 0.5"

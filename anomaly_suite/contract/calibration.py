@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,13 @@ class Calibration(nn.Module):
             how: How the threshold was chosen, for the record.
 
         Raises:
-            ConfigError: ``how`` holds other things than text and numbers, or too much for a checkpoint.
+            ConfigError: another level, NaN, or ``how`` holds other things than text and numbers, or too much for a checkpoint.
         """
         entry = {"threshold": float(threshold), "low": float(low), "high": float(high), **how}
+        if level not in get_args(Level) or any(math.isnan(entry[name]) for name in ("threshold", "low", "high")):
+            raise ConfigError(
+                f"a threshold is set for {' or '.join(get_args(Level))}, by three numbers; got {level!r} with {entry}. Give those."
+            )
         _encoded({**self.record, level: entry})  # what could not be saved is refused here
         self.record[level] = entry
 

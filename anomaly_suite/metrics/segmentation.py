@@ -27,7 +27,7 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
         Shape (K, K), int64; rows are true classes, columns predicted ones.
 
     Raises:
-        ShapeError: the shapes differ.
+        ShapeError: the shapes differ, or there are no classes but floating-point numbers.
         LabelError: a class outside 0 to K - 1.
 
     Example:
@@ -39,6 +39,10 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
         raise ShapeError(
             f"pred_target and target must share their shape; got {tuple(pred_target.shape)} and {tuple(target.shape)}. "
             "Predict at the size of the labels."
+        )
+    if pred_target.is_floating_point() or target.is_floating_point():
+        raise ShapeError(
+            f"pred_target and target must be whole numbers; got {pred_target.dtype} and {target.dtype}. Take the argmax over the classes."
         )
     if (quick := _count_codes(pred_target, target, num_classes)) is not None:
         return quick
