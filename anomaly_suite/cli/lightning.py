@@ -34,7 +34,7 @@ from anomaly_suite.cli.samples import origin_line
 from anomaly_suite.cli.trainer_options import check_trainer, require_mapping
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, use_checkpoint_files
-from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError, did_you_mean
+from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
 from anomaly_suite.io.atomic import save_text
 from anomaly_suite.tensor_files import numpy_numbers
 
@@ -82,11 +82,9 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
         if not str(error).startswith("Checkpoint file not found"):
             raise
         raise CheckpointError(f"{error}. Give a file that exists with --ckpt_path.") from error
-    except AnomalySuiteError:
-        raise
     except Exception as error:
         own = own_error(error)
-        if own is None and not is_of_libraries(error):
+        if own is error or (own is None and not is_of_libraries(error)):
             raise
         raise own or ConfigError(f"{subcommand}: {reason_of(error)} Change the option that it names.") from error
 
@@ -184,15 +182,8 @@ class SuiteCLI(LightningCLI):
         super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer; an untrained model gets the pretrained weights that a fit would begin with.
-
-        Raises:
-            ConfigError: options with which a class cannot be built.
-        """
-        try:
-            super().instantiate_classes()
-        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-            raise own_error(error) or ConfigError(f"{reason_of(error)} Change the options of that class.") from error
+        """Build model, data and trainer; an untrained model gets the pretrained weights that a fit would begin with."""
+        super().instantiate_classes()
         use_checkpoint_files(self.trainer)
         if (
             self.subcommand != "fit"

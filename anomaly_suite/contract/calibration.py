@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -50,13 +49,11 @@ class Calibration(nn.Module):
             how: How the threshold was chosen, for the record.
 
         Raises:
-            ConfigError: another level, NaN, or ``how`` holds other things than text and numbers, or too much for a checkpoint.
+            ConfigError: ``how`` holds other things than text and numbers, or too much for a checkpoint.
         """
         entry = {"threshold": float(threshold), "low": float(low), "high": float(high), **how}
-        if level not in get_args(Level) or any(math.isnan(entry[name]) for name in ("threshold", "low", "high")):
-            raise ConfigError(
-                f"a threshold is set for {' or '.join(get_args(Level))}, by three numbers; got {level!r} with {entry}. Give those."
-            )
+        if level not in get_args(Level):
+            raise ConfigError(f"level must be {' or '.join(get_args(Level))}; got {level!r}. Give one of these.")
         _encoded({**self.record, level: entry})  # what could not be saved is refused here
         self.record[level] = entry
 

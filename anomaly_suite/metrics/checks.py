@@ -13,7 +13,7 @@ def check_pairs(score: Tensor, target: Tensor) -> Tensor:
 
     Raises:
         ShapeError: the shapes differ.
-        LabelError: ``target`` holds something else than 0 and 1.
+        ValueError: ``target`` holds something else than 0 and 1.
         NotFiniteError: a score is NaN or infinite.
     """
     check_shapes(score, target)

@@ -21,16 +21,15 @@ def calibrate(words: list[str]) -> None:
     Raises:
         ConfigError: wrong options, or no checkpoint, in one sentence.
     """
-    done = run_lightning("validate", expand_run(words))
-    if "calibrate" in done.config["validate"].disable:
-        raise ConfigError(
-            "calibrate needs the callback of its name; got disable with calibrate in it. Take it out of disable."
-        )
-    _save(done)
+    _save(run_lightning("validate", expand_run(words)))
 
 
 def _save(cli: LightningCLI) -> None:
     """Write a copy of the checkpoint with the new thresholds beside it."""
+    if "calibrate" in cli.config["validate"].disable:
+        raise ConfigError(
+            "calibrate needs the callback of its name; got it among those to disable. Take it out of disable."
+        )
     if cli.config["validate"].ckpt_path is None:
         raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
     source = Path(cli.config["validate"].ckpt_path)

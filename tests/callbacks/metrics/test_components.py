@@ -166,7 +166,7 @@ def test_it_is_silent_without_a_threshold_or_labels(
 
 
 def test_other_words_are_refused() -> None:
-    with pytest.raises(ConfigError, match="best, a number or null; got 'worst'"):
+    with pytest.raises(ConfigError, match="threshold must be a number, 'best' or null; got 'worst'"):
         ComponentMetrics(threshold="worst")  # type: ignore[arg-type] # the point
 
 
