@@ -88,7 +88,7 @@ def test_a_schedule_that_waits_for_a_ranking() -> None:
     ],
 )
 def test_a_metric_that_nobody_logs(callback: Any, more: str) -> None:
-    with pytest.raises(ConfigError, match="which nothing has logged; logged are .*val/normal_score") as raised:
+    with pytest.raises(ConfigError, match=r"which nothing has logged; logged are .*val/normal_score") as raised:
         fit(callback, AnomalyMetrics())
     assert more in str(raised.value)
 

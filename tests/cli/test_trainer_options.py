@@ -42,5 +42,5 @@ def test_the_least_is_not_above_the_most() -> None:
 
 @pytest.mark.parametrize("settings", [3, [3], None])
 def test_a_group_is_a_mapping(settings: Any) -> None:
-    with pytest.raises(ConfigError, match="^trainer must be a mapping of options to values; got"):
+    with pytest.raises(ConfigError, match=r"^trainer must be a mapping of options to values; got"):
         check_trainer(settings)

@@ -24,7 +24,7 @@ def grey() -> ADACL:
 
 @pytest.mark.parametrize("name", TAKES_IMAGES)
 def test_every_method_of_images_says_which_channels_it_takes(name: str) -> None:
-    options = {key: value for key, value in tiny_runs.config(name)["model"].items()}
+    options = dict(tiny_runs.config(name)["model"])
     model = getattr(anomaly_suite.methods, name)(**options)
     assert model.image_channels == ((options.get("in_channels", 1),) if "in_channels" in model.hparams else (1, 3))
     with pytest.raises(ShapeError, match=rf"^{name} was built for images of .* got \(B, C, H, W\) = \(2, 2, 8, 8\)\. "):
@@ -99,7 +99,7 @@ def test_channels_that_no_phase_can_take_are_refused_by_the_constructor() -> Non
 def test_unfitted_methods_do_not_score() -> None:
     small = {"backbone": "mobilenetv3_small_050", "width": 8, "output_stride": 16, "num_classes": 3}
     model = PostHocScore(score="sml", backbone_weights=None, **small).eval()
-    with pytest.raises(NotFittedError, match="PostHocScore has no fitted statistics yet. Run fit first"):
+    with pytest.raises(NotFittedError, match=r"PostHocScore has no fitted statistics yet\. Run fit first"):
         model(COLOUR)
     with pytest.raises(NotFittedError, match="PostHocScore has no fitted statistics yet"):
         model.predict({"image": torch.rand(1, 3, 32, 32)})

@@ -22,7 +22,7 @@ def test_labels_that_are_no_numbers(label: Any) -> None:
         match=r"^label must be a tensor, or numbers .*; got .*Map names to numbers in the data set: 0 is normal",
     ):
         as_batch({"image": IMAGE, "label": label})
-    with pytest.raises(ShapeError, match="^label must be a tensor"):
+    with pytest.raises(ShapeError, match=r"^label must be a tensor"):
         as_batch({"snippet_features": IMAGE[:, 0], "label": label})
 
 
