@@ -42,13 +42,13 @@ class InputSupport(LightningModule):
             )
         self.check_image(batch["image"])
 
-    def check_call(self, *inputs: Any) -> None:
+    def check_call(self, *inputs: Any, **named: Any) -> None:
         """Check what ``model(...)`` is given: images, unless a family takes something else.
 
         Raises:
             ShapeError: see :meth:`check_image`.
         """
-        self.check_image(inputs[0] if inputs else None)
+        self.check_image(inputs[0] if inputs else named.get("image"))
 
     def check_image(self, image: Any) -> None:
         """Check images.

@@ -47,7 +47,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
     def __init__(self) -> None:
         super().__init__()
         self.calibration = Calibration()
-        self.register_forward_pre_hook(_check_call)
+        self.register_forward_pre_hook(_check_call, with_kwargs=True)
 
     @property
     def is_fitted(self) -> bool:
@@ -119,7 +119,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
         return self._evaluate(batch)
 
 
-def _check_call(module: AnomalyModule, args: tuple[Any, ...]) -> None:
+def _check_call(module: AnomalyModule, args: tuple[Any, ...], named: dict[str, Any]) -> None:
     """Before ``model(image)``: a hook, which leaves compiled and exported graphs as they are."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if (
@@ -127,4 +127,4 @@ def _check_call(module: AnomalyModule, args: tuple[Any, ...]) -> None:
     ):  # a trainer's steps have looked, and DDP calls with what a step is given
         return
     module.require_fitted()
-    module.check_call(*args)
+    module.check_call(*args, **named)

@@ -35,7 +35,7 @@ def test_every_method_of_images_says_which_channels_it_takes(name: str) -> None:
 
 def test_the_sentence_names_the_option_of_both_sides() -> None:
     with pytest.raises(ShapeError) as raised:
-        grey()(COLOUR)
+        grey()(image=COLOUR)
     assert str(raised.value) == (
         "ADACL was built for images of 1 channel; got (B, C, H, W) = (2, 3, 8, 8). Set in_channels: 3 in the model, or let the data give "
         "1 channel: grey (channels: 1) in the data module."

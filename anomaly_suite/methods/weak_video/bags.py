@@ -135,13 +135,16 @@ class BagModule(AnomalyModule):
         self.check_features(batch["snippet_features"])
         return batch
 
-    def check_call(self, *inputs: Any) -> None:
+    def check_call(self, *inputs: Any, **named: Any) -> None:
         """Check features and, where they are given, lengths.
 
         Raises:
             ShapeError: see :meth:`check_features`; or other lengths than one for each video.
         """
-        features, length = (*inputs, None, None)[:2]
+        features, length = (
+            inputs[place] if place < len(inputs) else named.get(name)
+            for place, name in enumerate(("snippet_features", "length"))
+        )
         self.check_features(features)
         if length is not None and (not isinstance(length, Tensor) or length.shape != features.shape[:1]):
             raise ShapeError(
