@@ -236,11 +236,14 @@ def work(case: Case, shared: Mapping[str, str], folder: Path, pipe: Connection) 
         for number in (1, 2):
             os.dup2(nothing.fileno(), number)
     warnings.simplefilter("ignore")
-    place_files(folder, case.files)
-    fill = {f"{{{name}}}": path for name, path in shared.items()}
-    replaced = re.compile("|".join(map(re.escape, fill)))
-    words = [replaced.sub(lambda found: fill[found[0]], word) for word in case.words]
-    code = replaced.sub(lambda found: fill[found[0]], case.code)
+
+    def filled(text: str) -> str:
+        for name, path in shared.items():
+            text = text.replace(f"{{{name}}}", path)
+        return text
+
+    place_files(folder, [(name, filled(spec)) for name, spec in case.files])
+    words, code = [filled(word) for word in case.words], filled(case.code)
     pipe.send(run_words(words) if words else run_code(code))
     pipe.close()
     os._exit(0)

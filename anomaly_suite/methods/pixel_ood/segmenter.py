@@ -63,7 +63,7 @@ class SegmenterModule(AnomalyModule):
         ConfigError: a network that cannot be built, or a stride that leaves pixels out.
     """
 
-    image_channels = (1, 3)
+    image_channels: tuple[int, ...] | None = (1, 3)
 
     num_classes: int
     whole_weights: ClassVar[tuple[str, ...]] = ("segmenter_weights",)

@@ -141,10 +141,8 @@ class BagModule(AnomalyModule):
         Raises:
             ShapeError: see :meth:`check_features`; or other lengths than one for each video.
         """
-        features, length = (
-            inputs[place] if place < len(inputs) else named.get(name)
-            for place, name in enumerate(("snippet_features", "length"))
-        )
+        features: Any = inputs[0] if inputs else named.get("snippet_features")
+        length = inputs[1] if len(inputs) > 1 else named.get("length")
         self.check_features(features)
         if length is not None and (not isinstance(length, Tensor) or length.shape != features.shape[:1]):
             raise ShapeError(
