@@ -209,7 +209,8 @@ class SuiteCLI(LightningCLI):
             if path and Path(path).is_file():
                 read_checkpoint(path)
             raise
-        self._require_read(path)
+        if path and Path(path).is_file():
+            self._require_read(path)
         used = weights_of(self.config[self.config.subcommand])
         for name, value in given.items():
             if self.config.subcommand != "fit" and value not in (None, "imagenet", used.get(name)):
@@ -234,7 +235,11 @@ class SuiteCLI(LightningCLI):
                     raise ConfigError(
                         f"{known}, so {option} {value} would not be read. Leave it out, or give another checkpoint."
                     )
-            elif option.startswith("--model.") and name in made and not same_value(value, made[name]):
+            elif (
+                option.startswith("--model.")
+                and name in made
+                and not (name.endswith("weights") or same_value(value, made[name]))
+            ):
                 raise ConfigError(
                     f"{known} with {name}={made[name]!r}, so {option} {value} would not be read. Leave it out, or fit with it."
                 )
