@@ -150,7 +150,10 @@ def test_the_command_line_takes_what_python_takes(owner: type) -> None:
         (["--trainer.devices", "4.5"], "should be an int > 0. Got .* trainer.devices: 4.5.* Change the option"),
         (["--trainer.accelerator", "tpu"], "trainer: .* trainer.accelerator: tpu"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1; got 0."),
-        (["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "x"], "Timer: .*duration='x'.* not a valid duration"),
+        (
+            ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "x"],
+            "Timer: .*duration='x'.* not a valid duration",
+        ),
         (["--optimizer", "Adam", "--optimizer.lr", "-1"], "Invalid learning rate: -1.0. Change the option"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -11,8 +11,9 @@ from torch import Tensor
 
 import anomaly_suite.methods
 from anomaly_suite.contract import AnomalyModule
-from anomaly_suite.errors import ConfigError, NotFittedError, ShapeError
-from anomaly_suite.methods import ADACL, IGD, DeepSVDD, FAnoGAN, PostHocScore
+from anomaly_suite.errors import ConfigError, MissingCheckpointError, NotFittedError, ShapeError
+from anomaly_suite.methods import ADACL, DAE, IGD, DeepSVDD, FAnoGAN, PostHocScore
+from anomaly_suite.options import UnknownOptionError
 
 GREY, COLOUR = torch.rand(2, 1, 8, 8), torch.rand(2, 3, 8, 8)
 TAKES_IMAGES = [name for name in tiny_runs.METHODS if tiny_runs.config(name)["data"]["class"] != "SyntheticVideos"]
@@ -103,3 +104,41 @@ def test_unfitted_methods_do_not_score() -> None:
         model(COLOUR)
     with pytest.raises(NotFittedError, match="PostHocScore has no fitted statistics yet"):
         model.predict({"image": torch.rand(1, 3, 32, 32)})
+
+
+def test_a_loader_without_batches_does_not_pass_for_a_training() -> None:
+    small = DAE(in_channels=1, image_size=8, widths=(4,), latent_dim=2)
+    with pytest.raises(ConfigError, match="DAE needs training data; the training loader has no batch"):
+        tiny_runs.make_trainer(max_epochs=1).fit(small, [])
+    tiny_runs.make_trainer(max_epochs=1, limit_train_batches=0).fit(small, [])  # as it was asked for
+
+
+def test_options_beside_a_checkpoint_are_checked() -> None:
+    with pytest.raises(UnknownOptionError, match=r"ADACL has no option 'hiden'\. Did you mean 'hidden'\?"):
+        ADACL.load_from_checkpoint("nowhere.ckpt", hiden=3)
+    with pytest.raises(
+        MissingCheckpointError, match=r"there is no 'nowhere\.ckpt'\. Give one that fit wrote"
+    ) as raised:
+        ADACL.load_from_checkpoint("nowhere.ckpt", hidden=3)
+    assert isinstance(raised.value, FileNotFoundError)
+
+
+def test_options_come_by_name() -> None:
+    with pytest.raises(
+        UnknownOptionError, match=r"ADACL takes its options by name; got 1 without\. Write ADACL\(in_channels="
+    ):
+        ADACL(1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"kernel_size": 4}, "kernel_size must be odd, so that it has a middle; got 4"),
+        ({"low": 0.8, "high": 0.2}, "low and high must stand in this order; got 0.8 and 0.2"),
+        ({"lr_min": 0.1, "lr_max": 0.01}, "lr_min and lr_max must stand in this order"),
+        ({"operations": []}, r"operations must not be empty; got \[\]"),
+    ],
+)
+def test_options_of_adacl_that_contradict_each_other(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ADACL(**options)
