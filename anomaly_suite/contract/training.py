@@ -136,8 +136,7 @@ class TrainingSupport(FiniteSupport, InputSupport):
             ConfigError: the training loader has no batch.
         """
         super().on_fit_end()
-        loop = self.trainer.fit_loop
-        if loop.epoch_progress.total.ready and not loop.epoch_loop.batch_progress.total.ready:
+        if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches:
             raise ConfigError(
                 f"{type(self).__name__} needs training data; the training loader has no batch. Look at the data set, its batch size and drop_last."
             )

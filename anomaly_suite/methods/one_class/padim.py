@@ -260,6 +260,7 @@ class PaDiM(AnomalyModule):
 
     def on_fit_end(self) -> None:
         """Be ready to score and to be exported."""
+        super().on_fit_end()
         if self.is_fitted and not self.whitening.numel():
             self._unpack()
 
