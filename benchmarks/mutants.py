@@ -186,6 +186,8 @@ MUTANTS: list[tuple[str, ...]] = [
     ("contract/checkpoint.py", "not self._has_weights and self.trainer.ckpt_path is None:\n            self.load_pretrained()",
      "True:\n            self.load_pretrained()"),
     ("contract/checkpoint.py", 'self._seed = record.get("seed")', "pass", "contract/test_training.py"),
+    ("contract/checkpoint.py", "                part.lay_out()\n", "                pass\n", "contract/test_processes.py ADACL"),
+    ("contract/checkpoint.py", "if not self._shares_gradients():", "if True:", "contract/test_processes.py ADACL"),
     ("contract/sampler.py", "default_rng((self.seed, self.epoch))", "default_rng((self.seed,))"),
     ("contract/training.py", "                self.check_state()\n", "", "contract/test_finite.py"),
     ("contract/sampler.py", "-1 - np.resize(order, missing)", "np.resize(order, missing)", "PaDiM"),

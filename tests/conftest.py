@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sklearn.datasets
 import torch
+from lightning.fabric.utilities import registry
 from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)  # two test processes share two cores
+logging.getLogger(
+    "lightning.pytorch"
+).propagate = True  # to caplog, at the root; Lightning lets go if nobody listens when it is imported
 
 SCENES = {
     "DeepGamblers",
@@ -54,6 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
         if any(item.path.as_posix().endswith(f"tests/{file}") and name in names for file, names in MATRIX.items()):
             item.add_marker("matrix")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """Read once what every fit reads anew, a fifth of a short one: installed packages for those that add callbacks, and the digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
+        patch.setattr(sklearn.datasets, "load_digits", lru_cache(sklearn.datasets.load_digits))
+        yield
 
 
 @pytest.fixture(autouse=True)

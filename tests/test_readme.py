@@ -84,3 +84,18 @@ def test_every_command_has_a_known_verb():
     verbs = re.findall(r"^anomaly-suite (\S+)", README, re.MULTILINE)
     assert {"fit", "test", "predict", "calibrate", "report", "list"} <= set(verbs)
     assert set(verbs) <= {*RUN_VERBS, "list", "report"}
+
+
+def test_files_that_the_pages_name_are_there() -> None:
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+    pattern = re.compile(
+        r"\b(?:anomaly_suite|tests|benchmarks|sample_configs|docs)/[\w/.-]+\.(?:py|yaml|md|ipynb|png)\b"
+    )
+    named = {(page.name, file) for page in pages for file in pattern.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert sorted((page, file) for page, file in named if not (ROOT / file).exists()) == []

@@ -69,6 +69,11 @@ def config(name: str) -> dict[str, Any]:
     """The tiny configuration of a method."""
     file = Path(__file__).parent / "configs" / f"{name}.yaml"
     assert file.is_file(), f"a new method needs its tiny configuration: write {file.name} in tests/configs"
+    return copy.deepcopy(_read(file))
+
+
+@lru_cache
+def _read(file: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 

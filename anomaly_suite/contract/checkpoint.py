@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from keyword import iskeyword
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import Self
@@ -16,7 +16,7 @@ from typing_extensions import Self
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.contract.finite import FiniteSupport
-from anomaly_suite.contract.resume import take_up
+from anomaly_suite.contract.resume import Layout, layout_of, require_layout, take_up
 from anomaly_suite.errors import (
     AnomalySuiteError,
     CheckpointError,
@@ -34,6 +34,14 @@ RESUMED = ("loops", "optimizer_states", "lr_schedulers")
 """What a checkpoint needs beside weights for training to go on."""
 
 
+@runtime_checkable
+class LaysOut(Protocol):
+    """A part that runs faster on weights in another layout, and sees to it itself if it finds them in the usual one."""
+
+    def lay_out(self) -> None:
+        """Lay out the weights."""
+
+
 class CheckpointSupport(FiniteSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: pretrained weights once, the record, growing buffers."""
 
@@ -47,18 +55,29 @@ class CheckpointSupport(FiniteSupport):
     _seed: int | None = None
     _growing: frozenset[str] = frozenset()  # buffers that the fit fills
     _has_weights: bool = False  # pretrained ones, or those of a checkpoint
+    _saved_optimizers: Layout | None = None  # of the checkpoint that a fit resumes from
 
     def load_pretrained(self) -> None:
         """Load pretrained weights; called once at the start of a fit that does not resume, never by the constructor."""
 
     def setup(self, stage: str) -> None:
-        """Write and read checkpoints safely."""
+        """Write and read checkpoints safely; lay out weights, before a strategy takes over their layout."""
         use_checkpoint_files(self.trainer)
+        for part in self.modules():
+            if isinstance(part, LaysOut):
+                part.lay_out()
 
     # Not in ``setup``, which Lightning calls before it looks at the checkpoint that a run resumes from or that is tested.
     def on_fit_start(self) -> None:
-        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it."""
+        """Load pretrained weights before a first fit: a checkpoint holds its own, so nothing is downloaded for it.
+
+        Raises:
+            CheckpointError: a fit should go on with the states of other optimisers.
+        """
         super().on_fit_start()
+        saved, self._saved_optimizers = self._saved_optimizers, None
+        if saved is not None:
+            require_layout(self.trainer, saved, self._where())
         self.load_pretrained_once()
 
     def on_validation_start(self) -> None:
@@ -109,6 +128,8 @@ class CheckpointSupport(FiniteSupport):
                 f"a checkpoint of {type(self).__name__} must hold finite numbers; {names} became NaN or infinite, so none is "
                 "written. Go back to the last one, and look for broken files or too high a learning rate."
             )
+        state = checkpoint["state_dict"]
+        state.update({name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)})
         checkpoint["anomaly_suite"] = {"class": type(self).__name__, "seed": self._seed, "news": self._has_news}
         # Under weight averaging the state is that of a copy, which no callback has calibrated.
         checkpoint["state_dict"]["calibration._extra_state"] = self.calibration.get_extra_state()
@@ -133,6 +154,8 @@ class CheckpointSupport(FiniteSupport):
                 f"{self._where()} has no {missing[0]}: it was saved to be tested (save_weights_only), and training cannot go on from it. "
                 "Give a whole checkpoint, or begin a new fit."
             )
+        if fitting:
+            self._saved_optimizers = layout_of(checkpoint["optimizer_states"])
         record: Mapping[str, Any] = written if isinstance(written, Mapping) else {}
         self._seed = record.get("seed")
         self._has_news = record.get("news", False)
@@ -203,13 +226,22 @@ class CheckpointSupport(FiniteSupport):
             self._growing = self._growing | {name}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Tensors alone, all of them row by row, which safetensors demand: networks may have laid them out otherwise."""
-        with torch.inference_mode(False):
-            for tensor in (*self.parameters(), *self.buffers()):
-                if not tensor.is_contiguous():
-                    tensor.data = tensor.data.contiguous()
+        """Tensors alone, all of them row by row, which safetensors demand: networks may have laid them out otherwise.
+
+        Not in a fit of several processes: DistributedDataParallel remembers the layout that weights had before a step, and
+        would give back gradients in another order.
+        """
+        if not self._shares_gradients():
+            with torch.inference_mode(False):
+                for tensor in (*self.parameters(), *self.buffers()):
+                    if not tensor.is_contiguous():
+                        tensor.data = tensor.data.contiguous()
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         return state
+
+    def _shares_gradients(self) -> bool:
+        running = self._trainer is not None and self._trainer.state.status == TrainerStatus.RUNNING
+        return running and self.trainer.state.fn == TrainerFn.FITTING and self.trainer.world_size > 1
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename_keywords(state_dict, known={prefix + name for name in self.state_dict()})

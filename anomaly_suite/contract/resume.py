@@ -7,6 +7,7 @@ accumulated since the last step of the optimiser are lost; and a pass that colle
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.contract.data_module import AnomalyDataModule
+from anomaly_suite.errors import CheckpointError
 
 
 def take_up(trainer: Trainer, checkpoint: dict[str, Any], *, collects: bool) -> None:
@@ -53,6 +55,42 @@ def take_up(trainer: Trainer, checkpoint: dict[str, Any], *, collects: bool) -> 
     if len(states) == len(loaders) and not batch["current"]["processed"]:
         loops["state_dict"].pop("combined_loader", None)  # at its start an epoch may have any loader
     trainer.fit_loop.load_state_dict(loops)
+
+
+Layout = list[tuple[list[int], list[str]]]
+"""Of every optimiser: the number of parameters in each of its groups, and the options that tell kinds of optimisers apart."""
+
+
+def layout_of(states: Iterable[Mapping[str, Any]]) -> Layout:
+    """What must agree between an optimiser and the state that it goes on with."""
+    groups = [state.get("param_groups", []) for state in states]  # none where there is no optimiser
+    return [
+        (
+            [len(group["params"]) for group in each],
+            sorted({"betas", "momentum", "alpha"}.intersection(*each)),
+        )
+        for each in groups
+        if each
+    ]
+
+
+def require_layout(trainer: Trainer, saved: Layout, where: str) -> None:
+    """Refuse states of other optimisers, which torch would refuse with less to say, or take and fail in the first step.
+
+    Args:
+        trainer: Of the resumed fit; its optimisers are made, their states are not loaded.
+        saved: Layout of the checkpoint's optimisers.
+        where: What to call the checkpoint in a message.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    own = layout_of(optimizer.state_dict() for optimizer in trainer.optimizers)
+    if own != saved:
+        raise CheckpointError(
+            f"{where} does not fit these optimisers: parameters in groups and options are {saved} in it and {own} here. "
+            "Resume with the options that it was fitted with, or begin a new fit."
+        )
 
 
 def _go_to_next_epoch(loops: dict[str, Any], *, over: int = 0) -> None:

@@ -59,7 +59,7 @@ class FeatureExtractor(nn.Module):
         self.layers = _choose_layers(name, layers)
         with _seeded(seed) if seed is not None else contextlib.nullcontext():
             self.net = self._build(pretrained=False)
-        channels_last(self.net)
+        self.lay_out()
         if frozen:
             _fold_norms(self.net)
         self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())
@@ -89,9 +89,13 @@ class FeatureExtractor(nn.Module):
                 f"the backbone {self.name} takes images of 1 or 3 channels; got {tuple(image.shape)}. Convert them to grey or RGB."
             )
         x = (image.expand(-1, 3, -1, -1) - self.mean).div_(self.std)
-        channels_last(self.net)
+        self.lay_out()
         features: list[Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
         return [x.permute(0, 3, 1, 2) for x in features] if self._channels_last_output else features
+
+    def lay_out(self) -> None:
+        """Weights with channels last, as forward gives the image."""
+        channels_last(self.net)
 
     def load_weights(self, weights: str | None) -> None:
         """Replace the random weights.

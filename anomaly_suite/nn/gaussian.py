@@ -141,9 +141,13 @@ def whitening_matrix(covariance: Tensor, *, eps: float) -> Tensor:
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     inverse, failed = inverse_cholesky(covariance + eps * identity)
     if bool(failed):
+        largest = float(covariance.diagonal(dim1=1, dim2=2).max())
+        if eps < largest * torch.finfo(covariance.dtype).eps * covariance.shape[-1]:  # lost when it is added
+            advice = f"A feature has variance {largest:.3g}, beside which eps is nothing: look for images with broken values."
+        else:
+            advice = "Give a larger eps, more training images or fewer channels."
         raise ConfigError(
-            f"eps must make every covariance invertible; eps={eps} does not for this training set. "
-            "Give a larger eps, more training images or fewer channels."
+            f"eps must make every covariance invertible; eps={eps} does not for this training set. {advice}"
         )
     return inverse
 

@@ -1,7 +1,7 @@
 """Weights of convolutions laid out with channels last, which is faster on CPUs.
 
 A ``state_dict`` has all tensors row by row, as files of tensors want them (``AnomalyModule.state_dict``), so networks lay their
-weights out again when they go on.
+weights out again when they go on. Their method for it is called ``lay_out``: a fit calls it before its strategy wraps the network.
 """
 
 from __future__ import annotations

@@ -49,17 +49,25 @@ def assert_alike(plain: Tensor, compiled: Tensor) -> None:
     torch.testing.assert_close(plain, compiled, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(tiny_runs.group(name))) for name in METHODS]
-)
+STAGES = {"DAE": "one optimiser", "DeepMIL": "videos", "IGD": "several optimisers"}
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    group = pytest.mark.xdist_group(tiny_runs.group(name))
+    return [group, pytest.mark.matrix] if name in STAGES else [group]  # the test of every stage repeats those
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in METHODS])
 def test_scores_of_a_compiled_module_are_equal(name: str, tmp_path: Path) -> None:
     plain = fit_and_predict(name, "plain", every_stage=False, folder=tmp_path)
     compiled = fit_and_predict(name, "torch.compile", every_stage=False, folder=tmp_path)
     assert_alike(plain, compiled)
 
 
-@pytest.mark.parametrize("how", ["torch.compile", "in place"])
-@pytest.mark.parametrize("name", ["DAE", "DeepMIL", "IGD"])  # one, several optimisers, videos
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [*((name, "torch.compile") for name in STAGES), ("DAE", "in place")],
+)
 def test_every_stage_of_a_compiled_module(name: str, how: str, tmp_path: Path) -> None:
     plain = fit_and_predict(name, "plain", every_stage=True, folder=tmp_path)
     assert_alike(plain, fit_and_predict(name, how, every_stage=True, folder=tmp_path))

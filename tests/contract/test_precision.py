@@ -21,8 +21,10 @@ from anomaly_suite.contract.precision import KeepsStatistics, raise_epsilon
 
 ONE = {"limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1, "limit_predict_batches": 1}
 SHORT = {"DeepSVDD": {"ae_epochs": 1}, "FAnoGAN": {"gan_epochs": 1}}  # StudentTeacher's first phase is short already
-TOLERANCE = {"64-true": 1e-3, "bf16-true": 1.0, "16-true": 0.2}
-"""Of a score, in standard deviations of the scores: largest seen of 64 3e-6, 0.2 (bfloat16 keeps 8 bits) and 0.02; here are few."""
+TOLERANCE = {"64-true": 1e-4, "bf16-true": 0.5, "16-true": 0.1}
+"""Of a score, in standard deviations of the scores: largest seen of 64 2e-5, 0.2 (bfloat16 keeps 8 bits) and 0.02; here are few."""
+ROUGH = {"StudentTeacher": 1.0, "PostHocScore": 0.8}
+"""The same in bfloat16 where 0.60 and 0.39 were seen: differences of two networks' nearly equal outputs, and a gradient."""
 
 
 def both_phases(name: str) -> AnomalyModule:
@@ -68,7 +70,8 @@ class TestEveryMethod:
             score[precision] = scores(trainer, model, data)
         true = score["32-true"]
         for precision, tolerance in TOLERANCE.items():
-            assert (score[precision] - true).abs().max() < tolerance * true.std(), precision
+            allowed = ROUGH.get(name, tolerance) if precision == "bf16-true" else tolerance
+            assert (score[precision] - true).abs().max() < allowed * true.std(), precision
 
 
 class Part(KeepsStatistics):

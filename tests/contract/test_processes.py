@@ -33,6 +33,9 @@ class Watch(Callback):
         self.folder, self.still = folder, still
         self.resting: set[_NormBase] = set()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.strides = strides(pl_module)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         still = trainer.current_epoch < self.still
         if still:
@@ -42,6 +45,8 @@ class Watch(Callback):
             part.momentum = 0.0 if still else 0.1  # a step may switch to training mode, too
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.world_size > 1:  # or the strategy would give back gradients in the order of the first layout
+            assert strides(pl_module) == self.strides
         if trainer.current_epoch < self.still:
             for weight in pl_module.parameters():
                 weight.grad = None  # with zeros, weights would decay
@@ -60,6 +65,10 @@ class Watch(Callback):
             "thresholds": {level: entry["threshold"] for level, entry in pl_module.calibration.record.items()},
         }
         torch.save(found, self.folder / f"{when}-{trainer.global_rank}.pt")
+
+
+def strides(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: weight.stride() for name, weight in module.named_parameters()}
 
 
 def fit(name: str, folder: Path, *, batch_size: int, learn: bool, **options: Any) -> None:

@@ -270,6 +270,24 @@ def test_another_batch_size_is_refused_inside_an_epoch_and_taken_between_two(tmp
     assert sum("step" in line for line in other.lines) == len(images(train_batch_size=20).train_dataloader())
 
 
+def test_states_of_other_optimisers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = SaveAt(tmp_path / "sgd.ckpt", (0, 2), "on_train_epoch_end")
+    make_trainer(max_epochs=1, callbacks=[save]).fit(Diary(), datamodule=images())
+    others: dict[str, Callable[[Diary], Any]] = {
+        "another kind": lambda diary: torch.optim.Adam(diary.parameters()),
+        "more groups": lambda diary: torch.optim.SGD(
+            [{"params": [diary.weight]}, {"params": [torch.zeros(1, requires_grad=True)]}], lr=0.1
+        ),
+        "none": lambda diary: None,
+    }
+    for other in others.values():
+        monkeypatch.setattr(Diary, "configure_optimizers", other)
+        with pytest.raises(
+            CheckpointError, match=r"'.*sgd\.ckpt' does not fit these optimisers.*Resume with the options"
+        ):
+            make_trainer(max_epochs=2).fit(Diary(), datamodule=images(), ckpt_path=save.file, weights_only=True)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_loader_without_a_state_starts_anew_and_the_next_epoch_is_whole(batch: int, tmp_path: Path) -> None:
     class Short(Diary):

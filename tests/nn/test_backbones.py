@@ -77,7 +77,7 @@ class TestMaps:
         standardised = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
         assert_same_maps(inside(image), outside(standardised))
 
-    @pytest.mark.parametrize(("name", "folded"), [("resnet18", 15), ("vgg16_bn", 13), ("convnext_atto", 0)])
+    @pytest.mark.parametrize(("name", "folded"), [("resnet18", 15), ("vgg11_bn", 8), ("convnext_atto", 0)])
     def test_frozen_networks_give_the_same_maps_from_the_same_tensors(self, name: str, folded: int) -> None:
         plain, frozen = FeatureExtractor(name).eval(), FeatureExtractor(name, frozen=True)  # in any mode
         generator = torch.Generator().manual_seed(0)

@@ -92,6 +92,10 @@ class TestWhitening:
             whitening_matrix(matrix, eps=0.0)
         assert whitening_matrix(matrix, eps=0.1).isfinite().all()
 
+    def test_one_image_of_huge_values_is_not_blamed_on_eps(self) -> None:
+        with pytest.raises(ConfigError, match=r"variance 1e\+30, beside which eps is nothing: look for images with"):
+            whitening_matrix(torch.full((1, 3, 3), 1e30, dtype=torch.float64), eps=0.01)
+
 
 class TestGaussians:
     def test_fit_gives_means_and_packed_triangles(self) -> None:

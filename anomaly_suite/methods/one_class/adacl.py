@@ -60,9 +60,13 @@ class ADACLNet(nn.Sequential):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, H, W) to scores (B,)."""
-        channels_last(self)  # usually a fifth faster on CPUs
+        self.lay_out()
         score: Tensor = super().forward(image)  # type: ignore[no-untyped-call]
         return score
+
+    def lay_out(self) -> None:
+        """Weights with channels last: usually a fifth faster on CPUs."""
+        channels_last(self)
 
 
 def draw_labels(

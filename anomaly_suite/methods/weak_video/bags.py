@@ -99,7 +99,8 @@ class BagModule(AnomalyModule):
         """
         length = self._features(batch)["length"]
         anomaly_score, snippet_score = self(batch["snippet_features"], length)
-        frames = frame_scores(snippet_score, length, batch.get("frame_count"))
+        count = batch["frame_count"] if "frame_count" in batch else None  # noqa: SIM401 - torch 2.6 cannot trace get
+        frames = frame_scores(snippet_score, length, count)
         return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
 
     @untraced  # its checks need the values
