@@ -44,6 +44,10 @@ class NotFiniteError(AnomalySuiteError, ValueError):
     """Scores or features hold NaN or infinity."""
 
 
+class LabelError(AnomalySuiteError, ValueError):
+    """Labels, decisions or probabilities hold values that they cannot have."""
+
+
 class NotFittedError(AnomalySuiteError, RuntimeError):
     """A method was asked to predict before it was fitted."""
 
@@ -54,6 +58,10 @@ class MetricUndefinedError(AnomalySuiteError, ValueError):
 
 class CheckpointError(AnomalySuiteError, ValueError):
     """A checkpoint does not fit the class that loads it."""
+
+
+class MissingCheckpointError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint where it was said to be; also the error that Python itself would raise."""
 
 
 class StateDictError(CheckpointError, RuntimeError):

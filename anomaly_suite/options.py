@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, cast
 
 from typing_extensions import Self
 
+from anomaly_suite.annotations import check_kinds
 from anomaly_suite.errors import ConfigError, did_you_mean
 from anomaly_suite.ranges import EVERYWHERE, check_values
 
@@ -22,20 +24,26 @@ class ChecksOptions:
     The check stands in ``__new__``, so that a subclass keeps its own signature, and ``save_hyperparameters`` finds its frame.
 
     Raises:
-        UnknownOptionError: an option that the class does not have; the message has the nearest name.
-        ConfigError: a value out of the range that its name has, see :mod:`anomaly_suite.ranges`.
+        UnknownOptionError: an option that the class does not have, with the nearest name; or one without its name.
+        ConfigError: a value out of the range that its name has, see :mod:`anomaly_suite.ranges`, or of another kind than its
+            annotation, see :mod:`anomaly_suite.annotations`.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Check names and values of the options; Python checks the rest."""
         types, in_order, is_open = _signature(cast(Any, cls))
-        for name in options:
-            if not is_open and name not in types:
-                raise UnknownOptionError(unknown_option(cls.__name__, name, list(types)))
+        require_options(cls, options)
+        if len(args) > len(in_order) and not is_open and cls.__module__.startswith("anomaly_suite."):
+            written = f"{next(iter(types))}=..." if types else ""
+            raise UnknownOptionError(
+                f"{cls.__name__} takes its options by name; got {len(args)} without. Write {cls.__name__}({written})."
+            )
         placed = dict(zip(in_order, args, strict=False)) if len(args) <= len(in_order) else {}
         given = {**placed, **options}
         ours = cls.__module__.startswith("anomaly_suite.")
         check_values(cls.__name__, {key: each for key, each in given.items() if ours or key in EVERYWHERE}, types)
+        if ours:
+            check_kinds(cast(Any, cls), given)
         return super().__new__(cls)
 
 
@@ -47,6 +55,22 @@ def _signature(cls: type) -> tuple[dict[str, str], list[str], bool]:
     types = {each.name: each.annotation if isinstance(each.annotation, str) else "" for each in named}
     in_order = [each.name for each in named if each.kind is not each.KEYWORD_ONLY]
     return types, in_order, any(each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def require_options(cls: type, names: Iterable[str]) -> None:
+    """Refuse names that are no options of a class.
+
+    Args:
+        cls: The class.
+        names: Of options.
+
+    Raises:
+        UnknownOptionError: with the nearest name.
+    """
+    types, _, is_open = _signature(cast(Any, cls))
+    for name in names:
+        if not is_open and name not in types:
+            raise UnknownOptionError(unknown_option(cls.__name__, name, list(types)))
 
 
 def unknown_option(owner: str, name: str, known: list[str]) -> str:

@@ -83,6 +83,9 @@ NAMES: dict[Range, str] = {
 
 RANGES = {name: wanted for wanted, names in NAMES.items() for name in names.split()}
 
+NOT_EMPTY = {"filename", "category", "normal_dir", "operations", "patch_sizes", "scales", "widths", "strides"}
+"""Options of lists and texts that must hold something."""
+
 EVERYWHERE = {
     "lr",
     "weight_decay",
@@ -116,11 +119,13 @@ def check_values(owner: str, options: Mapping[str, Any], types: Mapping[str, str
         types: Annotations as they are written, by name; an option of a number takes neither a text nor null.
 
     Raises:
-        ConfigError: a number out of the range of its option, or something else where a number is needed; the message has the name, the
+        ConfigError: a number out of the range of its option, something else where a number is needed, or an empty list; the message has the name, the
             range and the value.
     """
     for name, value in options.items():
         wanted, kind = range_of(name), types.get(name, "")
+        if name in NOT_EMPTY and isinstance(value, Sequence) and not len(value):
+            raise ConfigError(f"{name} must not be empty; got {value!r}. Give {owner} at least one value.")
         given = [value] if kind in ("int", "float") and not isinstance(value, numbers.Real) else _numbers(value)
         for number in given:
             if not isinstance(number, numbers.Real) or not wanted.holds(number):

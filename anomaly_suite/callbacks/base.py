@@ -140,7 +140,11 @@ def output_folder(trainer: Trainer, folder: str | None, name: str = "") -> Path:
     return Path(folder) if folder is not None else Path(trainer.log_dir or trainer.default_root_dir) / name
 
 
-def of_data(trainer: Trainer, name: Literal["validation", "root", "classes", "dataset_version"], default: Any) -> Any:
+def of_data(
+    trainer: Trainer,
+    name: Literal["validation", "root", "classes", "dataset_version", "validates_anomalies"],
+    default: Any,
+) -> Any:
     """What ``AnomalyDataModule`` declares for callbacks; another data module may have it, too.
 
     Args:

@@ -9,7 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,8 +27,10 @@ from anomaly_suite.callbacks import (
     ScoreTable,
     SegmentationMetrics,
 )
-from anomaly_suite.cli.parser_errors import SuiteParser, own_error
+from anomaly_suite.cli.catalog import options_of
+from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
 from anomaly_suite.cli.samples import origin_line
+from anomaly_suite.cli.trainer_options import check_trainer, require_mapping
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
@@ -60,7 +63,7 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
     sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     try:
-        return SuiteCLI(
+        done = SuiteCLI(
             model_class=AnomalyModule,
             datamodule_class=AnomalyDataModule,
             subclass_mode_model=True,
@@ -72,14 +75,31 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
             parser_class=SuiteParser,
             args=[subcommand, *words],
         )
-    except MisconfigurationException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    except ValueError as error:
-        raise own_error(error) or error from None
+        _require_validation(done)
+        return done
     except FileNotFoundError as error:
         if not str(error).startswith("Checkpoint file not found"):
             raise
         raise CheckpointError(f"{error}. Give a file that exists with --ckpt_path.") from error
+    except Exception as error:
+        own = own_error(error)
+        if own is error or (own is None and not is_of_libraries(error)):
+            raise
+        raise own or ConfigError(f"{subcommand}: {reason_of(error)} Change the option that it names.") from error
+
+
+def _require_validation(done: SuiteCLI) -> None:
+    """Refuse a validation of nothing.
+
+    Raises:
+        ConfigError: the data module has no validation data.
+    """
+    if done.subcommand == "validate" and not sum(done.trainer.num_val_batches):
+        how = getattr(done.datamodule, "validation", "unknown")
+        raise ConfigError(
+            f"validate and calibrate need validation data; {type(done.datamodule).__name__} with validation: {how} gave none. Choose "
+            "another --data.validation, and leave --trainer.limit_val_batches above 0."
+        )
 
 
 class SuiteCLI(LightningCLI):
@@ -87,7 +107,8 @@ class SuiteCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words given; LightningCLI would warn that they are also in ``sys.argv``."""
-        self.config = parser.parse_args(args)
+        self.words = list(args)
+        self.config = parser.parse_args(self.words)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback layer and the checkpoint that ``--run`` finds again."""
@@ -109,6 +130,8 @@ class SuiteCLI(LightningCLI):
         if self.subcommand is None:
             raise RuntimeError("SuiteCLI needs a subcommand of Lightning; got none. Start it with run_lightning.")
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
+        for name in (*LAYER, "checkpoint"):
+            require_mapping(name, config[name])
         for name in config.disable:
             if name not in LAYER:
                 raise ConfigError(f"disable knows {', '.join(LAYER)}; got {name!r}.{did_you_mean(name, LAYER)}")
@@ -117,6 +140,12 @@ class SuiteCLI(LightningCLI):
             # By default Lightning saves after a validation where there is not one in every epoch; a run that ends between two
             # would lose its last epochs.
             config.checkpoint.save_on_train_epoch_end = True
+        check_trainer(config.trainer)
+        if config.ckpt_path == "best" or (self.subcommand != "fit" and config.ckpt_path in ("last", "hpc")):
+            raise ConfigError(
+                f"ckpt_path must be the file of a checkpoint; got {config.ckpt_path!r}, which only the process of the fit knows. Give "
+                "--run RUN, or a file of its folder checkpoints."
+            )
         if self.subcommand != "fit" and config.ckpt_path is None:
             self._require_weights(self.subcommand, config)
         if self.subcommand == "fit" and is_single_pass(config.model.class_path) and config.trainer.max_epochs != 1:
@@ -187,6 +216,8 @@ class SuiteCLI(LightningCLI):
             if path and Path(path).is_file():
                 read_checkpoint(path)
             raise
+        if path and Path(path).is_file():
+            self._require_read(path)
         used = weights_of(self.config[self.config.subcommand])
         for name, value in given.items():
             if self.config.subcommand != "fit" and value not in (None, "imagenet", used.get(name)):
@@ -194,17 +225,47 @@ class SuiteCLI(LightningCLI):
                     f"the checkpoint '{path}' holds its own weights, so --model.{name} {value} would not be read. Leave one of the two out."
                 )
 
+    def _require_read(self, path: Any) -> None:
+        """Refuse words of the command line that the options of the checkpoint have replaced.
+
+        Raises:
+            ConfigError: another class, or an option with another value.
+        """
+        model = self.config[self.config.subcommand].model
+        made = vars(model.get("init_args") or Namespace())
+        short = str(model.class_path).rpartition(".")[2]
+        for option, value in options_of(self.words):
+            name = option.removeprefix("--model.").removeprefix("init_args.")
+            known = f"the checkpoint '{path}' holds a {short}"
+            if option in ("--model", "--model.class_path"):
+                if value.rpartition(".")[2] != short and not value.endswith((".yaml", ".yml")):
+                    raise ConfigError(
+                        f"{known}, so {option} {value} would not be read. Leave it out, or give another checkpoint."
+                    )
+            elif (
+                option.startswith("--model.")
+                and name in made
+                and not (name.endswith("weights") or same_value(value, made[name]))
+            ):
+                raise ConfigError(
+                    f"{known} with {name}={made[name]!r}, so {option} {value} would not be read. Leave it out, or fit with it."
+                )
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer.
 
         Raises:
-            ConfigError: devices that are not there, in one sentence.
+            ConfigError: devices that are not there, or options that do not fit, in one sentence.
         """
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            advice = "Change the option that it names, trainer.accelerator or trainer.devices."
-            raise own_error(error) or ConfigError(f"trainer: {' '.join(str(error).split())} {advice}") from error
+        except Exception as error:  # whatever its options lead to
+            given = self.config[self.subcommand].trainer if self.subcommand else {}
+            got = "; ".join(
+                f"trainer.{name}: {given.get(name)}" for name in ("accelerator", "devices", "strategy", "precision")
+            )
+            advice = f"Got {got}. Change the option that it names, trainer.accelerator or trainer.devices."
+            raise own_error(error) or ConfigError(f"trainer: {reason_of(error)} {advice}") from error
 
     def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -216,6 +277,16 @@ class SuiteCLI(LightningCLI):
         if subcommand == "predict":  # results go to files; keeping every map would fill the memory
             parser.set_defaults({"return_predictions": False})
         return parser
+
+
+def same_value(word: str, value: Any) -> bool:
+    """Whether a word of the command line means a value, which may be text or anything that YAML has."""
+    try:
+        meant = yaml.safe_load(word)
+    except yaml.YAMLError:
+        meant = word
+    listed = list(value) if isinstance(value, tuple) else value
+    return str(value) == word or bool(meant == listed)
 
 
 def class_of(class_path: str) -> Any:

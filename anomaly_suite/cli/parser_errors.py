@@ -6,6 +6,8 @@ import functools
 import inspect
 import operator
 import re
+import traceback
+from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, NoReturn, Union, get_args, get_origin
 
@@ -94,7 +96,10 @@ def explain(message: str, parser: SuiteParser) -> str:
             names = option_names(parser.described, parser)
             raise UnknownOptionError(unknown_option(parser.described.__name__, wrong[1], names))
         known = {option for option in parser.known if option.count(".") == wrong[1].count(".")}
-        return f"no option {wrong[1]!r}.{did_you_mean(wrong[1], known | {option.split('.')[0] for option in known})}"
+        near = did_you_mean(wrong[1], known | {option.split(".")[0] for option in known})
+        return f"no option {wrong[1]!r}.{near or ' --help after the verb lists them.'}"
+    if reason.startswith("Unexpected config"):
+        return f"a configuration must be a mapping with model, data and trainer; got {reason.partition(': ')[2] or 'nothing'}. Write one key a line."
     got = f"; got {given}" if given and given not in reason and part not in ("model", "data") else ""
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}{got}" if part else reason)
 
@@ -105,3 +110,31 @@ def own_error(error: BaseException) -> AnomalySuiteError | None:
     while cause is not None and not isinstance(cause, AnomalySuiteError):
         cause = cause.__cause__
     return cause
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of another package says, as the end of a sentence: of a parser's list of reasons, the first.
+
+    Args:
+        error: Of any class.
+    """
+    text = str(error) or type(error).__name__
+    _, listed, reasons = text.partition("Errors:\n")
+    if listed:
+        kind = re.search(r"class_path='([\w.]+)'", text)
+        first = re.split(r"\n  - ", f"\n{reasons}".partition("\nGiven value")[0])[1]
+        text = f"{kind[1].rpartition('.')[2]}: {first}" if kind else first
+    return " ".join(text.split()).rstrip(".") + "."
+
+
+LIBRARIES = ("lightning", "jsonargparse", "torch/optim")
+
+
+def is_of_libraries(error: BaseException) -> bool:
+    """Whether an error was raised by what checks a user's options: Lightning, the parser, an optimiser.
+
+    Args:
+        error: As it was caught.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and any(f"site-packages/{name}/" in Path(frames[-1].filename).as_posix() for name in LIBRARIES)

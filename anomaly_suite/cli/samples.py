@@ -146,8 +146,11 @@ def find_config(path: str) -> str:
             end in ``.yaml`` or ``.yml`` is left to the parser.
 
     Raises:
-        ConfigError: neither a file nor a sample configuration has the name; the message has the nearest.
+        ConfigError: neither a file nor a sample configuration has the name, with the nearest; or the file cannot be meant, see
+            :func:`require_yaml`.
     """
+    if Path(path).is_file():
+        require_yaml(Path(path))
     if Path(path).exists() or not path.endswith((".yaml", ".yml")):
         return path
     name = path.removeprefix("./").removeprefix(f"{FOLDER}/")
@@ -158,6 +161,40 @@ def find_config(path: str) -> str:
         f"no configuration {path!r}: there is neither such a file nor such a sample configuration. "
         f"anomaly-suite list configs names them.{did_you_mean(name, names)}"
     )
+
+
+def require_yaml(file: Path) -> None:
+    """Refuse what YAML would read otherwise than it is written.
+
+    Args:
+        file: A configuration. Faults of its syntax are left to the parser.
+
+    Raises:
+        ConfigError: not a text in UTF-8, or a key that stands twice in one mapping, of which the last would win.
+    """
+    try:
+        nodes = [yaml.compose(file.read_text(encoding="utf-8"))]
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"a configuration must be a text in UTF-8; {file} is not ({error.reason}). Give a YAML file."
+        ) from error
+    except (yaml.YAMLError, OSError):
+        return
+    seen: set[int] = set()  # an anchor may lead back to where it stands
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [key for key in keys if keys.count(key) > 1 and key != "<<"]:
+                raise ConfigError(
+                    f"a key may stand once in a mapping; {file} has {twice[0]!r} twice below line {node.start_mark.line + 1}. Delete one."
+                )
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def origin_line(files: Iterable[Path]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,8 @@ class Calibration(nn.Module):
                 f"the {level} threshold must be a number; got {threshold}. Look for NaN among the scores it comes from."
             )
         entry = {"threshold": float(threshold), "low": float(low), "high": float(high), **how}
+        if level not in get_args(Level):
+            raise ConfigError(f"level must be {' or '.join(get_args(Level))}; got {level!r}. Give one of these.")
         _encoded({**self.record, level: entry})  # what could not be saved is refused here
         self.record[level] = entry
 

@@ -18,8 +18,18 @@ from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, us
 from anomaly_suite.contract.data_module import AnomalyDataModule
 from anomaly_suite.contract.finite import FiniteSupport
 from anomaly_suite.contract.resume import Layout, layout_of, require_layout, take_up
-from anomaly_suite.errors import AnomalySuiteError, CheckpointError, NotFiniteError, StateDictError
+from anomaly_suite.errors import (
+    AnomalySuiteError,
+    CheckpointError,
+    MissingCheckpointError,
+    NotFiniteError,
+    StateDictError,
+)
+from anomaly_suite.options import require_options
 from anomaly_suite.tensor_files import numpy_numbers
+
+LOADING = ("map_location", "hparams_file", "strict", "weights_only")
+"""What :meth:`CheckpointSupport.load_from_checkpoint` takes beside options of the constructor."""
 
 RESUMED = ("loops", "optimizer_states", "lr_schedulers")
 """What a checkpoint needs beside weights for training to go on."""
@@ -177,13 +187,17 @@ class CheckpointSupport(FiniteSupport):
             options: The same by name, and options of the constructor other than those of the checkpoint.
 
         Raises:
+            UnknownOptionError: an option that the constructor does not have.
             CheckpointError: the file cannot be read, is no checkpoint, or one of another class.
         """
+        require_options(cls, [name for name in options if name not in LOADING])
         try:
             with numpy_numbers():
                 return super().load_from_checkpoint(checkpoint_path, *args, **options)
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise MissingCheckpointError(
+                f"a checkpoint must be a file that exists; there is no '{checkpoint_path}'. Give one that fit wrote."
+            ) from error
         except Exception as error:  # whatever a damaged file leads to
             if is_local(checkpoint_path) and options.get("weights_only", True) is not False:
                 read_checkpoint(checkpoint_path)

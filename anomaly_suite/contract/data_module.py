@@ -109,6 +109,18 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
             )
         return self.splits
 
+    @property
+    def validates_anomalies(self) -> bool | None:
+        """Whether validation holds anomalies, before anything is loaded; None where the data set does not say.
+
+        A data set says it by ``labels``, one number or tensor element an item.
+        """
+        val = self.require_splits().val
+        if self.validation == "test" or val is None:
+            return None if self.validation == "test" else False
+        labels = getattr(val, "labels", None)
+        return None if labels is None else any(bool(label) for label in labels)
+
     def hold_out(self, count: int) -> tuple[list[int], list[int]]:
         """Split ``range(count)`` training normals into sorted (training, validation) positions, seeded.
 

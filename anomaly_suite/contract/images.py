@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from anomaly_suite.contract.numbers import as_numbers
 from anomaly_suite.errors import ShapeError
 
 
@@ -34,9 +34,9 @@ def complete(batch: dict[str, Any]) -> bool:
             f"image must be a floating-point tensor of shape (B, C, H, W); got {what}. Convert and stack the images in the loader."
         )
     if "mask" in batch:
-        batch["mask"] = _as_mask(torch.as_tensor(batch["mask"], device=image.device), image)
+        batch["mask"] = _as_mask(as_numbers(batch["mask"], "mask", image.device), image)
     if "label" in batch:
-        batch["label"] = as_label(torch.as_tensor(batch["label"], device=image.device), len(image), unit="image")
+        batch["label"] = as_label(as_numbers(batch["label"], "label", image.device), len(image), unit="image")
     elif "mask" in batch:
         batch["label"] = batch["mask"].flatten(1).any(1).long()
     return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -47,6 +48,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
     def __init__(self) -> None:
         super().__init__()
         self.calibration = Calibration()
+        self.register_forward_pre_hook(_check_call, with_kwargs=True)
 
     @property
     def is_fitted(self) -> bool:
@@ -96,6 +98,7 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
         if not (fitting and self.unfinished):
             self.require_fitted()
         checked = as_batch(batch)
+        self.check_input(checked)
         prediction = self.predict(checked)
         if "ood_mask" in checked and "anomaly_map" in prediction:
             score = highest_scored(prediction["anomaly_map"], checked["ood_mask"])
@@ -118,3 +121,14 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
         """Predict."""
         return self._evaluate(batch)
+
+
+def _check_call(module: AnomalyModule, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Before ``model(image)``: a hook, which leaves compiled and exported graphs as they are."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if (
+        module._trainer is not None or recorded
+    ):  # a trainer's steps have looked, and DDP calls with what a step is given
+        return
+    module.require_fitted()
+    module.check_call(*args, **named)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import OUTLIER, VOID
+from anomaly_suite.contract.numbers import as_numbers
 from anomaly_suite.errors import ShapeError
 
 __all__ = ["OUTLIER", "VOID", "complete", "have_scored", "highest_scored"]
@@ -31,6 +32,7 @@ def complete(batch: dict[str, Any]) -> bool:
     if "image" not in batch or not {"target", "ood_mask"} & batch.keys():
         return False
     image = batch["image"]
+    batch |= {name: as_numbers(batch[name], name, image.device) for name in ("target", "ood_mask") if name in batch}
     for name, kind in (("target", torch.long), ("ood_mask", torch.uint8)):
         if name in batch:
             batch[name] = _as_pixel_labels(torch.as_tensor(batch[name], device=image.device), image, name).to(kind)

@@ -21,13 +21,15 @@ from torch.utils.data import DataLoader
 
 from anomaly_suite.contract.batch import Batch, as_batch
 from anomaly_suite.contract.finite import FiniteSupport, not_finite
+from anomaly_suite.contract.inputs import InputSupport
+from anomaly_suite.contract.monitors import require_monitors
 from anomaly_suite.contract.processes import share_running_statistics
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 from anomaly_suite.tracing import untraced, untraced_itself
 
 
-class TrainingSupport(FiniteSupport):
+class TrainingSupport(FiniteSupport, InputSupport):
     """Part of :class:`~anomaly_suite.contract.AnomalyModule`: what every method may ask for while it is fitted.
 
     Batches reach ``training_step`` already passed through :func:`~anomaly_suite.contract.as_batch`, and torch's generator, from
@@ -96,9 +98,16 @@ class TrainingSupport(FiniteSupport):
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._fit_news()
 
+    def on_validation_epoch_end(self) -> None:
+        """Look for what is monitored."""
+        super().on_validation_epoch_end()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            require_monitors(self.trainer, "validation")
+
     def on_train_epoch_end(self) -> None:
-        """Fit what was collected; a single-pass method is then done."""
+        """Fit what was collected, and look for what is monitored; a single-pass method is then done."""
         self._fit_news()
+        require_monitors(self.trainer, "epoch")
         if self.single_pass:
             self.trainer.should_stop = True
 
@@ -119,6 +128,18 @@ class TrainingSupport(FiniteSupport):
                     f"{type(self).__name__} only {what}: {name}={end} does not exceed {option}={epochs}"
                     f"{'' if name == 'max_epochs' else ' epochs'}. Raise {name} or lower {option}."
                 )
+
+    def on_fit_end(self) -> None:
+        """Refuse to end as if something had been trained.
+
+        Raises:
+            ConfigError: the training loader has no batch.
+        """
+        super().on_fit_end()
+        if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches:
+            raise ConfigError(
+                f"{type(self).__name__} needs training data; the training loader has no batch. Look at the data set, its batch size and drop_last."
+            )
 
     def on_train_end(self) -> None:
         """Say so where a method of two phases has ended in the first."""
@@ -207,6 +228,7 @@ class TrainingSupport(FiniteSupport):
             # In the precision of the weights, as the loops give them.
             converted = self.trainer.precision_plugin.convert_input(raw)
             batch = as_batch(self.trainer.strategy.batch_to_device(converted, self.device))
+            self.check_input(batch)
             self.see(batch, "a pass over the training set")
             yield batch
         self.stop_if_not_finite()
@@ -248,6 +270,7 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
             checked = as_batch(batch)
+            self.check_input(checked)
             self.see(checked, f"batch {batch_idx} of epoch {self.current_epoch}")
             # Steps of several optimisers are more bookkeeping than graph.
             run = step if self.automatic_optimization else plain

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.contract.images import as_label
+from anomaly_suite.contract.numbers import as_numbers
 from anomaly_suite.errors import ShapeError
 from anomaly_suite.tracing import untraced
 
@@ -47,12 +48,12 @@ def complete(batch: dict[str, Any]) -> bool:
     batch["snippet_features"] = features = features.unsqueeze(1) if features.ndim == 3 else features
     for name in ("length", "frame_count", "bag_label", "frame_label"):
         if name in batch:
-            batch[name] = torch.as_tensor(batch[name], device=features.device).reshape(-1)
+            batch[name] = as_numbers(batch[name], name, features.device).reshape(-1)
     _complete_length(batch, features)
     if "bag_label" in batch:
         batch["label"] = batch.pop("bag_label")
     if "label" in batch:
-        label = torch.as_tensor(batch["label"], device=features.device)
+        label = as_numbers(batch["label"], "label", features.device)
         batch["label"] = as_label(label, len(features), unit="video")
     if "frame_label" in batch:
         _complete_frames(batch, len(features))

@@ -6,9 +6,9 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_suite.errors import ConfigError, DatasetNotFoundError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.naming import natural_key
-from anomaly_suite.io.videos import VIDEO_SUFFIXES, walk_videos
+from anomaly_suite.io.videos import VIDEO_SUFFIXES, is_frame, walk_videos
 
 
 def find_videos(
@@ -29,7 +29,12 @@ def find_videos(
     Raises:
         DatasetNotFoundError: there is none.
         ConfigError: two videos would have the same name.
+        DatasetError: ``root`` is an image.
     """
+    if root.is_file() and is_frame(root.name):
+        raise DatasetError(
+            f"input must be a video file or a folder; got the image '{root}'. Give the folder that holds its frames."
+        )
     found = [(_name(path, root), path) for path in walk_videos(root)]
     videos: dict[str, Path] = {}
     for path_name, path in sorted(found, key=lambda item: natural_key(item[0])):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import OUTLIER
-from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
+from anomaly_suite.errors import ConfigError, LabelError, MetricUndefinedError, ShapeError
 from anomaly_suite.metrics.base import SuiteMetric
 
 CHUNK = 1 << 16  # pixels counted at a time, which stay in the cache
@@ -58,7 +58,7 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
     Raises:
         ConfigError: no bin.
         ShapeError: the shapes fit neither form.
-        ValueError: ``probability`` is outside [0, 1] or does not add up to 1 over the classes; an unknown target.
+        LabelError: ``probability`` is outside [0, 1] or does not add up to 1 over the classes; an unknown target.
 
     Source:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equations 2 to 5.
@@ -73,14 +73,14 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
     confidence, known = probability.detach(), 2
     answer: Tensor | int = 1
     if confidence.numel() and not bool((confidence.min() >= 0) & (confidence.max() <= 1)):
-        raise ValueError(
+        raise LabelError(
             f"probabilities must be in [0, 1]; got {float(confidence.min()):.4g} to {float(confidence.max()):.4g}. "
             "Raw scores are not squashed here: apply softmax or sigmoid first if the score is a logit."
         )
     if of_classes:
         known, total = probability.shape[1], confidence.sum(dim=1, dtype=torch.float32)
         if bool(((total - 1).abs() > ROUNDING).any()):
-            raise ValueError(
+            raise LabelError(
                 f"probabilities of the classes must add up to 1; got {float(total.min()):.4g} to {float(total.max()):.4g}. "
                 "Pass a softmax over axis 1."
             )
@@ -89,7 +89,7 @@ def reliability(probability: Tensor, target: Tensor, *, bins: int = 15) -> Relia
     classes = target.masked_fill(~scored, 0)
     lowest, highest = (int(end) for end in classes.aminmax()) if classes.numel() else (0, 0)
     if not 0 <= lowest <= highest < known:
-        raise ValueError(
+        raise LabelError(
             f"target must be 0 to {known - 1}, or {OUTLIER} or above for void; got {lowest} to "
             f"{highest}. Translate the labels of the data set when it is read."
         )

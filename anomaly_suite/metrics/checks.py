@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
+from anomaly_suite.errors import ConfigError, LabelError, NotFiniteError, ShapeError
 
 KEPT = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8}
 LARGEST = 2**53  # up to here float64 holds every integer
@@ -101,13 +101,13 @@ def as_bool(values: Tensor, name: str, advice: str) -> Tensor:
         advice: End of the message.
 
     Raises:
-        ValueError: another value than 0 and 1.
+        LabelError: another value than 0 and 1.
     """
     if values.dtype == torch.bool:
         return values
     known = (values == 0) | (values == 1)
     if not bool(known.all()):
-        raise ValueError(
+        raise LabelError(
             f"{name} must hold only 0 (normal) and 1 (anomalous); {int((~known).sum())} values do not. {advice}"
         )
     return values == 1

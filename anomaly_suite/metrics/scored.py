@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import VOID
-from anomaly_suite.errors import ShapeError
+from anomaly_suite.errors import LabelError, ShapeError
 
 
 def scored_pixels(anomaly_map: Tensor, ood_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def scored_pixels(anomaly_map: Tensor, ood_mask: Tensor) -> tuple[Tensor, Tensor
 
     Raises:
         ShapeError: the shapes are not as above.
-        ValueError: ``ood_mask`` holds something else than 0, 1 and 255.
+        LabelError: ``ood_mask`` holds something else than 0, 1 and 255.
 
     Example:
         >>> scored_pixels(torch.tensor([[[[0.1, 0.2, 0.3]]]]), torch.tensor([[[0, 255, 1]]], dtype=torch.uint8))
@@ -38,7 +38,7 @@ def scored_pixels(anomaly_map: Tensor, ood_mask: Tensor) -> tuple[Tensor, Tensor
     scored = ood_mask != VOID
     truth = ood_mask.masked_select(scored)
     if len(truth) and int(truth.max()) > 1:
-        raise ValueError(
+        raise LabelError(
             f"ood_mask must hold only 0 (normal), 1 (anomalous) and {VOID} (not scored); got {int(truth.max())}. "
             "Translate the labels of the data set when it is read."
         )

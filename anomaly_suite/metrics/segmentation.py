@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.codes import OUTLIER
-from anomaly_suite.errors import ConfigError, MetricUndefinedError, ShapeError
+from anomaly_suite.errors import ConfigError, LabelError, MetricUndefinedError, ShapeError
 from anomaly_suite.metrics.base import SuiteMetric
 
 CODES = 256  # of a byte
@@ -27,8 +27,8 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
         Shape (K, K), int64; rows are true classes, columns predicted ones.
 
     Raises:
-        ShapeError: the shapes differ.
-        ValueError: a class outside 0 to K - 1.
+        ShapeError: the shapes differ, or there are no classes but floating-point numbers.
+        LabelError: a class outside 0 to K - 1.
 
     Example:
         >>> confusion_matrix(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 255]), 2)
@@ -40,13 +40,17 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
             f"pred_target and target must share their shape; got {tuple(pred_target.shape)} and {tuple(target.shape)}. "
             "Predict at the size of the labels."
         )
+    if pred_target.is_floating_point() or target.is_floating_point():
+        raise ShapeError(
+            f"pred_target and target must be whole numbers; got {pred_target.dtype} and {target.dtype}. Take the argmax over the classes."
+        )
     if (quick := _count_codes(pred_target, target, num_classes)) is not None:
         return quick
     known = target < OUTLIER  # and void above it: no class, and not counted
     truth, predicted = target[known].long(), pred_target[known].long()
     for name, values in (("target", truth), ("pred_target", predicted)):
         if len(values) and not 0 <= (odd := int(values.min())) <= (most := int(values.max())) < num_classes:
-            raise ValueError(
+            raise LabelError(
                 f"{name} must hold classes 0 to {num_classes - 1}; got {odd if odd < 0 else most}. Map the labels, with "
                 f"{OUTLIER} or above for void, or set num_classes."
             )

@@ -158,3 +158,38 @@ def test_whole_numbers_stay_whole_in_whichever_order_a_library_made_the_hint(wor
     if value is not None:
         found = parser.parse_args([f"--trainer.both={word}"]).trainer.both
         assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--trainer.devices", "4.5"], "should be an int > 0. Got .* trainer.devices: 4.5.* Change the option"),
+        (["--trainer.accelerator", "tpu"], "trainer: .* trainer.accelerator: tpu"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1; got 0."),
+        (
+            ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "x"],
+            "Timer: .*duration='x'.* not a valid duration",
+        ),
+        (["--optimizer", "Adam", "--optimizer.lr", "-1"], "Invalid learning rate: -1.0. Change the option"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_other_packages_refuse_is_one_sentence(words, sentence, cwd):
+    done = command("fit", *FAST, *words)
+    assert done.code == 2
+    said = one_sentence(done, ConfigError)
+    assert matches(sentence, said), said
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x80\x02", "a configuration must be a text in UTF-8; wrong.yaml is not"),
+        (b"trainer: {max_epochs: 1, max_epochs: 2}", "wrong.yaml has 'max_epochs' twice below line 1"),
+        (b"just a text", "a configuration must be a mapping with model, data and trainer; got just a text"),
+        (b"trainer: 3", "trainer must be a mapping of options to values; got 3"),
+    ],
+)
+def test_files_that_are_no_configuration(content, sentence, cwd):
+    Path("wrong.yaml").write_bytes(content)
+    assert sentence in one_sentence(command("fit", *FAST, "--config", "wrong.yaml"), ConfigError)

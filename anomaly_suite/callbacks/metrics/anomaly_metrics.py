@@ -19,6 +19,7 @@ from anomaly_suite.callbacks.metrics.pixel import PixelLevel
 from anomaly_suite.callbacks.metrics.result_file import begin_result, write_section
 from anomaly_suite.callbacks.metrics.scene import SceneLevel
 from anomaly_suite.callbacks.metrics.video import FrameLevel, VideoLevel
+from anomaly_suite.callbacks.monitors import require_possible_monitors
 from anomaly_suite.callbacks.processes import shared_by_all
 from anomaly_suite.callbacks.reading import POOL, Reader, loader_of
 from anomaly_suite.callbacks.writing import WritesFiles
@@ -128,6 +129,14 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         self._collections: dict[tuple[int, str, Group], MetricCollection] = {}  # by loader, category and group
         # By loader: normal and anomalous images or videos, scenes without scored pixels, and the sum of normal scores.
         self._counts: dict[int, Tensor] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a monitored metric that validation cannot have.
+
+        Raises:
+            ConfigError: see :func:`~anomaly_suite.callbacks.monitors.require_possible_monitors`.
+        """
+        require_possible_monitors(trainer, self.levels.values(), with_pixels=self.pixel_in_validation)
 
     # The two epochs that are scored ------------------------------------------------------------------------------
 

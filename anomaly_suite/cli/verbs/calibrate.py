@@ -40,6 +40,10 @@ def _target(source: Path) -> Path:
 
 def _save(cli: LightningCLI) -> None:
     """Write a copy of the checkpoint with the new thresholds beside it."""
+    if "calibrate" in cli.config["validate"].disable:
+        raise ConfigError(
+            "calibrate needs the callback of its name; got it among those to disable. Take it out of disable."
+        )
     if cli.config["validate"].ckpt_path is None:
         raise ConfigError("calibrate has no checkpoint to copy. Give --run RUN or --ckpt_path FILE.")
     callbacks = [each for each in cli.trainer.callbacks if isinstance(each, Calibrate)]  # type: ignore[attr-defined]

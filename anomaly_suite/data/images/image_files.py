@@ -83,6 +83,11 @@ class ImageFiles(BatchedDataset):
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def labels(self) -> list[int]:
+        """Of all images."""
+        return [item.label for item in self.items]
+
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask and category if the set has them.
 

@@ -53,6 +53,11 @@ class ImageSet(BatchedDataset):
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def labels(self) -> Tensor:
+        """Of all images, shape (N,)."""
+        return self.label
+
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1], label, image_path, and mask if the set has masks."""
         rows = torch.tensor(indices)

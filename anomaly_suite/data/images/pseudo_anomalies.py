@@ -30,6 +30,11 @@ class WithPseudoAnomalies(BatchedDataset):
     def __len__(self) -> int:
         return 2 * len(self.normals)
 
+    @property
+    def labels(self) -> list[int]:
+        """Of all images and copies."""
+        return [0] * len(self.normals) + [1] * len(self.normals)
+
     def batch(self, indices: list[int]) -> Batch:
         """Images and copies; a copy's file name has ``#pseudo`` before the suffix."""
         count = len(self.normals)

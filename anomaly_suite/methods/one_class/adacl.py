@@ -155,11 +155,17 @@ class ADACL(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,)
         for name, (least, most) in {"mix_share": mix_share, "cut_share": cut_share}.items():
             if not 0 < least <= most < 1:
                 raise ConfigError(
                     f"{name} must be two shares between 0 and 1, the smaller one first; got {(least, most)}."
                 )
+        for name, pair in {"low and high": (low, high), "lr_min and lr_max": (lr_min, lr_max)}.items():
+            if pair[0] > pair[1]:
+                raise ConfigError(f"{name} must stand in this order; got {pair[0]} and {pair[1]}. Exchange them.")
+        if kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd, so that it has a middle; got {kernel_size}. The thesis has 3.")
         self.net = ADACLNet(
             in_channels=in_channels, widths=widths, strides=strides, kernel_size=kernel_size, hidden=hidden
         )

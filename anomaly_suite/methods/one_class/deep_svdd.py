@@ -141,6 +141,7 @@ class DeepSVDD(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,) if backbone == "lenet" else (1, 3)
         self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
         self.weights, self.objective, self.score = weights, objective, score
         self.nu, self.warmup_epochs, self.reconstruction_weight = nu, warmup_epochs, reconstruction_weight
@@ -148,6 +149,10 @@ class DeepSVDD(AnomalyModule):
         self.schedule = (lr, lr_milestones, weight_decay)
         self.ae_schedule = (ae_lr, ae_lr_milestones, ae_weight_decay)
         self._check_options(backbone)
+        if backbone != "lenet" and in_channels not in (1, 3):
+            raise ConfigError(
+                f"in_channels must be 1 or 3 for the backbone {backbone}; got {in_channels}. Give grey or RGB images, or use lenet."
+            )
         latent_dim = latent_dim or (GREY_LATENT_DIM if backbone == "lenet" and in_channels == 1 else LATENT_DIM)
         size = height_width(image_size)
         if backbone == "lenet":

@@ -170,6 +170,8 @@ class IGD(AnomalyModule):
         ConfigError: an option outside its range, or sizes that do not fit.
     """
 
+    image_channels = (1, 3)
+
     def __init__(
         self,
         *,

@@ -62,6 +62,7 @@ class PaDiM(AnomalyModule):
     """
 
     single_pass = True
+    image_channels = (1, 3)
     factor: Tensor
     mean: Tensor
     whitening: Tensor
@@ -259,6 +260,7 @@ class PaDiM(AnomalyModule):
 
     def on_fit_end(self) -> None:
         """Be ready to score and to be exported."""
+        super().on_fit_end()
         if self.is_fitted and not self.whitening.numel():
             self._unpack()
 

@@ -129,6 +129,8 @@ class StudentTeacher(AnomalyModule):
         ConfigError: an unknown network or patch size, no student, or training images of one colour.
     """
 
+    image_channels = (1, 3)
+
     target_statistics: Tensor
     score_statistics: Tensor
     has_targets: Tensor

@@ -233,6 +233,10 @@ class PEBAL(FineTunedSegmenter):
             raise ConfigError(
                 f"margin_in and margin_out are both given or both null; got {margin_in} and {margin_out}. Null measures them."
             )
+        if margin_in is not None and margin_out is not None and margin_in > margin_out:
+            raise ConfigError(
+                f"margin_in must be at most margin_out, since outliers have the higher energy; got {margin_in} and {margin_out}. Exchange them."
+            )
         for name in ("penalty_floor", "outlier_weight", "smoothness_weight", "sparsity_weight", "energy_weight"):
             if (value := getattr(self, name)) < 0:
                 raise ConfigError(f"{name} must be 0 or above; got {value}.")

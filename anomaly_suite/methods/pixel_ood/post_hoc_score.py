@@ -129,6 +129,8 @@ class PostHocScore(SegmenterModule):
         # A network is no hyper-parameter: a checkpoint holds its weights, and whoever loads it gives the network again.
         self.save_hyperparameters(ignore=["segmenter_adapter", "own_segmenter"])
         self.automatic_optimization = False
+        if adapted is not None and not standardized:
+            self.image_channels = None  # whatever the network takes
         _check_score(score, temperature, sample)
         boundary_schedule(boundary_width, boundary_steps)
         self.score: Score = score
@@ -212,7 +214,12 @@ class PostHocScore(SegmenterModule):
         return torch.cat([logits[:, : self.num_classes], self.network.resize(distance, image)], 1)
 
     def score_map(self, logits: Tensor) -> Tensor:
-        """Score of what :meth:`network_output` gives, shape (B, Y or Y + 1, H, W) to (B, 1, H, W)."""
+        """Score of what :meth:`network_output` gives, shape (B, Y or Y + 1, H, W) to (B, 1, H, W).
+
+        Raises:
+            NotFittedError: a score that is fitted, before that.
+        """
+        self.require_fitted()
         if self.score == "mahalanobis":
             return logits[:, -1:]
         if self.score == "sml":

@@ -63,6 +63,8 @@ class SegmenterModule(AnomalyModule):
         ConfigError: a network that cannot be built, or a stride that leaves pixels out.
     """
 
+    image_channels: tuple[int, ...] | None = (1, 3)
+
     num_classes: int
     whole_weights: ClassVar[tuple[str, ...]] = ("segmenter_weights",)
 

@@ -51,6 +51,8 @@ class KnowledgeDistillation(AnomalyModule):
         ConfigError: an unknown network, or a size that does not fit.
     """
 
+    image_channels = (1, 3)
+
     def __init__(
         self,
         *,

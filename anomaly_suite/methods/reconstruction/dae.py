@@ -133,6 +133,7 @@ class DAE(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,)
         if not 0 <= latent_noise_std < math.inf:
             raise ConfigError(
                 f"latent_noise_std must be a finite number and at least 0; got {latent_noise_std}. 0 has no noise."
@@ -227,6 +228,7 @@ class VAE(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,)
         if samples < 0:
             raise ConfigError(f"samples must be 0 (the latent mean) or above; got {samples}. Use 32 or more to sample.")
         self.encoder, self.decoder = dcgan_pair(

@@ -203,14 +203,17 @@ class FAnoGAN(AnomalyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.image_channels = (in_channels,)
         self.automatic_optimization = False
         if gan_epochs < 1 or patches_per_step < 1:
             raise ConfigError(
                 f"gan_epochs and patches_per_step must be at least 1; got {gan_epochs} and {patches_per_step}. "
                 "An encoder has nothing to invert before the generator is trained."
             )
-        if kappa < 0:
-            raise ConfigError(f"kappa must be at least 0; got {kappa}. The paper uses 1.")
+        if in_channels not in (1, 3):
+            raise ConfigError(
+                f"in_channels must be 1 or 3, which the encoder takes; got {in_channels}. Give grey or RGB images."
+            )
         self.variant = variant
         self.gan_epochs = gan_epochs
         self.kappa = kappa
@@ -328,6 +331,8 @@ class FAnoGAN(AnomalyModule):
             part.critic.train(first_phase)
         generator = self.step_generator(batch_idx)
         inputs = list(self.scopes.training_inputs(to_signed(batch["image"]), generator=generator))
+        for _, part, x in inputs:
+            require_image(x, channels=part.in_channels, size=part.image_size)
         generator_optimizer, critic_optimizer, encoder_optimizer = cast(list[Any], self.optimizers())
         if not first_phase:
             self.has_encoder.fill_(1)

@@ -115,6 +115,8 @@ class MSSSIMAutoencoder(AnomalyModule):
         ConfigError: an option outside its range, or sizes that do not fit.
     """
 
+    image_channels = (1, 3)
+
     def __init__(
         self,
         *,

@@ -5,12 +5,13 @@ Axes: B bags, N normal and M anomalous ones of them, C crops, T snippets, L segm
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
+from anomaly_suite.contract.inputs import shape_of
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.tracing import untraced
 
@@ -80,14 +81,9 @@ class BagModule(AnomalyModule):
             padding.
 
         Raises:
-            ShapeError: features of another width.
+            ShapeError: features of another width, shape or type, see :meth:`check_call`.
         """
-        batch, _, snippets, width = snippet_features.shape
-        if width != self.feature_dim:
-            raise ShapeError(
-                f"{type(self).__name__} was built for snippet features of width {self.feature_dim}; got {width}. "
-                f"Set feature_dim: {width}, or load other features."
-            )
+        batch, _, snippets, _ = snippet_features.shape
         if length is None:
             length = torch.full((batch,), snippets, device=snippet_features.device)
         score = self.snippet_scores(snippet_features, length).float()
@@ -137,7 +133,51 @@ class BagModule(AnomalyModule):
                 f"{type(self).__name__} takes snippet features of videos; the batch has {', '.join(map(str, batch))}. Use a data "
                 "module of videos, or give 'snippet_features' (B, C, T, D); extract-features makes them from video files."
             )
+        self.check_features(batch["snippet_features"])
         return batch
+
+    def check_call(self, *inputs: Any, **named: Any) -> None:
+        """Check features and, where they are given, lengths.
+
+        Raises:
+            ShapeError: see :meth:`check_features`; or other lengths than one for each video.
+        """
+        features: Any = inputs[0] if inputs else named.get("snippet_features")
+        length = inputs[1] if len(inputs) > 1 else named.get("length")
+        self.check_features(features)
+        if length is not None and (not isinstance(length, Tensor) or length.shape != features.shape[:1]):
+            raise ShapeError(
+                f"{type(self).__name__} takes length as a tensor with one entry for each of {len(features)} videos; got {shape_of(length)}. "
+                "Give a tensor (B,)."
+            )
+
+    def check_features(self, snippet_features: Tensor) -> None:
+        """Check the features of videos.
+
+        Args:
+            snippet_features: What should be of shape (B, C, T, D).
+
+        Raises:
+            ShapeError: something else.
+        """
+        name = type(self).__name__
+        is_fine = isinstance(snippet_features, Tensor) and snippet_features.ndim == 4
+        if (
+            not is_fine
+            or not snippet_features.is_floating_point()
+            or not len(snippet_features)
+            or not snippet_features.shape[2]
+        ):
+            raise ShapeError(
+                f"{name} takes snippet_features as a floating-point tensor (B, C, T, D), at least one snippet of one video; got "
+                f"{shape_of(snippet_features)}. Pad and stack the videos."
+            )
+        if snippet_features.shape[3] != self.feature_dim:
+            width = int(snippet_features.shape[3])
+            raise ShapeError(
+                f"{name} was built for snippet features of width {self.feature_dim}; got {width}. Set feature_dim: {width}, or load other features."
+            )
+        self.check_type("snippet_features", snippet_features)
 
 
 def crop_portions(snippet_features: Tensor, *, apart: bool = False) -> tuple[Tensor, ...]:

@@ -216,7 +216,7 @@ def test_each_loader_has_its_threshold_and_its_values(tmp_path: Path, trainer_in
 
 
 def test_other_words_are_refused() -> None:
-    with pytest.raises(ConfigError, match="best, a number or null; got 'worst'"):
+    with pytest.raises(ConfigError, match="threshold must be a number, 'best' or null; got 'worst'"):
         ComponentMetrics(threshold="worst")  # type: ignore[arg-type] # the point
 
 

@@ -359,3 +359,28 @@ def test_the_checkpoint_of_another_class_is_refused(flow, cwd):
     done = command("test", *OWN, "--trainer.logger", "false", "--ckpt_path", "model.ckpt", *QUIET)
     assert done.code == 1
     assert "MeanImage cannot load a checkpoint of ADACL" in one_sentence(done, CheckpointError)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--model.hidden", "9"], r"holds a ADACL with hidden=8, so --model.hidden 9 would not be read. Leave it out"),
+        (["--model", "DAE"], "holds a ADACL, so --model DAE would not be read. Leave it out"),
+    ],
+)
+def test_options_that_the_checkpoint_replaces_are_refused(words, sentence, flow, cwd):
+    done = command("test", "--run", str(flow.folder), *words)
+    assert done.code == 2
+    assert sentence in one_sentence(done, ConfigError)
+
+
+def test_a_validation_of_nothing_is_told(flow, cwd):
+    for verb in ("validate", "calibrate"):
+        done = command(verb, "--run", str(flow.folder), "--data.validation", "none")
+        assert done.code == 2
+        assert "need validation data; Digits with validation: none gave none" in one_sentence(done, ConfigError)
+
+
+def test_only_files_are_checkpoints_of_another_process(cwd):
+    for words in (["test", *FAST, "--ckpt_path", "last"], ["fit", *FAST, "--ckpt_path", "best"]):
+        assert "ckpt_path must be the file of a checkpoint" in one_sentence(command(*words), ConfigError)

@@ -103,7 +103,7 @@ def test_wrong_options_and_files(camvid: Path) -> None:
         CamVid(anomalous_classes=["bicycle"])
     with pytest.raises(ConfigError, match="leaves fewer than two classes"):
         CamVid(anomalous_classes=CLASSES[1:])
-    with pytest.raises(ConfigError, match="training_anomalies is void or drop; got 'keep'"):
+    with pytest.raises(ConfigError, match="training_anomalies must be 'void' or 'drop'; got 'keep'"):
         CamVid(training_anomalies="keep")  # type: ignore[arg-type] # on purpose
     with pytest.raises(ConfigError, match="outlier_on_road needs a class 'road'"):
         build(camvid, anomalous_classes=["road"], outliers="shapes", outlier_fraction=1.0, outlier_on_road=True)

@@ -140,7 +140,7 @@ def test_wrong_root_and_options(cityscapes: Path, tmp_path: Path) -> None:
         build(cityscapes / "leftImg8bit")
     with pytest.raises(DatasetNotFoundError, match=r"expects .*leftImg8bit/train and gtFine.* after registration"):
         build(tmp_path / "missing")
-    with pytest.raises(ConfigError, match="split is cv0 or cv2"):
+    with pytest.raises(ConfigError, match="split must be 'cv0' or 'cv2'; got 'cv1'"):
         Cityscapes(split="cv1")  # type: ignore[arg-type] # on purpose
 
 

@@ -93,7 +93,7 @@ def test_wrong_options(lost_and_found: Path) -> None:
         LostAndFound(protocol="C")
     with pytest.raises(ConfigError, match=r"got protocol: A, region: roi\.png"):
         LostAndFound(region="roi.png")
-    with pytest.raises(ConfigError, match="protocol of LostAndFound is A, B or C; got 'D'"):
+    with pytest.raises(ConfigError, match="protocol must be 'A', 'B' or 'C'; got 'D'"):
         LostAndFound(protocol="D")  # type: ignore[arg-type] # on purpose
     with pytest.raises(DatasetNotFoundError, match="root should be"):
         everything(lost_and_found / "gtCoarse")

@@ -18,13 +18,13 @@ from anomaly_suite.errors import ConfigError
     [
         ({"crop_size": 0}, "crop_size must be positive; got 0"),
         ({"flip": 1.5}, r"flip is a probability in \[0, 1\]; got 1.5"),
-        ({"scales": []}, r"scales needs factors above 0; got \[\]"),
+        ({"scales": []}, r"scales must not be empty; got \[\]"),
         ({"scales": [0.0]}, r"scales needs factors above 0; got \[0.0\]"),
         ({"scale_range": (2.0, 1.0)}, r"scale_range is a smallest and a largest factor above 0; got \[2.0, 1.0\]"),
         ({"outlier_rescale": (0.0, 1.0)}, "outlier_rescale is a smallest and a largest factor"),
         ({"outlier_fraction": -0.1}, "outlier_fraction must be at least 0; got -0.1"),
         ({"outlier_share": 0.0}, r"outlier_share must be in \(0, 1\]; got 0.0"),
-        ({"validation": "augmented"}, "validation of driving scenes is holdout, test or none; got 'augmented'"),
+        ({"validation": "augmented"}, "validation must be 'holdout', 'test' or 'none'; got 'augmented'"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:

@@ -52,11 +52,12 @@ def only(model: FAnoGAN, scope: str = "global") -> EncodedGAN:
 
 
 def shake(model: FAnoGAN) -> FAnoGAN:
-    """Statistics of batch norm as after a training, so that evaluation differs from training mode."""
+    """As after a training: statistics of batch norm, so that evaluation differs from training mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    model.has_encoder.fill_(1)
     return model.eval()
 
 
@@ -251,10 +252,10 @@ class TestScore:
 
     def test_images_of_another_size_are_refused_not_resized(self) -> None:
         with pytest.raises(ShapeError, match=r"built for images of shape \(C, H, W\) = \(1, 8, 8\)"):
-            make().eval()(torch.rand(1, 1, 16, 16))
+            shake(make())(torch.rand(1, 1, 16, 16))
         with pytest.raises(ShapeError, match="at least as large as a patch"):
-            make(scope="local").eval()(torch.rand(1, 1, 4, 16))
-        assert make(scope="local").eval()(torch.rand(1, 1, 16, 24))[1].shape == (1, 1, 16, 24)
+            shake(make(scope="local"))(torch.rand(1, 1, 4, 16))
+        assert shake(make(scope="local"))(torch.rand(1, 1, 16, 24))[1].shape == (1, 1, 16, 24)
 
     def test_refused_options(self) -> None:
         for options in ({"gan_epochs": 0}, {"patches_per_step": 0}):

@@ -437,7 +437,7 @@ class TestOptions:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "paper"}, "released or thesis; got 'paper'"),
+        ({"variant": "paper"}, "'released' or 'thesis'; got 'paper'"),
         ({"top_k": 0}, "top_k must be in 1 to 8"),
         ({"top_k": 9}, "got 9"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\); got 1.0"),

@@ -1,0 +1,66 @@
+"""Options of the trainer in their ranges, before Lightning divides by them or leaves them unread."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+from jsonargparse import Namespace
+
+from anomaly_suite.errors import ConfigError
+from anomaly_suite.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, Range
+
+OPEN = Range(-1, math.inf, whole=True)  # -1 has no end, or is all
+RANGES = {
+    "max_epochs": OPEN,
+    "max_steps": OPEN,
+    "min_epochs": COUNT_OR_NONE,
+    "min_steps": COUNT_OR_NONE,
+    "num_nodes": COUNT,
+    "check_val_every_n_epoch": COUNT,
+    "accumulate_grad_batches": COUNT,
+    "num_sanity_val_steps": OPEN,
+    "log_every_n_steps": COUNT_OR_NONE,
+    "reload_dataloaders_every_n_epochs": COUNT_OR_NONE,
+    "val_check_interval": POSITIVE,
+    "gradient_clip_val": NOT_NEGATIVE,
+}
+
+
+def check_trainer(settings: Any) -> None:
+    """Check the options that are numbers.
+
+    Args:
+        settings: Options of ``Trainer`` by name, as parsed.
+
+    Raises:
+        ConfigError: one that is out of its range, or a smallest number of epochs or steps above the largest.
+    """
+    require_mapping("trainer", settings)
+    for name, wanted in RANGES.items():
+        value = settings.get(name)
+        if isinstance(value, numbers.Real) and not wanted.holds(value):
+            raise ConfigError(f"trainer.{name} must be {wanted.wants(value)}; got {value}. Give it such a value.")
+    for what in ("epochs", "steps"):
+        least, most = settings.get(f"min_{what}") or 0, settings.get(f"max_{what}")
+        if most is not None and 0 <= most < least:
+            raise ConfigError(
+                f"trainer.min_{what} must be at most trainer.max_{what}; got {least} and {most}. Change one of the two."
+            )
+
+
+def require_mapping(name: str, settings: Any) -> None:
+    """Refuse a group of options that is something else than a mapping, which the parser lets through.
+
+    Args:
+        name: Of the group.
+        settings: What was parsed.
+
+    Raises:
+        ConfigError: no mapping.
+    """
+    if not isinstance(settings, Namespace | dict):
+        raise ConfigError(
+            f"{name} must be a mapping of options to values; got {settings!r}. Write for example {name}: {{}}."
+        )
