@@ -45,7 +45,7 @@ class NotFiniteError(AnomalySuiteError, ValueError):
 
 
 class LabelError(AnomalySuiteError, ValueError):
-    """Labels, decisions or probabilities hold values that they cannot have."""
+    """Labels, decisions, scores or probabilities hold values that they cannot have."""
 
 
 class NotFittedError(AnomalySuiteError, RuntimeError):

@@ -30,12 +30,12 @@ def check_integers(score: Tensor) -> Tensor:
     """Return ``score`` if float64 holds all of its integers, so that they can be compared with scores of any type.
 
     Raises:
-        ValueError: an integer above 2**53 or below -2**53.
+        LabelError: an integer above 2**53 or below -2**53.
     """
     if score.dtype == torch.int64 and score.numel():
         lowest, highest = (int(end) for end in score.aminmax())
         if not -LARGEST <= lowest <= highest <= LARGEST:
-            raise ValueError(
+            raise LabelError(
                 f"scores that are integers must be within 2**53 of 0; got {lowest} to {highest}. Subtract a constant first."
             )
     return score
