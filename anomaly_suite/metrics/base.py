@@ -61,6 +61,10 @@ class SuiteMetric(ChecksOptions, Metric):
             **given,
         )
 
+    def __getnewargs__(self) -> tuple[()]:
+        """Copies are made without arguments: torchmetrics would give text that is no option."""
+        return ()
+
     def _keep(self, **options: object) -> None:
         """Declare the options that shape the state, as a state."""
         text = ", ".join(f"{name}={value}" for name, value in options.items())

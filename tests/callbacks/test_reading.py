@@ -190,7 +190,7 @@ def test_every_callback_takes_a_key_map_and_uses_it(tmp_path: Path, trainer_in: 
     ("key_map", "message"),
     [
         ({"lable": "y"}, r"got 'lable': 'y', and neither is one of .*Did you mean 'label'\? Write for example"),
-        (["label"], "key_map must map our names to yours; got list"),
+        (["label"], r"key_map must be a mapping or null; got \['label'\]"),
         ({"label": 3}, "got 3 for 'label'"),
     ],
 )

@@ -70,7 +70,5 @@ def test_calibrate_writes_nothing_where_nothing_was_calibrated(flow, monkeypatch
     before = new.read_bytes()
     done = command("calibrate", "--run", "runs/tiny", "--disable", "[calibrate]")
     said = one_sentence(done, ConfigError)
-    assert said.startswith(
-        "calibrate needs a validation that gives a threshold; got none, and no checkpoint is written."
-    )
+    assert said.startswith("calibrate needs the callback of its name; got it among those to disable.")
     assert new.read_bytes() == before
