@@ -161,7 +161,7 @@ def _albumentations() -> Any:
 def _pair(size: Size | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, numbers.Integral) for side in sides):
         raise ConfigError(
             f"image_size and center_crop are a height and a width in pixels, or one number for both; got {size!r}."

@@ -22,10 +22,8 @@ def height_width(size: ImageSize) -> tuple[int, int]:
         >>> height_width(32), height_width((32, 48))
         ((32, 32), (32, 48))
     """
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    return int(height), int(width)
 
 
 def resize_antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,3 +21,7 @@ def test_images_of_the_shape_that_was_built_for() -> None:
 def test_images_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"\(C, H, W\) = \(3, 8, 9\); got .*resize the images"):
         require_image(torch.rand(shape), channels=3, size=(8, 9))
+
+
+def test_numbers_of_numpy_are_sizes_too() -> None:
+    assert height_width(np.int32(32)) == height_width((np.int64(32), np.int32(32))) == (32, 32)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ Axes: N images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -216,8 +217,8 @@ class OneVsRest(AnomalyDataModule):
     def _class_index(self, wanted: int | str) -> int:
         if wanted in self.classes:
             return self.classes.index(str(wanted))
-        if isinstance(wanted, int) and 0 <= wanted < len(self.classes):
-            return wanted
+        if isinstance(wanted, Integral) and 0 <= wanted < len(self.classes):
+            return int(wanted)
         raise ConfigError(
             f"normal_class of {type(self).__name__} must be 0 to {len(self.classes) - 1} or one of "
             f"{', '.join(self.classes)}; got {wanted!r}.{did_you_mean(str(wanted), self.classes)}"
