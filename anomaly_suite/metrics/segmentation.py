@@ -40,10 +40,11 @@ def confusion_matrix(pred_target: Tensor, target: Tensor, num_classes: int) -> T
             f"pred_target and target must share their shape; got {tuple(pred_target.shape)} and {tuple(target.shape)}. "
             "Predict at the size of the labels."
         )
-    if pred_target.is_floating_point() or target.is_floating_point():
-        raise ShapeError(
-            f"pred_target and target must be whole numbers; got {pred_target.dtype} and {target.dtype}. Take the argmax over the classes."
-        )
+    for name, values in (("target", target), ("pred_target", pred_target)):
+        if values.is_floating_point() and not bool((values == values.round()).all()):
+            raise ShapeError(
+                f"{name} must hold whole numbers; got {values.dtype} with others. Take the argmax over the classes."
+            )
     if (quick := _count_codes(pred_target, target, num_classes)) is not None:
         return quick
     known = target < OUTLIER  # and void above it: no class, and not counted

@@ -153,5 +153,5 @@ def test_impossible_depths(root: Path, given: Any) -> None:
         BitDepth(given)
     with pytest.raises(ConfigError, match="bit_depth must be"):
         folder(root, bit_depth=given)
-    with pytest.raises(ConfigError, match=r"exif must be apply or ignore; got 'aply'\. Did you mean 'apply'\?"):
+    with pytest.raises(ConfigError, match=r"exif must be 'apply' or 'ignore'; got 'aply'\. Did you mean 'apply'\?"):
         folder(root, exif="aply")

@@ -51,6 +51,14 @@ def make(**options: Any) -> StudentTeacher:
     return StudentTeacher(**{**TINY, **options})
 
 
+def measured(**options: Any) -> StudentTeacher:
+    """As after an epoch of the students, whose errors have mean 0 and deviation 2."""
+    model = make(**options).eval()
+    model.has_targets.fill_(1)
+    model.score_statistics[:, 1] = 2
+    return model
+
+
 def fit(trainer: Trainer, image: Tensor, **options: Any) -> StudentTeacher:
     model = make(**options)
     trainer.fit(model, loader(image))
@@ -293,7 +301,7 @@ class TestScores:
     def test_pooling(self) -> None:
         image = stripes(3)
         for pool, reduce in (("max", torch.amax), ("mean", torch.mean)):
-            score, anomaly_map = make(pool=pool).eval()(image)
+            score, anomaly_map = measured(pool=pool)(image)
             torch.testing.assert_close(score, reduce(anomaly_map, (1, 2, 3)))
 
     def test_one_student_is_scored_by_its_error_alone(self, trainer_in: Make) -> None:
@@ -305,7 +313,7 @@ class TestScores:
         torch.testing.assert_close(anomaly_map[:, 0], (components[:, 0] - mean) / deviation)
 
     def test_prediction_in_portions(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model, image, sizes = make().eval(), stripes(7), []
+        model, image, sizes = measured(), stripes(7), []
         whole = model(image)
         model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
         monkeypatch.setattr(student_teacher, "PIXELS_AT_ONCE", 3 * 24 * 24 + 1)
@@ -315,7 +323,7 @@ class TestScores:
         torch.testing.assert_close(prediction["anomaly_map"], whole[1])
 
     def test_grey_images_of_digits(self) -> None:
-        model = make(pool="mean").eval()
+        model = measured(pool="mean")
         score, anomaly_map = model(torch.rand(2, 1, 28, 28))
         assert score.shape == (2,)
         assert anomaly_map.shape == (2, 1, 28, 28)

@@ -234,7 +234,7 @@ class TestScore:
         score, anomaly_map = both(image)
         singles = {}
         for scope in ("global", "local"):
-            single = make(scope=scope, image_size=16).eval()
+            single = shake(make(scope=scope, image_size=16))
             single.scopes.load_state_dict(
                 {key: value for key, value in both.scopes.state_dict().items() if key.startswith(scope)}
             )
