@@ -215,7 +215,7 @@ MUTANTS: list[tuple[str, ...]] = [
     ("io/folders.py", "startswith(target) for folder in above", "endswith(target) for folder in above"),
     ("data/images/bit_depth.py", "self.decided = bits\n", "pass\n"),
     ("data/images/image_files.py", "bit_depth=self.depth.bits(), exif=self.exif)", "bit_depth=self.depth.bits())"),
-    ("data/images/image_files.py", "                read_mask(item.mask, anomalous=False, exif=self.exif)", "                pass"),
+    ("data/images/image_files.py", "                read_mask(item.mask, anomalous=False, exif=self.exif, rule=item.rule)", "                pass"),
     ("data/videos/datasets.py", "row[:, : part.shape[1]] = part", "row[:, -part.shape[1] :] = part"),
     ("data/videos/datasets.py", "(self.seed, self.epoch, kind, turn)", "(self.seed, kind, turn)"),
     ("data/videos/scale.py", "clamp_(-STANDARD_LIMIT, STANDARD_LIMIT)", "clamp_(0, STANDARD_LIMIT)"),

@@ -8,6 +8,7 @@ from anomaly_suite.data.images.cifar10 import CIFAR10
 from anomaly_suite.data.images.digits import Digits
 from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
+from anomaly_suite.data.images.hyper_kvasir import HyperKvasir
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
@@ -34,6 +35,7 @@ __all__ = [
     "FishyscapesLostAndFound",
     "FishyscapesStatic",
     "Folder",
+    "HyperKvasir",
     "LostAndFound",
     "MVTecAD",
     "PolypVideo",

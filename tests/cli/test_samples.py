@@ -40,6 +40,7 @@ DATA = {  # data set in a file's name, and its data module
     "digits": "Digits",
     "fashion_mnist": "FashionMNIST",
     "folder": "Folder",
+    "hyper_kvasir": "HyperKvasir",
     "magnetic_tile": "MVTecAD",
     "mnist": "MNIST",
     "mvtec": "MVTecAD",

@@ -12,7 +12,18 @@ from anomaly_suite.contract import AnomalyDataModule
 from anomaly_suite.errors import ConfigError
 
 BASE = {name: each.default for name, each in list(inspect.signature(AnomalyDataModule.__init__).parameters.items())[1:]}
-NAMES = ("CIFAR10", "MNIST", "FashionMNIST", "Digits", "Folder", "MVTecAD", "SyntheticTextures", "SyntheticVideos")
+MEDICAL = ("HyperKvasir",)
+NAMES = (
+    "CIFAR10",
+    "MNIST",
+    "FashionMNIST",
+    "Digits",
+    "Folder",
+    "MVTecAD",
+    *MEDICAL,
+    "SyntheticTextures",
+    "SyntheticVideos",
+)
 OWN_DEFAULTS: dict[str, dict[str, Any]] = {"SyntheticVideos": {"eval_batch_size": 1}}
 GIVEN = {
     "train_batch_size": 3,
@@ -51,6 +62,7 @@ STEPS = [{"class": "HorizontalFlip"}]
     [
         ("Folder", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
         ("MVTecAD", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
+        *((name, {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "subset": True}) for name in MEDICAL),
         ("CIFAR10", {**CLASSES, "protocol": "pooled_2to1", "train_transform": max}),
         ("Digits", {**CLASSES, "train_transform": max}),
         (
