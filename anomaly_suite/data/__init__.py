@@ -9,6 +9,7 @@ from anomaly_suite.data.images.digits import Digits
 from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
 from anomaly_suite.data.images.hyper_kvasir import HyperKvasir
+from anomaly_suite.data.images.lag import LAG
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
@@ -27,6 +28,7 @@ from anomaly_suite.data.videos.xd_violence import XDViolence
 
 __all__ = [
     "CIFAR10",
+    "LAG",
     "MNIST",
     "CamVid",
     "Cityscapes",

@@ -17,6 +17,7 @@ from anomaly_suite.contract import Splits, Validation
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, ImageFileModule, Item
 from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+from anomaly_suite.io.folders import require_files
 from anomaly_suite.io.image_headers import Exif
 
 ThresholdSet = Literal["apart", "leaky", "none"]
@@ -89,11 +90,7 @@ class BenchmarkImages(ImageFileModule):
             validation=validation,
             val_size=val_size,
         )
-        known = get_args(ThresholdSet)
-        if threshold_set not in known:
-            raise ConfigError(
-                f"threshold_set must be one of {', '.join(known)}; got {threshold_set!r}.{did_you_mean(str(threshold_set), known)}"
-            )
+        require_choice("threshold_set", threshold_set, ThresholdSet)
         self.subset = subset
         self.threshold_set = threshold_set
         self.threshold_images = threshold_images
@@ -158,6 +155,21 @@ class BenchmarkImages(ImageFileModule):
             f"{type(self).__name__} in '{self.root}' is not the published set: {told}. Its figures do not stand beside published ones."
         )
         self.say(f"subset ({told})")
+
+    def listed(self, names: Sequence[str], files: Mapping[str, Path], *, source: str) -> list[Path]:
+        """Files of listed names, in the order of the list; a subset has those that are there.
+
+        Args:
+            names: What the list says.
+            files: The files that are there, by name.
+            source: What the list is, for the message.
+
+        Raises:
+            DatasetNotFoundError: some are missing, and a subset was not asked for.
+        """
+        if not self.subset:
+            require_files((files.get(name, Path(self.root or "") / name) for name in names), source=source)
+        return [files[name] for name in names if name in files]
 
     def drawn_parts(self, items: Sequence[Item], sizes: Sequence[int], *, total: int) -> list[list[Item]]:
         """Disjoint parts of items that are shuffled by the seed, each in the order of the items.
@@ -224,6 +236,22 @@ class BenchmarkImages(ImageFileModule):
         drawn = np.random.default_rng((self.seed, 5)).permutation(masked)[:wanted].tolist()
         groups = {index: 1 + place // self.localisation_size for place, index in enumerate(drawn)}
         return [item._replace(group=groups.get(index, 0)) for index, item in enumerate(test)]
+
+
+def require_choice(name: str, value: str, choices: Any) -> None:
+    """Check an option that is one of several words.
+
+    Args:
+        name: The option.
+        value: What was given.
+        choices: A ``Literal`` of the words.
+
+    Raises:
+        ConfigError: it is none of them; names the nearest.
+    """
+    known = get_args(choices)
+    if value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{did_you_mean(str(value), known)}")
 
 
 def require_known(names: Iterable[str], known: Iterable[str], *, what: str) -> None:

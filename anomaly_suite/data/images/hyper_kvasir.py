@@ -7,13 +7,13 @@ Borgli et al., Scientific Data 2020. Published layout: ``<root>/labeled-images/<
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_known
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice, require_known
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
-from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.folders import data_root, find_root, image_files, pair_masks, require_images, subfolders
 from anomaly_suite.io.image_headers import Exif
 
@@ -122,10 +122,7 @@ class HyperKvasir(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        if layout not in get_args(Layout):
-            raise ConfigError(
-                f"layout must be one of {', '.join(get_args(Layout))}; got {layout!r}.{did_you_mean(str(layout), get_args(Layout))}"
-            )
+        require_choice("layout", layout, Layout)
         self.root = data_root(root, "hyper_kvasir")
         self.layout = layout
         self.mask_dir = None if mask_dir is None else Path(mask_dir).expanduser()
