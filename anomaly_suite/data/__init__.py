@@ -5,6 +5,7 @@ Folders are named after what a batch holds: ``images`` (for the method families 
 """
 
 from anomaly_suite.data.images.cifar10 import CIFAR10
+from anomaly_suite.data.images.covidx import COVIDx
 from anomaly_suite.data.images.digits import Digits
 from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
@@ -30,6 +31,7 @@ __all__ = [
     "CIFAR10",
     "LAG",
     "MNIST",
+    "COVIDx",
     "CamVid",
     "Cityscapes",
     "Digits",
