@@ -11,6 +11,7 @@ from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
 from anomaly_suite.data.images.hyper_kvasir import HyperKvasir
 from anomaly_suite.data.images.lag import LAG
+from anomaly_suite.data.images.medianomaly import MedIAnomaly
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
@@ -42,6 +43,7 @@ __all__ = [
     "HyperKvasir",
     "LostAndFound",
     "MVTecAD",
+    "MedIAnomaly",
     "PolypVideo",
     "RoadAnomaly",
     "ShanghaiTech",

@@ -11,7 +11,7 @@ import pytest
 
 from anomaly_suite.data import COVIDx
 from anomaly_suite.data.images import covidx
-from anomaly_suite.errors import AnomalySuiteError, ConfigError
+from anomaly_suite.errors import AnomalySuiteError, ConfigError, DatasetError
 
 Write = Callable[..., Path]
 TRAIN = [f"n{i} n{i}.png negative {source}" for i, source in enumerate(["rsna"] * 4 + ["cohen", "actmed"])] + [
@@ -174,3 +174,28 @@ def test_a_broken_copy_is_one_sentence(chests: Path, spoil: Callable[[Path], Pat
     with pytest.raises(AnomalySuiteError, match=sentence) as caught:
         make(root)
     assert "\n" not in str(caught.value)
+
+
+def test_real_radiographs(real_data: Path, tmp_path: Path) -> None:
+    root = real_data / "chest_xray"
+    if not root.is_dir():
+        pytest.skip("no chest radiographs")
+    labels = {"normal": "normal", "pneumonia": "pneumonia", "covid19": "COVID-19"}
+    lists = {f"{part}_list": tmp_path / f"{part}.txt" for part in ("train", "test")}
+    for part in ("train", "test"):  # patients are not known
+        rows = [f"{path.stem} {path.name} {labels[path.parent.name]}" for path in sorted((root / part).glob("*/*.*"))]
+        lists[f"{part}_list"].write_text("\n".join(rows), encoding="utf-8")
+    given = {name: str(path) for name, path in lists.items()}
+    with pytest.raises(
+        DatasetError,
+        match=r"00002658_001.jpg' has the same content as the training image '.*00002658_002.jpg' \(1 such",
+    ):
+        make(root, version="8A", **given)
+    rows = [row for row in lists["test_list"].read_text(encoding="utf-8").splitlines() if "00002658_001" not in row]
+    lists["test_list"].write_text("\n".join(rows), encoding="utf-8")
+    data = make(root, version="8A", **given)
+    assert data.dataset_version == (
+        "lists 8A, negatives all; train normal from unnamed 350; test normal from unnamed 649; test anomalous from unnamed 124"
+    )
+    normal = make(root, version="8A", negatives="normal_only", **given).require_splits().test
+    assert sorted(item.label for item in normal.items) == [0] * 149 + [1] * 124  # type: ignore[attr-defined]
