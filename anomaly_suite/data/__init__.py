@@ -4,6 +4,7 @@ Folders are named after what a batch holds: ``images`` (for the method families 
 ``videos`` (for the family weak_video) and ``scenes`` (for the family pixel_ood).
 """
 
+from anomaly_suite.data.images.bmad import BMAD
 from anomaly_suite.data.images.cifar10 import CIFAR10
 from anomaly_suite.data.images.covidx import COVIDx
 from anomaly_suite.data.images.digits import Digits
@@ -29,6 +30,7 @@ from anomaly_suite.data.videos.ucsd_ped import UCSDPedWeak
 from anomaly_suite.data.videos.xd_violence import XDViolence
 
 __all__ = [
+    "BMAD",
     "CIFAR10",
     "LAG",
     "MNIST",

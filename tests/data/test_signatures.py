@@ -12,7 +12,7 @@ from anomaly_suite.contract import AnomalyDataModule
 from anomaly_suite.errors import ConfigError
 
 BASE = {name: each.default for name, each in list(inspect.signature(AnomalyDataModule.__init__).parameters.items())[1:]}
-MEDICAL = ("HyperKvasir", "LAG", "COVIDx", "MedIAnomaly")
+MEDICAL = ("HyperKvasir", "LAG", "COVIDx", "MedIAnomaly", "BMAD")
 NAMES = (
     "CIFAR10",
     "MNIST",
