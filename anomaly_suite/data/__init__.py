@@ -12,6 +12,7 @@ from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
 from anomaly_suite.data.images.hyper_kvasir import HyperKvasir
 from anomaly_suite.data.images.lag import LAG
+from anomaly_suite.data.images.liu_colonoscopy import LiuColonoscopy
 from anomaly_suite.data.images.medianomaly import MedIAnomaly
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
@@ -43,6 +44,7 @@ __all__ = [
     "FishyscapesStatic",
     "Folder",
     "HyperKvasir",
+    "LiuColonoscopy",
     "LostAndFound",
     "MVTecAD",
     "MedIAnomaly",

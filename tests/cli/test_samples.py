@@ -41,6 +41,7 @@ DATA = {  # data set in a file's name, and its data module
     "fashion_mnist": "FashionMNIST",
     "folder": "Folder",
     "hyper_kvasir": "HyperKvasir",
+    "liu_colonoscopy": "LiuColonoscopy",
     "bmad": "BMAD",
     "medianomaly": "MedIAnomaly",
     "covidx": "COVIDx",

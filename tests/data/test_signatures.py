@@ -21,6 +21,7 @@ NAMES = (
     "Folder",
     "MVTecAD",
     *MEDICAL,
+    "LiuColonoscopy",
     "SyntheticTextures",
     "SyntheticVideos",
 )
@@ -63,6 +64,7 @@ STEPS = [{"class": "HorizontalFlip"}]
         ("Folder", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
         ("MVTecAD", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
         *((name, {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "subset": True}) for name in MEDICAL),
+        ("LiuColonoscopy", {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "shots": 20}),
         ("CIFAR10", {**CLASSES, "protocol": "pooled_2to1", "train_transform": max}),
         ("Digits", {**CLASSES, "train_transform": max}),
         (

@@ -259,8 +259,10 @@ class ImageFileModule(AnomalyDataModule):
         if self.validation in ("test", "none"):
             return train, []
         if not normals:
-            kept, held = self.hold_out(len(train))
-            train, normals = [train[index] for index in kept], [train[index] for index in held]
+            normals = [item for item in train if not item.label]
+            kept, held = self.hold_out(len(normals))
+            train = [normals[index] for index in kept] + [item for item in train if item.label]
+            normals = [normals[index] for index in held]
         return train, normals + anomalies if self.validation == "holdout" else normals
 
     def state_dict(self) -> dict[str, Any]:
