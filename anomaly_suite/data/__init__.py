@@ -14,6 +14,7 @@ from anomaly_suite.data.images.hyper_kvasir import HyperKvasir
 from anomaly_suite.data.images.lag import LAG
 from anomaly_suite.data.images.liu_colonoscopy import LiuColonoscopy
 from anomaly_suite.data.images.medianomaly import MedIAnomaly
+from anomaly_suite.data.images.medmnist import MedMNIST
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
@@ -48,6 +49,7 @@ __all__ = [
     "LostAndFound",
     "MVTecAD",
     "MedIAnomaly",
+    "MedMNIST",
     "PolypVideo",
     "RoadAnomaly",
     "ShanghaiTech",

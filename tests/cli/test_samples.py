@@ -41,6 +41,7 @@ DATA = {  # data set in a file's name, and its data module
     "fashion_mnist": "FashionMNIST",
     "folder": "Folder",
     "hyper_kvasir": "HyperKvasir",
+    "medmnist": "MedMNIST",
     "liu_colonoscopy": "LiuColonoscopy",
     "bmad": "BMAD",
     "medianomaly": "MedIAnomaly",

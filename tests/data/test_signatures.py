@@ -22,6 +22,7 @@ NAMES = (
     "MVTecAD",
     *MEDICAL,
     "LiuColonoscopy",
+    "MedMNIST",
     "SyntheticTextures",
     "SyntheticVideos",
 )
@@ -65,6 +66,7 @@ STEPS = [{"class": "HorizontalFlip"}]
         ("MVTecAD", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
         *((name, {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "subset": True}) for name in MEDICAL),
         ("LiuColonoscopy", {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "shots": 20}),
+        ("MedMNIST", {"size": 64, "normal_class": 1, "subset": True, "train_transform": max}),
         ("CIFAR10", {**CLASSES, "protocol": "pooled_2to1", "train_transform": max}),
         ("Digits", {**CLASSES, "train_transform": max}),
         (
