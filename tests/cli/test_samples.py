@@ -135,7 +135,7 @@ TRUTH = {  # options of data modules that decide what counts as anomalous and wh
         "protocol",
         "region",
     ),
-    *("test_list", "training_anomalies", "truth"),
+    *("test_list", "threshold_set", "training_anomalies", "truth"),
 }
 
 
