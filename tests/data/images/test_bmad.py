@@ -27,7 +27,11 @@ LAYOUTS = {  # of folders below the set's, with the name of the validation part
         "valid",
         {"train": "train/good", "image": "{part}/{label}/img", "mask": "{part}/Ungood/label"},
     ),
-    "brain script": ("", "val", {"train": "train/good", "image": "{part}/{label}/img", "mask": "{part}/Ungood/label"}),
+    "brain script": (
+        "own/",
+        "val",
+        {"train": "train/good", "image": "{part}/{label}/img", "mask": "{part}/Ungood/label"},
+    ),
     "liver script": (
         "brain/",
         "val",
@@ -75,7 +79,8 @@ def build(root: Path, **options: Any) -> Splits:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_with_masks(tmp_path: Path, write: Write, layout: str) -> None:
     make(write, layout)
-    data = BMAD(root=str(tmp_path), image_size=None)
+    root = tmp_path / "own" if layout == "brain script" else tmp_path  # which has the parts itself
+    data = BMAD(root=str(root), image_size=None)
     train, val, test = data.require_splits()
     assert [len(part) for part in (train, val, test)] == [4, 3, 5]  # type: ignore[arg-type]
     assert sum(item.label for item in val.items) == 2  # type: ignore[union-attr]
@@ -107,7 +112,7 @@ def test_the_folders_of_resc_have_parts_twice(tmp_path: Path, write: Write) -> N
 def test_sets_without_masks_may_be_jpeg(tmp_path: Path, write: Write) -> None:
     make(write, "brain script", masks=False, suffix="jpeg")
     for dataset in ("OCT2017", "RSNA", "Camelyon16"):
-        assert "mask" not in build(tmp_path, dataset=dataset).test.__getitems__([4])  # type: ignore[attr-defined]
+        assert "mask" not in build(tmp_path / "own", dataset=dataset).test.__getitems__([4])  # type: ignore[attr-defined]
 
 
 def test_no_validation_part(tmp_path: Path, write: Write) -> None:
