@@ -18,7 +18,7 @@ from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.covidx_lists import LABELS, Row, count_sources, read_list
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-from anomaly_suite.io.folders import data_root, find_root, image_files
+from anomaly_suite.io.folders import by_name, data_root, find_root, image_files
 from anomaly_suite.io.image_headers import Exif
 
 Version = Literal["2", "3", "4", "5", "6", "7A", "7B", "8A", "8B", "9A", "9B"]
@@ -208,7 +208,12 @@ class COVIDx(BenchmarkImages):
 
     def _items(self, part: str, rows: list[Row]) -> list[Item]:
         """Images of a part, by its rows; their sources are told, and those of missing images."""
-        files = {path.name: path for path in image_files(self.root / part)}
+        files = by_name(
+            image_files(self.root / part),
+            lambda path: path.name,
+            what=f"{part} images of one name",
+            advice="Delete the wrong one.",
+        )
         missing = [row for row in rows if row.name not in files]
         if missing:
             told = f"{len(missing)} of {len(rows)} listed {part} images do not exist in '{self.root / part}', by source: {count_sources(missing)}"

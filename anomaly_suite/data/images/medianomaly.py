@@ -17,6 +17,7 @@ from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
 from anomaly_suite.errors import DatasetError
 from anomaly_suite.io.folders import (
+    by_name,
     data_root,
     find_root,
     image_files,
@@ -148,7 +149,12 @@ class MedIAnomaly(BenchmarkImages):
         file = folder / "data.json"
         require_files([file], source="MedIAnomaly's layout")
         lists = read_label_lists(file)
-        files = {path.name: path for path in require_images(folder / "images", dataset="MedIAnomaly")}
+        files = by_name(
+            require_images(folder / "images", dataset="MedIAnomaly"),
+            lambda path: path.name,
+            what="images of one name",
+            advice="Delete the wrong one.",
+        )
         train, normal, anomalous = (self.listed(names, files, source=f"'{file}'") for names in lists)
         return _found(train, normal, [Item(path, 1) for path in anomalous])
 

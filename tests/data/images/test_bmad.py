@@ -60,6 +60,28 @@ def make(write: Write, layout: str, *, masks: bool = True, suffix: str = "png") 
                 write(f"{top}{folders['mask'].format(part=where)}/{name}", colours)
 
 
+PUBLISHED = dict(bmad.SETS)
+
+
+def test_published_numbers() -> None:
+    sums = {
+        name: tuple(
+            sum(count for key, count in each.counts.items() if key.startswith(part))
+            for part in ("train", "valid", "test")
+        )
+        for name, each in PUBLISHED.items()
+    }
+    assert sums == {
+        "brain": (7500, 83, 3715),
+        "liver": (1542, 166, 1493),
+        "RESC": (4297, 115, 1805),
+        "OCT2017": (26315, 32, 968),
+        "RSNA": (8000, 1490, 17194),
+        "Camelyon16": (5088, 236, 1997),
+    }
+    assert [name for name, each in PUBLISHED.items() if each.rule] == ["brain", "liver", "RESC"]
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Published counts of the look-alike."""

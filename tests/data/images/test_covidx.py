@@ -99,6 +99,12 @@ def test_the_known_patient_in_both_lists_is_left_out_of_training(chests: Path) -
     assert len(data.require_splits().train) == 5  # type: ignore[arg-type]
 
 
+def test_published_numbers() -> None:
+    rows = {version: sum(labels.values()) for version, labels in covidx.PUBLISHED["train"].items()}
+    assert rows == {"5": 13958, "6": 14311, "7B": 15464, "8A": 7966, "8B": 15952, "9B": 30482}
+    assert covidx.PUBLISHED["test"]["8B"] == covidx.PUBLISHED["test"]["9B"] == {"negative": 200, "positive": 200}
+
+
 def wrong_level(root: Path) -> Path:
     return root / "train"
 
@@ -144,6 +150,12 @@ def same_content(root: Path) -> Path:
     return root
 
 
+def two_of_a_name(root: Path) -> Path:
+    (root / "train/again").mkdir()
+    shutil.copy(root / "train/n1.png", root / "train/again")
+    return root
+
+
 def truncated(root: Path) -> Path:
     path = root / "train/n1.png"
     path.write_bytes(path.read_bytes()[:80])
@@ -165,6 +177,7 @@ def truncated(root: Path) -> Path:
         (same_patient, r"patient 'n5' has 'n5.png' in the training list and 't0.png' in the test list"),
         (same_file, r"patient 'n5' has 'n5.png' in the training list and 'n5.png' in the test list"),
         (same_content, r"the test image '.*t1.png' has the same content as the training image '.*n1.png'"),
+        (two_of_a_name, r"n1.png' and '.*n1.png' are train images of one name, and only one can be used"),
         (truncated, r"n1.png' \(80 bytes\) is truncated"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

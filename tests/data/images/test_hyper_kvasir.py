@@ -117,6 +117,12 @@ def test_the_ready_made_archive(archive: Path, write: Write) -> None:
     assert test.__getitems__([4])["mask"].any()  # type: ignore[attr-defined]
 
 
+def test_published_numbers() -> None:
+    assert sum(hyper_kvasir.NORMAL.values()) == 2166
+    assert len(hyper_kvasir.NORMAL) + len(hyper_kvasir.OTHER) == 23
+    assert (hyper_kvasir.TRAIN, hyper_kvasir.TEST, hyper_kvasir.POLYPS) == (1600, 500, 1000)
+
+
 def wrong_level(root: Path) -> Path:
     return root / "labeled-images" / "lower-gi-tract"
 

@@ -100,6 +100,12 @@ def test_lists_that_do_not_fit_the_folders(fundus: Path) -> None:
         assert len(build(fundus, protocol="medianomaly", subset=True).test) == 2  # type: ignore[arg-type]
 
 
+def test_published_numbers() -> None:
+    assert lag.TRAIN + lag.TEST == lag.CLASSES["non_glaucoma"] == 3143
+    assert sum(lag.CLASSES.values()) == 4854
+    assert sum(lag.LISTED.values()) == 1500 + 2 * 811
+
+
 def wrong_level(root: Path) -> Path:
     return root / SICK / "image"
 
