@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch  # noqa: F401 - first, as a command line has it: typing keeps one order of int | float for all, by which 1 batch or all are parsed
 import pytest
 import sklearn.datasets
 import torch

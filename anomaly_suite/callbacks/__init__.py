@@ -3,7 +3,12 @@
 from anomaly_suite.callbacks.base import StageCallback, Step
 from anomaly_suite.callbacks.calibrate import Calibrate
 from anomaly_suite.callbacks.heatmaps import HeatmapExport
-from anomaly_suite.callbacks.metrics import AnomalyMetrics, ComponentMetrics, SegmentationMetrics
+from anomaly_suite.callbacks.metrics import (
+    AnomalyMetrics,
+    ComponentMetrics,
+    LocalisationMetrics,
+    SegmentationMetrics,
+)
 from anomaly_suite.callbacks.plots import ScorePlots
 from anomaly_suite.callbacks.score_curves import ScoreCurves
 from anomaly_suite.callbacks.table import ScoreTable
@@ -13,6 +18,7 @@ __all__ = [
     "Calibrate",
     "ComponentMetrics",
     "HeatmapExport",
+    "LocalisationMetrics",
     "ScoreCurves",
     "ScorePlots",
     "ScoreTable",

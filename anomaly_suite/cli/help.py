@@ -26,8 +26,8 @@ common options:
   --print_config            print the complete configuration and stop
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
   --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights
-  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, heatmaps, plots,
-                            curves, table
+  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, localisation,
+                            heatmaps, plots, curves, table
   --version                 print the version
 
 example:

@@ -4,10 +4,17 @@ Folders are named after what a batch holds: ``images`` (for the method families 
 ``videos`` (for the family weak_video) and ``scenes`` (for the family pixel_ood).
 """
 
+from anomaly_suite.data.images.bmad import BMAD
 from anomaly_suite.data.images.cifar10 import CIFAR10
+from anomaly_suite.data.images.covidx import COVIDx
 from anomaly_suite.data.images.digits import Digits
 from anomaly_suite.data.images.fashion_mnist import FashionMNIST
 from anomaly_suite.data.images.folder import Folder
+from anomaly_suite.data.images.hyper_kvasir import HyperKvasir
+from anomaly_suite.data.images.lag import LAG
+from anomaly_suite.data.images.liu_colonoscopy import LiuColonoscopy
+from anomaly_suite.data.images.medianomaly import MedIAnomaly
+from anomaly_suite.data.images.medmnist import MedMNIST
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
@@ -25,8 +32,11 @@ from anomaly_suite.data.videos.ucsd_ped import UCSDPedWeak
 from anomaly_suite.data.videos.xd_violence import XDViolence
 
 __all__ = [
+    "BMAD",
     "CIFAR10",
+    "LAG",
     "MNIST",
+    "COVIDx",
     "CamVid",
     "Cityscapes",
     "Digits",
@@ -34,8 +44,12 @@ __all__ = [
     "FishyscapesLostAndFound",
     "FishyscapesStatic",
     "Folder",
+    "HyperKvasir",
+    "LiuColonoscopy",
     "LostAndFound",
     "MVTecAD",
+    "MedIAnomaly",
+    "MedMNIST",
     "PolypVideo",
     "RoadAnomaly",
     "ShanghaiTech",

@@ -32,6 +32,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 
 WHOLE_RANGES = frozenset({255, 1023, 4095, 16383, 65535, 65280})  # what white is in masks of 8 to 16 bits
 
+MaskRule = Literal["auto", "positive"] | float
+"""Which pixels of a mask are anomalous: see :func:`read_mask`; those above 0; or, of a soft map, those of at least this share of its maximum."""
+
 GREY_SHARE = 0.01  # of a mask's pixels between black and white above which its encoding is doubted
 
 
@@ -150,10 +153,17 @@ def stored_values(path: Path) -> npt.NDArray[Any]:
     return _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, "apply")[0]
 
 
-def read_mask(path: Path, *, anomalous: bool | None = True, exif: Exif = "apply") -> npt.NDArray[np.uint8]:
+def read_mask(
+    path: Path,
+    *,
+    anomalous: bool | None = True,
+    exif: Exif = "apply",
+    rule: MaskRule = "auto",
+    size: tuple[int, int] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Read a mask as 0 and 1.
 
-    Values of at most 15 are taken for numbers of defects, anything above 0 being anomalous; else the threshold is 128. Of 16-bit
+    By the rule ``auto`` values of at most 15 are taken for numbers of defects, anything above 0 being anomalous; else the threshold is 128. Of 16-bit
     masks that hold more than 255 it is half the range if they use a whole one (4095 or 65535), and else all values are numbers.
     Warns where many pixels lie between black and white, or where the mask of an anomalous image is empty.
 
@@ -161,6 +171,8 @@ def read_mask(path: Path, *, anomalous: bool | None = True, exif: Exif = "apply"
         path: The file.
         anomalous: Whether the image is; None where that is not known.
         exif: See :func:`read_image`.
+        rule: ``positive`` calls all above 0 anomalous, whatever the colours; a number is for soft maps, see :data:`MaskRule`.
+        size: Height and width to which a soft map is resized bilinearly before it is cut; None keeps its own.
 
     Returns:
         Shape (H, W).
@@ -173,15 +185,12 @@ def read_mask(path: Path, *, anomalous: bool | None = True, exif: Exif = "apply"
     if values.ndim == 3:
         values = values[..., :3].max(-1)  # without alpha
     low, high = (int(value) for value in cv2.minMaxLoc(values)[:2])
-    numbers = high <= 15 or (high > 255 and high not in WHOLE_RANGES)
-    unit = (high + 1) // 256 or 1  # of 8 bits
-    mask = values > 0 if numbers else values >= 128 * unit
-    if not numbers and cv2.countNonZero(cv2.inRange(values, 16 * unit, 240 * unit - 1)) > GREY_SHARE * values.size:
-        warnings.warn(
-            f"mask '{path}' has grey pixels between black and white (values {low} to {high}); "
-            f"those of at least {128 * unit} count as anomalous. Store masks as PNG with the values 0 and 255.",
-            stacklevel=2,
-        )
+    if rule == "positive":
+        mask = values > 0
+    elif isinstance(rule, float):
+        mask = _above_share(values, rule, size)
+    else:
+        mask = _by_threshold(values, low, high, path)
     if anomalous and not mask.any():
         warnings.warn(
             f"mask '{path}' of an anomalous image is empty (values {low} to {high}): "
@@ -194,6 +203,28 @@ def read_mask(path: Path, *, anomalous: bool | None = True, exif: Exif = "apply"
             "Correct the label, or take the mask away."
         )
     return mask.view(np.uint8)
+
+
+def _above_share(values: npt.NDArray[Any], share: float, size: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
+    soft = values.astype(np.float32)
+    if size is not None and size != soft.shape:
+        soft = cv2.resize(soft, size[::-1], interpolation=cv2.INTER_LINEAR)
+    high = float(soft.max())
+    found: npt.NDArray[np.bool_] = (soft >= share * high) & (soft > 0)
+    return found
+
+
+def _by_threshold(values: npt.NDArray[Any], low: int, high: int, path: Path) -> npt.NDArray[np.bool_]:
+    numbers = high <= 15 or (high > 255 and high not in WHOLE_RANGES)
+    unit = (high + 1) // 256 or 1  # of 8 bits
+    mask: npt.NDArray[np.bool_] = values > 0 if numbers else values >= 128 * unit
+    if not numbers and cv2.countNonZero(cv2.inRange(values, 16 * unit, 240 * unit - 1)) > GREY_SHARE * values.size:
+        warnings.warn(
+            f"mask '{path}' has grey pixels between black and white (values {low} to {high}); "
+            f"those of at least {128 * unit} count as anomalous. Store masks as PNG with the values 0 and 255.",
+            stacklevel=3,
+        )
+    return mask
 
 
 _EDGE = 64  # bytes at either end of a file that tell whether it is whole

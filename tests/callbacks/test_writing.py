@@ -17,6 +17,7 @@ from anomaly_suite.callbacks import (
     AnomalyMetrics,
     ComponentMetrics,
     HeatmapExport,
+    LocalisationMetrics,
     ScoreCurves,
     ScorePlots,
     ScoreTable,
@@ -58,7 +59,16 @@ def files(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-CALLBACKS = [AnomalyMetrics, SegmentationMetrics, ComponentMetrics, HeatmapExport, ScorePlots, ScoreCurves, ScoreTable]
+CALLBACKS = [
+    AnomalyMetrics,
+    SegmentationMetrics,
+    ComponentMetrics,
+    LocalisationMetrics,
+    HeatmapExport,
+    ScorePlots,
+    ScoreCurves,
+    ScoreTable,
+]
 
 
 @pytest.mark.parametrize("callback", CALLBACKS)

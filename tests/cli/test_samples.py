@@ -40,6 +40,13 @@ DATA = {  # data set in a file's name, and its data module
     "digits": "Digits",
     "fashion_mnist": "FashionMNIST",
     "folder": "Folder",
+    "hyper_kvasir": "HyperKvasir",
+    "medmnist": "MedMNIST",
+    "liu_colonoscopy": "LiuColonoscopy",
+    "bmad": "BMAD",
+    "medianomaly": "MedIAnomaly",
+    "covidx": "COVIDx",
+    "lag": "LAG",
     "magnetic_tile": "MVTecAD",
     "mnist": "MNIST",
     "mvtec": "MVTecAD",
@@ -128,7 +135,7 @@ TRUTH = {  # options of data modules that decide what counts as anomalous and wh
         "protocol",
         "region",
     ),
-    *("test_list", "training_anomalies", "truth"),
+    *("test_list", "threshold_set", "training_anomalies", "truth"),
 }
 
 

@@ -12,7 +12,20 @@ from anomaly_suite.contract import AnomalyDataModule
 from anomaly_suite.errors import ConfigError
 
 BASE = {name: each.default for name, each in list(inspect.signature(AnomalyDataModule.__init__).parameters.items())[1:]}
-NAMES = ("CIFAR10", "MNIST", "FashionMNIST", "Digits", "Folder", "MVTecAD", "SyntheticTextures", "SyntheticVideos")
+MEDICAL = ("HyperKvasir", "LAG", "COVIDx", "MedIAnomaly", "BMAD")
+NAMES = (
+    "CIFAR10",
+    "MNIST",
+    "FashionMNIST",
+    "Digits",
+    "Folder",
+    "MVTecAD",
+    *MEDICAL,
+    "LiuColonoscopy",
+    "MedMNIST",
+    "SyntheticTextures",
+    "SyntheticVideos",
+)
 OWN_DEFAULTS: dict[str, dict[str, Any]] = {"SyntheticVideos": {"eval_batch_size": 1}}
 GIVEN = {
     "train_batch_size": 3,
@@ -51,6 +64,9 @@ STEPS = [{"class": "HorizontalFlip"}]
     [
         ("Folder", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
         ("MVTecAD", {**FILES, "transform": STEPS, "train_transform": STEPS * 2}),
+        *((name, {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "subset": True}) for name in MEDICAL),
+        ("LiuColonoscopy", {**FILES, "transform": STEPS, "train_transform": STEPS * 2, "shots": 20}),
+        ("MedMNIST", {"size": 64, "normal_class": 1, "subset": True, "train_transform": max}),
         ("CIFAR10", {**CLASSES, "protocol": "pooled_2to1", "train_transform": max}),
         ("Digits", {**CLASSES, "train_transform": max}),
         (

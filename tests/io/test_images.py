@@ -273,6 +273,26 @@ def test_empty_mask_warns_for_an_anomalous_image_only(tmp_path: Path, recwarn: p
         images.read_mask(path)
 
 
+def test_coloured_masks_by_the_rule_positive(tmp_path: Path) -> None:
+    values = np.repeat(np.array([0, 58, 122, 255], np.uint8), 6)[None].repeat(4, 0)
+    path = save(tmp_path / "m.png", np.dstack([values] * 3 + [np.full_like(values, 255)]))
+    assert (images.read_mask(path, rule="positive") == (values > 0)).all()
+    with pytest.warns(UserWarning, match="grey pixels"):
+        assert (images.read_mask(path) == (values >= 128)).all()  # which would lose two classes of tumours
+
+
+def test_soft_maps_are_resized_and_cut_at_a_share_of_their_maximum(tmp_path: Path) -> None:
+    soft = np.zeros((4, 4), np.uint8)
+    soft[1:3, 1:3] = [[200, 90], [110, 100]]
+    path = save(tmp_path / "m.png", soft)
+    assert (images.read_mask(path, rule=0.5) == (soft >= 100)).all()
+    assert (images.read_mask(path, rule=0.25) == (soft >= 50)).all()
+    large = cv2.resize(soft.astype(np.float32), (8, 12), interpolation=cv2.INTER_LINEAR)
+    assert (images.read_mask(path, rule=0.5, size=(12, 8)) == (large >= large.max() / 2)).all()
+    with pytest.warns(UserWarning, match="is empty"):
+        assert not images.read_mask(save(tmp_path / "n.png", soft * 0), rule=0.5).any()
+
+
 def test_mask_size(tmp_path: Path) -> None:
     image, mask = save(tmp_path / "a.png", RGB), save(tmp_path / "m.png", GREY[:12])
     images.check_mask_size(image, image)

@@ -2,6 +2,7 @@
 
 from anomaly_suite.callbacks.metrics.anomaly_metrics import AnomalyMetrics
 from anomaly_suite.callbacks.metrics.components import ComponentMetrics
+from anomaly_suite.callbacks.metrics.localisation import LocalisationMetrics
 from anomaly_suite.callbacks.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["AnomalyMetrics", "ComponentMetrics", "SegmentationMetrics"]
+__all__ = ["AnomalyMetrics", "ComponentMetrics", "LocalisationMetrics", "SegmentationMetrics"]

@@ -94,6 +94,8 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
     data = ", ".join(f"{count} {kind}" for kind, count in result.get("data", {}).items() if isinstance(count, int))
     title = f"{result['method']} on {result['dataset']}: {data + ', ' if data else ''}seed {result['seed']}"
     console.print(title, style="bold")
+    if version := result.get("dataset_version"):  # which list, protocol or subset
+        console.print(f"data set: {version}", soft_wrap=True)
     for name, section in sections_of(result).items():
         if name:
             how = [f"{key} {_text(section[key])}" for key in ("threshold", "chosen") if key in section]

@@ -22,17 +22,25 @@ from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import ConfigError, DatasetError, ShapeError, did_you_mean
 from anomaly_suite.io.folders import check_leaks, require_once
 from anomaly_suite.io.image_headers import Exif
-from anomaly_suite.io.images import check_mask_size, image_size, read_image, read_mask
+from anomaly_suite.io.images import MaskRule, check_mask_size, image_size, read_image, read_mask
+
+Frame = tuple[float, float, float, float]
+"""Top, left, bottom and right of what is cut out of every image before anything else, as shares of its height and width."""
 
 
 class Item(NamedTuple):
-    """One image file; ``category`` is given where a data set has several, ``defect`` for anomalous images."""
+    """One image file; ``category`` is given where a data set has several, ``defect`` for anomalous images.
+
+    ``rule`` says how the mask is read; ``group`` is the number of the image's group for localisation, 0 for none.
+    """
 
     path: Path
     label: int = 0
     mask: Path | None = None
     category: str = ""
     defect: str = ""
+    rule: MaskRule = "auto"
+    group: int = 0
 
 
 class Found(NamedTuple):
@@ -56,6 +64,7 @@ class ImageFiles(BatchedDataset):
         masks: Give masks; an item without one is normal everywhere.
         depth: How many bits images of more than 8 bits use; all 16 by default.
         exif: See :func:`~anomaly_suite.io.images.read_image`.
+        frame: What is cut out of image and mask first; None for all.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class ImageFiles(BatchedDataset):
         masks: bool = False,
         depth: BitDepth | None = None,
         exif: Exif = "apply",
+        frame: Frame | None = None,
     ) -> None:
         self.items = items
         self.pipeline = pipeline
@@ -77,6 +87,8 @@ class ImageFiles(BatchedDataset):
         self.masks = masks
         self.depth = BitDepth(16) if depth is None else depth
         self.exif: Exif = exif
+        self.frame = frame
+        self.has_groups = any(item.group for item in items)
         if training:
             self.epoch = 0  # the sampler sets it where it exists
 
@@ -89,7 +101,7 @@ class ImageFiles(BatchedDataset):
         return [item.label for item in self.items]
 
     def batch(self, indices: list[int]) -> Batch:
-        """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask and category if the set has them.
+        """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask, category and group if the set has them.
 
         Raises:
             ShapeError: images of different sizes, or one too small for the crop.
@@ -112,6 +124,8 @@ class ImageFiles(BatchedDataset):
         }
         if items[0].category:
             batch["category"] = [item.category for item in items]
+        if self.has_groups:
+            batch["group"] = torch.tensor([item.group for item in items])
         if self.masks:
             blank = np.zeros(images[0].shape[:2], np.uint8)
             stacked = np.stack([blank if mask is None else mask for mask in masks])
@@ -121,7 +135,12 @@ class ImageFiles(BatchedDataset):
     def _read(self, index: int) -> tuple[Pixels, Pixels | None]:
         item = self.items[index]
         image = read_image(item.path, channels=self.channels, bit_depth=self.depth.bits(), exif=self.exif)
-        mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.exif) if self.masks and item.mask else None
+        mask = None
+        if self.masks and item.mask:
+            how: dict[str, Any] = {"rule": item.rule, "size": image.shape[:2]}
+            mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.exif, **how)
+        if self.frame is not None:
+            image, mask = _cut(image, self.frame), None if mask is None else _cut(mask, self.frame)
         seed_parts = (self.seed, getattr(self, "epoch", 0), index)
         return self.pipeline(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
 
@@ -148,6 +167,12 @@ class ImageFileModule(AnomalyDataModule):
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
     """
+
+    frame: Frame | None = None
+    """What a data set cuts out of all its images first."""
+
+    trains_on_anomalies = False
+    """Whether training images may be labelled anomalous: for methods that read the labels."""
 
     def __init__(
         self,
@@ -213,7 +238,8 @@ class ImageFileModule(AnomalyDataModule):
         if evaluation.changes(*image_size(found.train[0].path, exif=self.exif)):
             evaluation.prepare()
             training.prepare()
-        options: dict[str, Any] = {"channels": self.channels, "seed": self.seed, "depth": self.depth, "exif": self.exif}
+        options: dict[str, Any] = {"channels": self.channels, "seed": self.seed, "depth": self.depth}
+        options |= {"exif": self.exif, "frame": self.frame}
 
         def files(items: list[Item], *, masks: bool) -> ImageFiles:
             """An evaluation set."""
@@ -238,8 +264,10 @@ class ImageFileModule(AnomalyDataModule):
         if self.validation in ("test", "none"):
             return train, []
         if not normals:
-            kept, held = self.hold_out(len(train))
-            train, normals = [train[index] for index in kept], [train[index] for index in held]
+            normals = [item for item in train if not item.label]
+            kept, held = self.hold_out(len(normals))
+            train = [normals[index] for index in kept] + [item for item in train if item.label]
+            normals = [normals[index] for index in held]
         return train, normals + anomalies if self.validation == "holdout" else normals
 
     def state_dict(self) -> dict[str, Any]:
@@ -257,7 +285,7 @@ class ImageFileModule(AnomalyDataModule):
 
     def _check(self, found: Found, pipeline: Pipeline) -> None:
         for item in found.train:
-            if item.label:
+            if item.label and not self.trains_on_anomalies:
                 raise DatasetError(
                     f"'{item.path}' is anomalous, but one-class training takes normal images only. Move it to the test part."
                 )
@@ -272,7 +300,11 @@ class ImageFileModule(AnomalyDataModule):
             if item.mask == item.path:
                 raise DatasetError(f"'{item.path}' is listed as its own mask. Give the file that marks its defects.")
         marked = [
-            item.path for item in masked if item.mask and check_mask_size(item.path, item.mask, exif=self.exif) > 1
+            item.path
+            for item in masked  # a soft map is resized to its image
+            if item.mask
+            and not isinstance(item.rule, float)
+            and check_mask_size(item.path, item.mask, exif=self.exif) > 1
         ]
         if marked and self.exif == "apply":
             rank_zero_warn(
@@ -281,10 +313,16 @@ class ImageFileModule(AnomalyDataModule):
             )
         for item in masked:
             if item.mask and not item.label:
-                read_mask(item.mask, anomalous=False, exif=self.exif)
+                read_mask(item.mask, anomalous=False, exif=self.exif, rule=item.rule)
         if pipeline.center_crop is not None and pipeline.image_size is None:
             for item in everything:
                 pipeline.require_room(image_size(item.path, exif=self.exif), source=f"'{item.path}'")
+
+
+def _cut(pixels: Pixels, frame: Frame) -> Pixels:
+    height, width = pixels.shape[:2]
+    top, left, bottom, right = (round(share * side) for share, side in zip(frame, (height, width) * 2, strict=True))
+    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def _tell_twins(paths: list[Path]) -> None:

@@ -94,7 +94,13 @@ def test_report_prints_every_section(tmp_path):
     assert re.search(r"^segmentation\nmetric +value *\nmIoU +0.8123", said, re.MULTILINE)
     assert re.search(r"^components: threshold 0.2500, chosen best\nmetric +value *\nSIoU +0.4567", said, re.MULTILINE)
     assert "undefined: PPV needs a predicted component." in said
+    assert "data set:" not in said
     assert "published" not in said
+
+
+def test_report_names_the_protocol_of_the_data(tmp_path):
+    note = "leaky: the threshold is set on 50 normal and 50 anomalous test images, which are scored too"
+    assert f"\ndata set: {note}\n" in run_folder(tmp_path, report_of(dataset_version=note))
 
 
 def test_report_finds_the_sections_of_older_runs_in_their_files(tmp_path):
