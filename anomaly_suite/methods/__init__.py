@@ -2,12 +2,13 @@
 
 from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
-from anomaly_suite.methods.pretraining import KnowledgeDistillation
+from anomaly_suite.methods.pretraining import CCD, KnowledgeDistillation
 from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
 from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
 
 __all__ = [
     "ADACL",
+    "CCD",
     "CTMIL",
     "DAE",
     "IGD",
