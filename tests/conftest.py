@@ -26,10 +26,14 @@ SCENES = {
     "EntropyMaximisation",
     "PostHocScore",
 }  # they share network and loops with DeepLabV3Plus and PEBAL
+CONTRASTS = {"CSI", "DROC", "SimCLR", "SupCon"}  # they share all but a loss with CCD and PMSACL
 MATRIX = {
-    "contract/test_averaging.py": {*SCENES, "PEBAL"},
+    "contract/test_averaging.py": {*SCENES, *CONTRASTS, "PEBAL", "RotNet"},
     "contract/test_compile.py": {
         *SCENES,
+        *CONTRASTS,
+        "PMSACL",
+        "RotNet",
         "DeepLabV3Plus",
         "KnowledgeDistillation",
         "MSSSIMAutoencoder",
@@ -39,6 +43,9 @@ MATRIX = {
     | {"CTMIL", "DeepSVDD", "RTFM", "VAE"},
     "contract/test_export.py": {
         *SCENES,
+        *CONTRASTS,
+        "PMSACL",
+        "RotNet",
         "FAnoGAN",
         "KnowledgeDistillation",
         "MSSSIMAutoencoder",
@@ -47,10 +54,20 @@ MATRIX = {
         "StudentTeacher",
     }
     | {"DeepSVDD", "VAE"},
-    "contract/test_precision.py": {*SCENES, "DeepLabV3Plus", "MSSSIMAutoencoder", "StudentTeacher"},
-    "contract/test_processes.py": {"DeepGamblers", "EntropyMaximisation"},
-    "contract/test_state_dict.py": SCENES,
-    "contract/test_unreadable.py": {*SCENES, "PEBAL"},
+    "contract/test_precision.py": {
+        *SCENES,
+        *CONTRASTS,
+        "RotNet",
+        "DeepLabV3Plus",
+        "MSSSIMAutoencoder",
+        "StudentTeacher",
+    },
+    "contract/test_processes.py": {*CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
+    "contract/test_resume.py": CONTRASTS,
+    "contract/test_run_ends.py": CONTRASTS,
+    "contract/test_state_dict.py": {*SCENES, *CONTRASTS},
+    "contract/test_unreadable.py": {*SCENES, *CONTRASTS, "RotNet", "PEBAL"},
+    "test_contract.py": CONTRASTS,
 }
 """By file the methods that are tried with ``make test-all`` alone: others, which stay, go the same ways in less time."""
 

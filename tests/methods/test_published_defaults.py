@@ -29,7 +29,12 @@ SEGMENTER = {"output_stride": 8, "num_classes": 19, "width": 256}  # deeplabv3pl
 TUNED = {**SEGMENTER, "lr": 1e-5, "trunk_mode": "eval"}  # pebal.md, 2: Adam 1e-5, frozen part in evaluation mode
 
 RECIPE = {  # ccd.md, 3; contrastive_baselines.md, 1: one recipe for all
-    "temperature": 0.2, "encoder": "resnet18", "encoder_weights": "imagenet", "lr": 0.01, "momentum": 0.9, "weight_decay": 3e-4,
+    "temperature": 0.2,
+    "encoder": "resnet18",
+    "encoder_weights": "imagenet",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 3e-4,
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -48,6 +53,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "video_loss": True, "contrastive": True, "pairs": "same", "regularizer": "released", "lr": 1e-3,  # 3
         "mine_eval": False, "windows": True, "use_video_prob": False, "segments": 32,  # 3, 4
     },
+    "CSI": {**RECIPE, "temperature": 0.5, "contrast_weight": 1.0, "augmentation_weight": 1.0, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2, 3
     "DAE": {"latent_dim": 128, "noise_std": 0.0, "loss": "mse", "lr": 1e-4},  # dae_vae.md, 2, 3
     "DeepGamblers": {  # pixel_ood_scores.md, 3; the outlier term is that of pebal.md, 3.1
         **TUNED, "payoff": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "score": "abstention",
@@ -67,6 +73,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-7, "betas": ADAM, "ae_lr": 1e-4, "ae_lr_milestones": (50,), "ae_weight_decay": 5e-4,
         "reconstruction_weight": 0.0, "rho": 0.15, "score": "distance",
     },
+    "DROC": {**RECIPE, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2: temperature 0.2; the recipe of 1
     "EntropyMaximisation": {**SEGMENTER, "outlier_weight": 0.9, "lr": 1e-5},  # pixel_ood_scores.md, 3, Meta-OoD
     "FAnoGAN": {  # fanogan.md, 2 and 3
         "variant": "izif", "kappa": 1.0, "feature": "critic", "latent_dim": 128, "width": 64, "image_size": 64,
@@ -88,6 +95,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "fixed_penalty": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "energy": True, "margin_in": -12.0,
         "margin_out": -6.0, "regularizer": "released", "energy_weight": 0.1, "smoothing": True,
     },
+    "PMSACL": {  # pmsacl.md, 2 and 3
+        **RECIPE, "strong": "medmix", "num_strong": 4, "versions": "all", "alpha": 5.0, "denominator": "proper", "warmup_epochs": 0,
+        "contrast_weight": 1.0, "center_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "crop_scale": (0.8, 1.0),
+    },
     "PaDiM": {"backbone": "resnet18", "num_channels": 100, "eps": 0.01, "sigma": 4.0, "score": "smoothed"},  # padim.md, 2, 4
     "PostHocScore": {  # pixel_ood_scores.md, 3
         **SEGMENTER, "temperature": 1.0, "sample": 0.01, "per_class": False, "boundary_width": 4, "boundary_steps": 4,
@@ -97,10 +108,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "variant": "released", "hidden": (512, 128), "dropout": 0.7, "margin": 100.0, "smoothness_weight": 8e-4,
         "sparsity_weight": 8e-3, "lr": 1e-3, "segments": 32,
     },
+    "RotNet": {**{name: value for name, value in RECIPE.items() if name != "temperature"}, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 1
+    "SimCLR": {**RECIPE, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2: 0.2 as CCD
     "StudentTeacher": {  # student_teacher.md, 2 and 3
         "patch_sizes": (17, 33, 65), "num_students": 3, "width": 128, "teacher": "resnet18", "patches_per_image": 64,
         "distillation_weight": 1.0, "compactness_weight": 1.0, "triplet_weight": 0.0, "teacher_lr": 2e-4, "lr": 1e-4,
         "weight_decay": 1e-5, "pool": "max",
+    },
+    "SupCon": {  # contrastive_baselines.md, 2 and 3; images as PMSACL
+        **RECIPE, "strong": "medmix", "num_strong": 4, "versions": "all", "crop_scale": (0.8, 1.0),
     },
     "VAE": {  # dae_vae.md, 2 to 4
         "latent_dim": 128, "beta": 1.0, "likelihood": "gaussian", "score": "residual", "samples": 0, "lr": 1e-4,
@@ -150,6 +166,7 @@ DCGAN = {"in_channels": 1, "image_size": 32, "widths": [8, 16, 16], "latent_dim"
 STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes that make it small, optimisers
     "ADACL": ("ADACL", {"widths": (8, 8, 8, 8), "hidden": 8}, [Start("Adam", (1e-4,))]),  # adacl.md, 3
     "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
+    **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe
     "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
     "CTMIL thesis": (  # ctmil.md, 3
         "CTMIL", {**FRAMES, "preset": "thesis", "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)],

@@ -9,6 +9,7 @@ Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a pa
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,9 @@ class EncoderPretraining(AnomalyModule):
         ConfigError: an unknown network, or a size that does not fit.
     """
 
+    has_gaussian: ClassVar[bool] = True
+    """Off for a method with a score of its own, which defines ``distance``."""
+
     feature_mean: Tensor
     feature_whitening: Tensor
 
@@ -77,14 +81,16 @@ class EncoderPretraining(AnomalyModule):
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
+        if not self.has_gaussian:
+            return
         size = self.encoder.out_features
         self.register_buffer("feature_mean", torch.full((size,), math.nan, dtype=torch.float32))
         self.register_buffer("feature_whitening", torch.full((size, size), math.nan, dtype=torch.float32))
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a Gaussian."""
-        return bool(self.feature_mean.isfinite().all())
+        """Whether there is a Gaussian, where one scores."""
+        return not self.has_gaussian or bool(self.feature_mean.isfinite().all())
 
     def load_pretrained(self) -> None:
         """Load what training starts from."""
@@ -129,13 +135,14 @@ class EncoderPretraining(AnomalyModule):
             ShapeError: images of another size than the encoder takes, or smaller than a patch.
         """
         if self.grid is None:
-            return self._distance(image), None
+            return self.distance(image), None
         patches = self.grid.cut(image)
         patches = patches.view(image.shape[0], -1, *patches.shape[1:])  # (B, P, C, S, S)
-        found = [self._distance(some.flatten(0, 1)) for some in portions(patches, PATCHES_AT_ONCE, 1)]
+        found = [self.distance(some.flatten(0, 1)) for some in portions(patches, PATCHES_AT_ONCE, 1)]
         return torch.cat([distance.view(image.shape[0], -1) for distance in found], 1).amax(1), None
 
-    def _distance(self, image: Tensor) -> Tensor:
+    def distance(self, image: Tensor) -> Tensor:
+        """Distance to the Gaussian (B,) of images or patches (B, C, S, S)."""
         with torch.autocast(image.device.type, enabled=False):
             white = (self.embed(image) - self.feature_mean) @ self.feature_whitening.T
             distance: Tensor = torch.linalg.vector_norm(white, dim=1)
@@ -144,6 +151,8 @@ class EncoderPretraining(AnomalyModule):
     @torch.no_grad()
     def fit_statistics(self) -> None:
         """Measure mean and covariance of the features of all training images, or of the patches of their grid."""
+        if not self.has_gaussian:
+            return
         training = self.training
         self.eval()
         moments = StreamedMoments(1, self.encoder.out_features, device=self.device)

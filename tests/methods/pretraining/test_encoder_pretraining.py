@@ -71,7 +71,7 @@ class TestScore:
         with torch.no_grad():
             score, anomaly_map = model.eval()(image)
             places = [(row, column) for row in range(0, 25, 8) for column in range(0, 25, 8)]
-            alone = torch.stack([model._distance(image[:, :, r : r + 16, c : c + 16]) for r, c in places])
+            alone = torch.stack([model.distance(image[:, :, r : r + 16, c : c + 16]) for r, c in places])
         assert anomaly_map is None
         torch.testing.assert_close(score, alone.amax(0), rtol=1e-3, atol=1e-3)
 
