@@ -32,6 +32,7 @@ MATRIX = {
     "contract/test_compile.py": {
         *SCENES,
         *CONTRASTS,
+        "CCD",
         "PMSACL",
         "RotNet",
         "DeepLabV3Plus",
@@ -57,6 +58,7 @@ MATRIX = {
     "contract/test_precision.py": {
         *SCENES,
         *CONTRASTS,
+        "PMSACL",
         "RotNet",
         "DeepLabV3Plus",
         "MSSSIMAutoencoder",

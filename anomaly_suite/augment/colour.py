@@ -63,6 +63,6 @@ def _colour_matrix(scale: Tensor, angle: Tensor) -> Tensor:
     turn[:, 1, 1] = turn[:, 2, 2] = scale * angle.cos()
     turn[:, 2, 1] = scale * angle.sin()
     turn[:, 1, 2] = -turn[:, 2, 1]
-    back = torch.linalg.inv(to_yiq.double()).to(scale.dtype)
+    back = torch.tensor(_YIQ, dtype=torch.float64).inverse().to(to_yiq)  # made where float64 is known
     matrix: Tensor = back @ turn @ to_yiq
     return matrix

@@ -10,6 +10,7 @@ def test_numbers_of_an_image_do_not_depend_on_its_batch() -> None:
     together, alone = ContentDraws(image_keys(image)), ContentDraws(image_keys(image[[4, 1]]))
     for shape in ((2, 3), (5,)):
         assert torch.equal(together(6, *shape)[[4, 1]], alone(2, *shape))
+    assert not torch.equal(together(6, 5), ContentDraws(together.keys)(6, 5))  # the next numbers are others
 
 
 def test_images_and_salts_have_numbers_of_their_own() -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+import anomaly_suite.methods
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods import CCD
 from anomaly_suite.methods.pretraining.encoder_pretraining import cosine_decay
@@ -76,7 +77,9 @@ class TestScore:
         torch.testing.assert_close(score, alone.amax(0), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("encoder", "options"), [("residual", {}), ("resnet18", {}), ("residual", {"patch_size": 16})])
+@pytest.mark.parametrize(
+    ("encoder", "options"), [("residual", {}), ("test_resnet", {}), ("residual", {"patch_size": 16})]
+)
 def test_an_encoder_takes_the_checkpoint(
     encoder: str, options: dict[str, Any], tmp_path: Any, trainer_in: Make
 ) -> None:
@@ -89,6 +92,12 @@ def test_an_encoder_takes_the_checkpoint(
     taken.load_weights(str(tmp_path / "run.ckpt"))
     with torch.no_grad():
         assert torch.equal(taken(images(2)), model.eval().encoder(images(2)))
+
+
+def test_encoders_of_all_have_the_same_names() -> None:
+    names = ("CCD", "CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")
+    encoders = [getattr(anomaly_suite.methods, name)(**TINY).encoder.state_dict().keys() for name in names]
+    assert all(keys == encoders[0] for keys in encoders)
 
 
 def test_weights_that_training_starts_from(tmp_path: Any, trainer_in: Make) -> None:

@@ -74,6 +74,9 @@ class TestLosses:
         terms = model.terms(model.encoder(views.image), views)
         assert set(terms) == {"contrast", "center", "augmentation"}
         assert terms["augmentation"].item() == pytest.approx(1.386, abs=0.3)
+        projection = model.projection(model.encoder(views.image))
+        away = [projection[i] - model.centers[i % 4] for i in range(32)]  # versions of an image follow each other
+        assert terms["center"].item() == pytest.approx(sum(float(each.square().sum()) for each in away) / 32, rel=1e-4)
         for name, term in terms.items():
             model.zero_grad()
             term.backward(retain_graph=True)
