@@ -45,6 +45,7 @@ Entries = dict[str, Any]
 _PATCHES = {"patch_size": 8, "patch_stride": 4, "patches_per_step": 24}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another path through a method's code
     "ADACL": {"bce": {"loss": "bce", "labels": "discrete", "clip_in_loss": True}},
+    "CCD": {"paper": {"strong": "rotation", "negatives": "same_augmentation", "versions": "all"}},
     "DeepSVDD": {
         "soft": {"objective": "soft-boundary", "warmup_epochs": 1, "ae_epochs": 1},
         "rec": {"reconstruction_weight": 1.0, "score": "sum", "ae_epochs": 0},

@@ -27,10 +27,15 @@ SCENES = {
     "EntropyMaximisation",
     "PostHocScore",
 }  # they share network and loops with DeepLabV3Plus and PEBAL
+CONTRASTS = {"CSI", "DROC", "SimCLR", "SupCon"}  # they share all but a loss with CCD and PMSACL
 MATRIX = {
-    "contract/test_averaging.py": {*SCENES, "DeepLabV3Plus", "PEBAL", "RTFM"},
+    "contract/test_averaging.py": {*SCENES, *CONTRASTS, "DeepLabV3Plus", "PEBAL", "PMSACL", "RTFM", "RotNet"},
     "contract/test_compile.py": {
         *SCENES,
+        *CONTRASTS,
+        "CCD",
+        "PMSACL",
+        "RotNet",
         "DeepLabV3Plus",
         "KnowledgeDistillation",
         "MSSSIMAutoencoder",
@@ -40,9 +45,13 @@ MATRIX = {
     | {"CTMIL", "DeepSVDD", "RTFM", "VAE"},
     "contract/test_export.py": {
         *SCENES,
+        *CONTRASTS,
+        "CCD",
         "CTMIL",
         "DAE",
         "DeepLabV3Plus",
+        "PMSACL",
+        "RotNet",
         "FAnoGAN",
         "KnowledgeDistillation",
         "MSSSIMAutoencoder",
@@ -51,10 +60,21 @@ MATRIX = {
         "StudentTeacher",
     }
     | {"DeepSVDD", "VAE"},
-    "contract/test_precision.py": {*SCENES, "DeepLabV3Plus", "MSSSIMAutoencoder", "StudentTeacher", "RTFM", "VAE"},
-    "contract/test_processes.py": {"DeepGamblers", "EntropyMaximisation"},
-    "contract/test_state_dict.py": SCENES,
-    "contract/test_unreadable.py": {*SCENES, "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "VAE"},
+    "contract/test_precision.py": {
+        *SCENES,
+        *CONTRASTS,
+        *("DeepLabV3Plus", "MSSSIMAutoencoder", "PMSACL", "RTFM", "RotNet", "StudentTeacher", "VAE"),
+    },
+    "contract/test_processes.py": {*CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
+    "contract/test_resume.py": CONTRASTS,
+    "contract/test_run_ends.py": CONTRASTS,
+    "contract/test_state_dict.py": {*SCENES, *CONTRASTS, "RotNet"},
+    "contract/test_unreadable.py": {
+        *SCENES,
+        *CONTRASTS,
+        *("CCD", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
+    },
+    "test_contract.py": CONTRASTS,
 }
 """By file the methods that are tried with ``make test-all`` alone: others, which stay, go the same ways in less time."""
 

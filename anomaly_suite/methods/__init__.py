@@ -2,16 +2,20 @@
 
 from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
-from anomaly_suite.methods.pretraining import KnowledgeDistillation
+from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
 from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
 from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
 
 __all__ = [
     "ADACL",
+    "CCD",
+    "CSI",
     "CTMIL",
     "DAE",
+    "DROC",
     "IGD",
     "PEBAL",
+    "PMSACL",
     "RTFM",
     "VAE",
     "DeepGamblers",
@@ -24,5 +28,8 @@ __all__ = [
     "MSSSIMAutoencoder",
     "PaDiM",
     "PostHocScore",
+    "RotNet",
+    "SimCLR",
     "StudentTeacher",
+    "SupCon",
 ]

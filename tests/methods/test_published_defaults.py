@@ -28,6 +28,15 @@ WGAN = (0.0, 0.9)  # betas of WGAN-GP's family
 SEGMENTER = {"output_stride": 8, "num_classes": 19, "width": 256}  # deeplabv3plus.md, 2b, 2c
 TUNED = {**SEGMENTER, "lr": 1e-5, "trunk_mode": "eval"}  # pebal.md, 2: Adam 1e-5, frozen part in evaluation mode
 
+RECIPE = {  # ccd.md, 3; contrastive_baselines.md, 1: one recipe for all
+    "temperature": 0.2,
+    "encoder": "resnet18",
+    "encoder_weights": "imagenet",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 3e-4,
+}
+
 DEFAULTS: dict[str, dict[str, Any]] = {
     "ADACL": {  # adacl.md
         "widths": (32, 64, 128, 128), "strides": (1, 2, 2, 1), "kernel_size": 3, "hidden": 64,  # 2
@@ -35,11 +44,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "clip_in_loss": False,  # 2, 6: the literal clip never learns from outside
         "lr_min": 1e-4, "lr_max": 2e-3, "half_period": 2.0,  # 3, optimiser
     },
+    "CCD": {  # ccd.md, 2 and 3
+        **RECIPE, "strong": "permutation", "num_strong": 4, "negatives": "all", "anchors": "both", "crop_scale": (0.2, 1.0),
+        "contrast_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "position_pairs": 32,
+    },
     "CTMIL": {  # ctmil.md
         "preset": "default", "hidden": (512, 128), "dropout": 0.7, "encoder": "transformer",  # 2
         "video_loss": True, "contrastive": True, "pairs": "same", "regularizer": "released", "lr": 1e-3,  # 3
         "mine_eval": False, "windows": True, "use_video_prob": False, "segments": 32,  # 3, 4
     },
+    "CSI": {**RECIPE, "temperature": 0.5, "contrast_weight": 1.0, "augmentation_weight": 1.0, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2, 3
     "DAE": {"latent_dim": 128, "noise_std": 0.0, "loss": "mse", "lr": 1e-4},  # dae_vae.md, 2, 3
     "DeepGamblers": {  # pixel_ood_scores.md, 3; the outlier term is that of pebal.md, 3.1
         **TUNED, "payoff": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "score": "abstention",
@@ -59,6 +73,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-7, "betas": ADAM, "ae_lr": 1e-4, "ae_lr_milestones": (50,), "ae_weight_decay": 5e-4,
         "reconstruction_weight": 0.0, "rho": 0.15, "score": "distance",
     },
+    "DROC": {**RECIPE, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2: temperature 0.2; the recipe of 1
     "EntropyMaximisation": {**SEGMENTER, "outlier_weight": 0.9, "lr": 1e-5},  # pixel_ood_scores.md, 3, Meta-OoD
     "FAnoGAN": {  # fanogan.md, 2 and 3
         "variant": "izif", "kappa": 1.0, "feature": "critic", "latent_dim": 128, "width": 64, "image_size": 64,
@@ -80,6 +95,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "fixed_penalty": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "energy": True, "margin_in": -12.0,
         "margin_out": -6.0, "regularizer": "released", "energy_weight": 0.1, "smoothing": True,
     },
+    "PMSACL": {  # pmsacl.md, 2 and 3
+        **RECIPE, "strong": "medmix", "num_strong": 4, "versions": "all", "alpha": 5.0, "denominator": "proper", "warmup_epochs": 0,
+        "contrast_weight": 1.0, "center_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "crop_scale": (0.8, 1.0),
+    },
     "PaDiM": {"backbone": "resnet18", "num_channels": 100, "eps": 0.01, "sigma": 4.0, "score": "smoothed"},  # padim.md, 2, 4
     "PostHocScore": {  # pixel_ood_scores.md, 3
         **SEGMENTER, "temperature": 1.0, "sample": 0.01, "per_class": False, "boundary_width": 4, "boundary_steps": 4,
@@ -89,10 +108,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "variant": "released", "hidden": (512, 128), "dropout": 0.7, "margin": 100.0, "smoothness_weight": 8e-4,
         "sparsity_weight": 8e-3, "lr": 1e-3, "segments": 32,
     },
+    "RotNet": {**{name: value for name, value in RECIPE.items() if name != "temperature"}, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 1
+    "SimCLR": {**RECIPE, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2: 0.2 as CCD
     "StudentTeacher": {  # student_teacher.md, 2 and 3
         "patch_sizes": (17, 33, 65), "num_students": 3, "width": 128, "teacher": "resnet18", "patches_per_image": 64,
         "distillation_weight": 1.0, "compactness_weight": 1.0, "triplet_weight": 0.0, "teacher_lr": 2e-4, "lr": 1e-4,
         "weight_decay": 1e-5, "pool": "max",
+    },
+    "SupCon": {  # contrastive_baselines.md, 2 and 3; images as PMSACL
+        **RECIPE, "strong": "medmix", "num_strong": 4, "versions": "all", "crop_scale": (0.8, 1.0),
     },
     "VAE": {  # dae_vae.md, 2 to 4
         "latent_dim": 128, "beta": 1.0, "likelihood": "gaussian", "score": "residual", "samples": 0, "lr": 1e-4,
@@ -126,6 +150,8 @@ NETWORK = {
 }  # fmt: skip
 FRAMES = {"feature_dim": 16, "hidden": (8, 4)}
 SMALL = {"image_size": 16, "encoder": "residual", "encoder_weights": None, "width": 8, "latent_dim": 16}
+PRETRAINED = {"encoder": "residual", "encoder_weights": None, "image_size": 16, "width": 4}
+SGD = Start("SGD", (0.01,), betas=None, weight_decay=3e-4, momentum=0.9)
 LENET = {"in_channels": 1, "image_size": 16, "widths": [8, 4]}
 STUDENTS = {
     "patch_sizes": [17],
@@ -139,6 +165,8 @@ DCGAN = {"in_channels": 1, "image_size": 32, "widths": [8, 16, 16], "latent_dim"
 
 STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes that make it small, optimisers
     "ADACL": ("ADACL", {"widths": (8, 8, 8, 8), "hidden": 8}, [Start("Adam", (1e-4,))]),  # adacl.md, 3
+    "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
+    **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe
     "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
     "CTMIL thesis": (  # ctmil.md, 3
         "CTMIL", {**FRAMES, "preset": "thesis", "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)],
@@ -274,7 +302,16 @@ def test_epochs_of_deep_svdds_pretraining(options: dict[str, Any], epochs: int) 
 
 
 CONSTANTS: dict[str, dict[str, Any]] = {
-    "augment": {"MIN_CHANGE": 0.01, "MAX_TRIES": 5, "MIN_SHIFT": 4},  # adacl.md, 3: our choice
+    "augment.medmix": {  # pmsacl.md, 3: the paper has no geometry; ours
+        "AREA": (0.01, 0.06), "SMALL_AREA": (0.04, 0.12), "MAX_ASPECT": 2.0, "JITTER": (0.4, 0.4, 0.4, 0.1), "MAX_NOISE": 0.1,
+        "WARP_SHARE": 0.5, "FISHEYE": (0.2, 0.6), "WAVE_AMPLITUDE": (0.02, 0.08), "WAVE_PERIOD": (0.3, 1.0), "FEATHER": 2, "TRIES": 20,
+    },
+    "augment.strong": {"HOLE_SIDE": 1 / 4, "NOISE_VARIANCE": 0.05, "SALT_SHARE": 0.05},  # ccd.md, 3; the side is ours
+    "augment.structural": {"MIN_CHANGE": 0.01, "MAX_TRIES": 5, "MIN_SHIFT": 4},  # adacl.md, 3: our choice
+    "augment.weak": {  # ccd.md, 3
+        "RATIO": (3 / 4, 4 / 3), "JITTER": (0.4, 0.4, 0.4, 0.1), "JITTER_SHARE": 0.8, "GREY_SHARE": 0.2, "BLUR_SHARE": 0.5,
+        "FLIP_SHARE": 0.5, "BLUR_SIDE": 0.1, "BLUR_SIGMA": (0.1, 2.0),
+    },
     "contract.videos": {"SNIPPET_FRAMES": 16, "SEGMENTS": 32},  # deep_mil.md, 1
     "losses": {  # igd.md, 3
         "SCALE_WEIGHTS": (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), "SIGMA": 1.5, "K1": 0.01, "K2": 0.03, "SMALLEST_MEAN": 1e-6,
@@ -290,6 +327,9 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "methods.pixel_ood.standardized_max_logits": {  # pixel_ood_scores.md, 3 and 6.5
         "SMALLEST_VARIANCE": 1e-6, "SMOOTHING_SIDE": 7, "SMOOTHING_SIGMA": 1.0, "SMOOTHING_DILATION": 6,
     },
+    "methods.pretraining.contrastive_pretraining": {"PROJECTION": 128},  # ccd.md, 2
+    "methods.pretraining.encoder_pretraining": {"LAST_LR": 1e-3, "RIDGE": 1e-6},  # ccd.md, 3; contrastive_baselines.md, 4
+    "methods.pretraining.positions": {"HIDDEN": 128, "JITTER": (0.2, 0.2, 0.2, 0.05)},  # ccd.md, 2, 3; the jitter is ours
     "methods.reconstruction.dae": {"LOG_VARIANCE_RANGE": (-10.0, 10.0)},  # dae_vae.md, 3
     "methods.reconstruction.fanogan": {"CRITIC_STEPS": 5, "PENALTY_WEIGHT": 10.0, "EPSILON": 1e-12},  # fanogan.md, 3 and 6.2
     "methods.reconstruction.ms_ssim_autoencoder": {"WARMUP_RHO": 0.85},  # msssim_autoencoder.md, 3

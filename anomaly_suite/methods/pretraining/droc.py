@@ -1,0 +1,85 @@
+"""DROC: contrast of images, some of them rotated, each rotated copy an instance of its own.
+
+Paper: Sohn et al., "Learning and Evaluating Representations for Deep One-Class Classification", ICLR 2021.
+Reference: google-research/deep_representation_one_class, as described in our notes, no code read.
+Differs: one recipe with CCD, its weak augmentations among it. Score: the paper's Gaussian of normalised features, up to a constant and a
+    square; its kernel density and OC-SVM are left out.
+Axes: A views of B items, D width of the encoder.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomaly_suite.methods.pretraining.contrast import Candidates, contrast, similarity
+from anomaly_suite.methods.pretraining.contrastive_pretraining import ContrastivePretraining, Views
+from anomaly_suite.nn.size import ImageSize
+
+
+def one_way_contrast(candidates: Candidates, *, temperature: float) -> Tensor:
+    """Contrast of first views against all second views, of normalised projections: a scalar."""
+    own = len(candidates.anchors)
+    rows = torch.arange(len(candidates.feature), device=candidates.feature.device)
+    second = rows[rows % own >= own // 2]  # the later block of every process
+    anchor, positive = candidates.anchors[: own // 2], candidates.positives[: own // 2]
+    logits = similarity(candidates.feature[anchor], candidates.feature[second]) / temperature
+    return contrast(logits, torch.searchsorted(second, positive), torch.ones_like(logits, dtype=torch.bool))
+
+
+class DROC(ContrastivePretraining):
+    """Pre-training: contrast of images, each in one of four rotations. Images must be square.
+
+    Give the checkpoint as ``encoder_weights`` to a method with the same ``encoder``, size and ``width``. The anomaly score is the
+    distance to a Gaussian of the features; there is no map.
+
+    Args:
+        temperature: tau.
+        crop_scale: Smallest and largest share of the area that a weak view has.
+        colour: Hue, saturation and grey among the weak augmentations.
+        blur: Among the weak augmentations; null blurs images above 64 pixels.
+        encoder: ``residual``, or the name of a timm network.
+        encoder_weights: What training starts from: ``imagenet``, a file, a run, or null for random weights.
+        image_size: Height and width of the images that a ``residual`` encoder takes, unless it takes patches.
+        width: Channels of the first convolution of ``residual``; it ends with 8 times as many.
+        patch_size: Train on random square patches of so many pixels; null takes whole images.
+        patches_per_image: Patches of each training image and step.
+        lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+
+    Raises:
+        ConfigError: a network or size that does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.2,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        colour: bool = True,
+        blur: bool | None = None,
+        encoder: str = "resnet18",
+        encoder_weights: str | None = "imagenet",
+        image_size: ImageSize = 256,
+        width: int = 64,
+        patch_size: int | None = None,
+        patches_per_image: int = 16,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 3e-4,
+    ) -> None:
+        super().__init__(
+            strong="rotation", num_strong=4, versions="one", crop_scale=crop_scale, colour=colour, blur=blur,
+            projection="eight layers", weights={"contrast": 1.0}, position_pairs=0,
+            encoder=encoder, encoder_weights=encoder_weights, image_size=image_size, width=width, patch_size=patch_size,
+            patches_per_image=patches_per_image, lr=lr, momentum=momentum, weight_decay=weight_decay,
+        )  # fmt: skip
+        self.save_hyperparameters()
+        self.temperature = temperature
+
+    def terms(self, feature: Tensor, views: Views) -> dict[str, Tensor]:
+        """The contrast."""
+        candidates = self.candidates(F.normalize(self.projection(feature).float(), dim=1), views)
+        return {"contrast": one_way_contrast(candidates, temperature=self.temperature)}
