@@ -8,13 +8,13 @@ changes nothing that anyone could see is no fault and is taken out.
 # fmt: off
 MUTANTS: list[tuple[str, ...]] = [
     # One class ----------------------------------------------------------------------------------------------------------
-    ("augment.py", "torch.randint(len(functions), (len(image),), generator=generator, device=image.device)",
+    ("augment/structural.py", "torch.randint(len(functions), (len(image),), generator=generator, device=image.device)",
      "torch.randint(len(functions), (1,), generator=generator, device=image.device).expand(len(image))"),
-    ("augment.py", "(shift >= MIN_SHIFT)", "(shift < MIN_SHIFT)"),
-    ("augment.py", "range(4)))[1:]", "range(4)))[:]"),
-    ("augment.py", "todo & (choice == number)", "choice == number"),
-    ("augment.py", "return _rotate(image, 3)", "return _rotate(image, 1)"),
-    ("augment.py", "share[0] + (share[1] - share[0]) * blend", "share[1] - (share[1] - share[0]) * share[0] * blend"),
+    ("augment/structural.py", "(shift >= MIN_SHIFT)", "(shift < MIN_SHIFT)"),
+    ("augment/structural.py", "range(4)))[1:]", "range(4)))[:]"),
+    ("augment/structural.py", "todo & (choice == number)", "choice == number"),
+    ("augment/structural.py", "return _rotate(image, 3)", "return _rotate(image, 1)"),
+    ("augment/structural.py", "share[0] + (share[1] - share[0]) * blend", "share[1] - (share[1] - share[0]) * share[0] * blend"),
     ("methods/one_class/adacl.py", "torch.tensor([0.0, 1.0], dtype", "torch.tensor([1.0, 0.0], dtype"),
     ("methods/one_class/adacl.py", "high + (1 - high) * draw[1]", "high * draw[1]"),
     ("methods/one_class/adacl.py", "output.clamp(0, 1) if clip else output", "output"),

@@ -28,7 +28,7 @@ ALLOWED = {
     "contract": {"contract", "io", "tensor_files", *BOTTOM},
     "nn": {"nn", "io", "tensor_files", *BOTTOM},
     "losses": {"nn", *BOTTOM},
-    "augment": BOTTOM,
+    "augment": {"augment", *BOTTOM},
     "methods": {"methods", "nn", "losses", "augment", "contract", *BOTTOM},
     "data": {"data", "contract", "augment", "io", *BOTTOM},
     "metrics": {"metrics", *BOTTOM},

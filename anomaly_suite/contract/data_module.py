@@ -17,7 +17,7 @@ from anomaly_suite.contract.sampler import ShardSampler
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.options import ChecksOptions
 
-Validation = Literal["holdout", "augmented", "test", "none"]
+Validation = Literal["holdout", "augmented", "medmix", "test", "none"]
 
 
 class Splits(NamedTuple):
@@ -41,7 +41,7 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         seed: Decides every split and the order of training samples.
         validation: ``holdout`` keeps ``val_size`` training normals (and labelled anomalies that the data set has apart
             from its test set); ``augmented`` keeps them together with one structure-breaking augmented copy of each as
-            pseudo-anomaly; ``test`` validates on the test set, which every result file then says; ``none``.
+            pseudo-anomaly, ``medmix`` with one that has 1 to 3 lesions, and its mask; ``test`` validates on the test set, which every result file then says; ``none``.
         val_size: A fraction of the training normals, or a count if an integer.
 
     Raises:

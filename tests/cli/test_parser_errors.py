@@ -37,7 +37,7 @@ WRONG_WORDS = {
     "model_value": (["fit", *FAST, "--model.hidden", "many"], "hidden: Expected a <class 'int'>.* many"),
     "model_choice": (["fit", *FAST, "--model.labels", "continous"], "labels: .*'continuous', 'discrete'.* continous"),
     "data_value": (["fit", *FAST, "--data.val_size", "5.5"], "val_size must be a fraction .* got 5.5"),
-    "data_choice": (["fit", *FAST, "--data.validation", "tset"], "validation: .*'holdout', 'augmented', 'test', 'none'.* tset"),
+    "data_choice": (["fit", *FAST, "--data.validation", "tset"], "validation: .*'holdout', 'augmented', 'medmix', 'test', 'none'.* tset"),
     "trainer_value": (["fit", *FAST, "--trainer.max_epochs", "many"], "trainer.max_epochs: Expected a <class 'int'>; got many"),
     "callback_choice": (["fit", *FAST, "--calibrate.rule", "autoo"], "calibrate.rule: .*'auto', 'max_f1'.* autoo"),
     "metric": (["fit", *FAST, "--metrics.image", "[AUROK]"], "no metric 'AUROK'.* Did you mean 'AUROC'?"),

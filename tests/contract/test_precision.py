@@ -137,7 +137,7 @@ def untyped(path: Path) -> list[int]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("package", ["methods", "nn", "contract", "augment.py", "losses.py"])
+@pytest.mark.parametrize("package", ["methods", "nn", "contract", "augment", "losses.py"])
 def test_no_step_draws_or_counts_in_the_type_of_the_weights(package: str) -> None:
     """Under bf16-true the default type is bfloat16: a count would stop at 256, and a draw take one of 256 values."""
     root = Path(inspect.getfile(anomaly_suite)).parent / package

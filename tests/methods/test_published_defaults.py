@@ -274,7 +274,7 @@ def test_epochs_of_deep_svdds_pretraining(options: dict[str, Any], epochs: int) 
 
 
 CONSTANTS: dict[str, dict[str, Any]] = {
-    "augment": {"MIN_CHANGE": 0.01, "MAX_TRIES": 5, "MIN_SHIFT": 4},  # adacl.md, 3: our choice
+    "augment.structural": {"MIN_CHANGE": 0.01, "MAX_TRIES": 5, "MIN_SHIFT": 4},  # adacl.md, 3: our choice
     "contract.videos": {"SNIPPET_FRAMES": 16, "SEGMENTS": 32},  # deep_mil.md, 1
     "losses": {  # igd.md, 3
         "SCALE_WEIGHTS": (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), "SIGMA": 1.5, "K1": 0.01, "K2": 0.03, "SMALLEST_MEAN": 1e-6,

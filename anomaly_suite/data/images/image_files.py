@@ -145,7 +145,8 @@ class ImageFileModule(AnomalyDataModule):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
     """
 
@@ -222,8 +223,8 @@ class ImageFileModule(AnomalyDataModule):
         train, val = self._hold_out(found)
         masks = any(item.mask for item in found.test) and _all_masked(found.test)
         held: BatchedDataset | None = files(val, masks=masks and _all_masked(val)) if val else None
-        if held is not None and self.validation == "augmented":
-            held = WithPseudoAnomalies(held, seed=self.seed)
+        if held is not None and self.validation in ("augmented", "medmix"):
+            held = WithPseudoAnomalies(held, seed=self.seed, kind=self.validation)
         return Splits(
             ImageFiles(train, pipeline=training, training=True, **options),
             held,

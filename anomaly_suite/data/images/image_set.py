@@ -6,6 +6,7 @@ Axes: N images, B batch, C channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -74,9 +75,9 @@ class ImageSet(BatchedDataset):
             batch["mask"] = self.mask[rows]
         return batch
 
-    def with_pseudo_anomalies(self, seed: int) -> ImageSet:
-        """These normal images and one pseudo-anomaly of each, made once."""
-        both = WithPseudoAnomalies(self, seed=seed)
+    def with_pseudo_anomalies(self, seed: int, kind: Literal["augmented", "medmix"] = "augmented") -> ImageSet:
+        """These normal images and one pseudo-anomaly of each, made once; those of ``medmix`` with masks."""
+        both = WithPseudoAnomalies(self, seed=seed, kind=kind)
         batch = both.batch(list(range(len(both))))
         image = batch["image"].mul(255).round().byte()
-        return ImageSet(image=image, label=batch["label"], names=batch["image_path"])
+        return ImageSet(image=image, label=batch["label"], names=batch["image_path"], mask=batch.get("mask"))

@@ -99,7 +99,8 @@ class OneVsRest(AnomalyDataModule):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -194,8 +195,8 @@ class OneVsRest(AnomalyDataModule):
         test_rows = np.setdiff1d(split.test, foreign)
         test = subset(test_rows, pool.target[test_rows] != self.normal_class)
         val = subset(normals[held], np.zeros(len(held), bool)) if held else None
-        if val is not None and self.validation == "augmented":
-            val = val.with_pseudo_anomalies(self.seed)
+        if val is not None and self.validation in ("augmented", "medmix"):
+            val = val.with_pseudo_anomalies(self.seed, self.validation)
         return Splits(train, val, test)
 
     def _contaminants(

@@ -39,7 +39,8 @@ class SyntheticTextures(AnomalyDataModule):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -96,8 +97,8 @@ class SyntheticTextures(AnomalyDataModule):
             image, mask = self._make("val", self.val_anomalies, self.val_anomalies)
             blank = mask.new_zeros(len(held), *mask.shape[1:])
             val = self._set(torch.cat([normals[held], image]), torch.cat([blank, mask]), "val")
-        elif self.validation == "augmented":
-            val = self._set(normals[held], None, "val").with_pseudo_anomalies(self.seed)
+        elif self.validation in ("augmented", "medmix"):
+            val = self._set(normals[held], None, "val").with_pseudo_anomalies(self.seed, self.validation)
         return Splits(train, val, test)
 
     def _make(self, part: Literal["train", "val", "test"], count: int, defects: int) -> tuple[Tensor, Tensor]:

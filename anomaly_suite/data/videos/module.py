@@ -80,9 +80,9 @@ class VideoFeatures(AnomalyDataModule):
             raise ConfigError(f"segments must be at least 1; got {segments}.")
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ConfigError(f"batches_per_epoch must be at least 1; got {batches_per_epoch}.")
-        if self.validation == "augmented":
+        if self.validation in ("augmented", "medmix"):
             raise ConfigError(
-                "validation: augmented makes copies of images; videos have none. Use holdout, test or none."
+                f"validation: {self.validation} makes copies of images; videos have none. Use holdout, test or none."
             )
         self.segments = segments
         self.layout: Layout = layout

@@ -95,6 +95,7 @@ def test_normals_set_apart_make_holding_out_needless(found: Found) -> None:
 
     assert sizes(found, "holdout") == (10, 2)
     assert sizes(found, "augmented") == (10, 2)  # the normal one and its pseudo-anomaly
+    assert sizes(found, "medmix") == (10, 2)
     assert sizes(found, "none") == sizes(found, "test") == (10, 0)
     only_bad = found._replace(val=found.val[1:])
     assert sizes(only_bad, "holdout") == (7, 4)

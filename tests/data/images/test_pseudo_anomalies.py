@@ -27,3 +27,24 @@ def test_pseudo_anomalies_are_the_same_in_any_batch() -> None:
     assert torch.equal(single, whole["image"])
     other = WithPseudoAnomalies(normals, seed=2).__getitems__(list(range(10)))
     assert not torch.equal(other["image"], whole["image"])
+
+
+def test_copies_with_lesions_have_masks_and_any_shape() -> None:
+    normals = ImageSet(
+        image=torch.randint(0, 256, (5, 3, 40, 48), dtype=torch.uint8),
+        label=torch.zeros(5, dtype=torch.long),
+        names=[f"a/{index}.png" for index in range(5)],
+    )
+    data = WithPseudoAnomalies(normals, seed=1, kind="medmix")
+    whole = data.batch(list(range(10)))
+    assert whole["label"].tolist() == [0] * 5 + [1] * 5
+    changed = (whole["image"][5:] != whole["image"][:5]).any(1, keepdim=True)
+    assert not whole["mask"][:5].any()
+    assert whole["mask"][5:].flatten(1).any(1).all()
+    assert not (changed & ~whole["mask"][5:]).any()
+    assert 0.9 < changed.sum() / whole["mask"].sum() <= 1
+    alone = torch.cat([data.batch([index])["image"] for index in range(10)])
+    assert torch.equal(alone, whole["image"])
+    made = normals.with_pseudo_anomalies(1, "medmix")
+    assert made.mask is not None
+    assert torch.equal(made.mask, whole["mask"])

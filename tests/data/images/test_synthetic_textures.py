@@ -36,7 +36,9 @@ def test_sizes_labels_and_masks() -> None:
     assert len(set(paths)) == len(paths)
 
 
-@pytest.mark.parametrize(("validation", "labels"), [("augmented", [0, 0, 1, 1]), ("holdout", [0, 0, 1])])
+@pytest.mark.parametrize(
+    ("validation", "labels"), [("augmented", [0, 0, 1, 1]), ("medmix", [0, 0, 1, 1]), ("holdout", [0, 0, 1])]
+)
 def test_validation(validation: str, labels: list[int]) -> None:
     val = build(validation=validation, val_size=2, val_anomalies=1, image_size=16).val
     assert everything(val)["label"].tolist() == labels

@@ -59,6 +59,7 @@ class TestModule:
         [
             ({"segments": 0}, "segments must be at least 1; got 0"),
             ({"batches_per_epoch": 0}, "batches_per_epoch must be at least 1; got 0"),
+            ({"validation": "medmix"}, "validation: medmix makes copies"),
             ({"validation": "augmented"}, "videos have none. Use holdout, test or none"),
             ({"eval_batch_size": 0}, "eval_batch_size must be at least 1"),
         ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_suite import augment
+from anomaly_suite.augment import structural as augment
 from anomaly_suite.errors import ShapeError
 
 
