@@ -1,6 +1,6 @@
 """Detectors."""
 
-from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
+from anomaly_suite.methods.one_class import ADACL, IGD, CutPaste, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import KnowledgeDistillation
 from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
@@ -14,6 +14,7 @@ __all__ = [
     "PEBAL",
     "RTFM",
     "VAE",
+    "CutPaste",
     "DeepGamblers",
     "DeepLabV3Plus",
     "DeepMIL",
