@@ -42,7 +42,7 @@ MATRIX = {
         "PEBAL",
         "StudentTeacher",
     }
-    | {"CTMIL", "DeepSVDD", "RTFM", "VAE"},
+    | {"CTMIL", "CutPaste", "DeepSVDD", "RTFM", "VAE"},
     "contract/test_export.py": {
         *SCENES,
         *CONTRASTS,
@@ -59,11 +59,11 @@ MATRIX = {
         "RTFM",
         "StudentTeacher",
     }
-    | {"DeepSVDD", "VAE"},
+    | {"CutPaste", "DeepSVDD", "VAE"},
     "contract/test_precision.py": {
         *SCENES,
         *CONTRASTS,
-        *("DeepLabV3Plus", "MSSSIMAutoencoder", "PMSACL", "RTFM", "RotNet", "StudentTeacher", "VAE"),
+        *("CutPaste", "DeepLabV3Plus", "MSSSIMAutoencoder", "PMSACL", "RTFM", "RotNet", "StudentTeacher", "VAE"),
     },
     "contract/test_processes.py": {*CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
     "contract/test_resume.py": CONTRASTS,
@@ -72,7 +72,7 @@ MATRIX = {
     "contract/test_unreadable.py": {
         *SCENES,
         *CONTRASTS,
-        *("CCD", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
+        *("CCD", "CutPaste", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
     },
     "test_contract.py": CONTRASTS,
 }

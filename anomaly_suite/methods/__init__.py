@@ -1,6 +1,6 @@
 """Detectors."""
 
-from anomaly_suite.methods.one_class import ADACL, IGD, DeepSVDD, PaDiM, StudentTeacher
+from anomaly_suite.methods.one_class import ADACL, IGD, CutPaste, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
 from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
@@ -18,6 +18,7 @@ __all__ = [
     "PMSACL",
     "RTFM",
     "VAE",
+    "CutPaste",
     "DeepGamblers",
     "DeepLabV3Plus",
     "DeepMIL",

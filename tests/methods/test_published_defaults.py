@@ -54,6 +54,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "mine_eval": False, "windows": True, "use_video_prob": False, "segments": 32,  # 3, 4
     },
     "CSI": {**RECIPE, "temperature": 0.5, "contrast_weight": 1.0, "augmentation_weight": 1.0, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2, 3
+    "CutPaste": {  # cutpaste.md, 2 and 3; patch and stride, 4
+        "encoder": "resnet18", "encoder_weights": None, "image_size": 256, "hidden": (512, 512, 128), "task": "3-way",
+        "patch_stride": 4, "density": "ledoit_wolf", "eps": 1e-3, "normalize": True, "squared": True, "lr": 0.03, "momentum": 0.9,
+        "weight_decay": 3e-5, "flip": False, "freeze_steps": 0,
+    },
     "DAE": {"latent_dim": 128, "noise_std": 0.0, "loss": "mse", "lr": 1e-4},  # dae_vae.md, 2, 3
     "DeepGamblers": {  # pixel_ood_scores.md, 3; the outlier term is that of pebal.md, 3.1
         **TUNED, "payoff": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "score": "abstention",
@@ -173,6 +178,10 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     ),
     "CTMIL released": (  # ctmil.md, 3
         "CTMIL", {**FRAMES, "preset": "released", "depth": 1}, [Start("Adam", (1e-3,), weight_decay=5e-3)],
+    ),
+    "CutPaste": (  # cutpaste.md, 3: encoder, head
+        "CutPaste", {"encoder": "residual", "image_size": 16, "width": 4, "hidden": [8]},
+        [Start("SGD", (0.03, 0.03), betas=None, weight_decay=3e-5, momentum=0.9)],
     ),
     "DAE": ("DAE", DCGAN, [Start("Adam", (1e-4,))]),  # dae_vae.md, 3
     "VAE": ("VAE", DCGAN, [Start("Adam", (1e-4,))]),
@@ -311,6 +320,10 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "augment.weak": {  # ccd.md, 3
         "RATIO": (3 / 4, 4 / 3), "JITTER": (0.4, 0.4, 0.4, 0.1), "JITTER_SHARE": 0.8, "GREY_SHARE": 0.2, "BLUR_SHARE": 0.5,
         "FLIP_SHARE": 0.5, "BLUR_SIDE": 0.1, "BLUR_SIGMA": (0.1, 2.0),
+    },
+    "augment.pasted": {  # cutpaste.md, 3 and 6.2
+        "AREA": (0.02, 0.15), "ASPECT": (0.3, 1 / 0.3), "SCAR_WIDTH": (2.0, 16.0), "SCAR_LENGTH": (10.0, 25.0), "SCAR_TURN": 45.0,
+        "JITTER": (0.1, 0.1, 0.1, 0.1), "DISPLACEMENT": 0.25,
     },
     "contract.videos": {"SNIPPET_FRAMES": 16, "SEGMENTS": 32},  # deep_mil.md, 1
     "losses": {  # igd.md, 3

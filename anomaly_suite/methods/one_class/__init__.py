@@ -1,9 +1,10 @@
 """Normal images at training time; at test time, whether an image is normal."""
 
 from anomaly_suite.methods.one_class.adacl import ADACL
+from anomaly_suite.methods.one_class.cut_paste import CutPaste
 from anomaly_suite.methods.one_class.deep_svdd import DeepSVDD
 from anomaly_suite.methods.one_class.igd import IGD
 from anomaly_suite.methods.one_class.padim import PaDiM
 from anomaly_suite.methods.one_class.student_teacher import StudentTeacher
 
-__all__ = ["ADACL", "IGD", "DeepSVDD", "PaDiM", "StudentTeacher"]
+__all__ = ["ADACL", "IGD", "CutPaste", "DeepSVDD", "PaDiM", "StudentTeacher"]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import torch
+
+from anomaly_suite.nn.feature_bank import FeatureSample, nearest
+
+CPU = torch.device("cpu")
+
+
+def alone(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def test_the_sample_depends_on_keys_alone() -> None:
+    keys, feature = torch.randperm(40), torch.randn(40, 3)
+    banks = []
+    for order in (torch.arange(40), torch.randperm(40)):
+        sample = FeatureSample(12)
+        for part in order.split(7):
+            sample.add(keys[part], feature[part])
+        assert len(sample.keys) == 12  # it never grows
+        banks.append(sample.merge(3, all_gather=alone, device=CPU))
+    assert torch.equal(*banks)
+    assert torch.equal(banks[0], feature[keys.argsort()[:12]])
+
+
+def test_two_processes_have_the_sample_of_one() -> None:
+    keys, feature = torch.randperm(9), torch.randn(9, 2)
+    one = FeatureSample(7)
+    one.add(keys, feature)
+    parts = [FeatureSample(7), FeatureSample(7)]
+    parts[0].add(keys[:2], feature[:2])
+    parts[1].add(keys[2:], feature[2:])
+    counts = torch.tensor([2, 7])
+    padded_keys = torch.stack([torch.cat([keys[:2].sort().values, torch.full((5,), 2**63 - 1)]), parts[1].keys])
+    padded = torch.stack([torch.cat([parts[0].features, torch.zeros(5, 2)]), parts[1].features])
+    answers = iter([counts, padded_keys, padded])
+    asked = []
+
+    def gather(value: torch.Tensor) -> torch.Tensor:
+        asked.append(value)
+        return next(answers)
+
+    found = parts[0].merge(2, all_gather=gather, device=CPU)
+    assert torch.equal(asked[1], padded_keys[0])
+    assert torch.equal(asked[2], padded[0])
+    assert torch.equal(found, one.merge(2, all_gather=alone, device=CPU))
+
+
+def test_nearest_features() -> None:
+    bank = torch.tensor([[0.0], [3.0], [10.0]])
+    assert nearest(torch.tensor([[1.0]]), bank, neighbours=2).tolist() == [[1.0, 4.0]]  # panda.md, 7.5
+    assert nearest(bank, bank, neighbours=1).tolist() == [[0.0]] * 3  # 7.7
+    assert nearest(bank, bank, neighbours=5).shape == (3, 3)
