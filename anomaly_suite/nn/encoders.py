@@ -100,7 +100,7 @@ class ImageEncoder(nn.Module):
         if not tensors:
             raise WeightsError(
                 f"the residual encoder takes its weights from a checkpoint with an encoder; got {weights!r}, which has none. "
-                "Pre-train one (KnowledgeDistillation), or set {option} to null."
+                f"Pre-train one (KnowledgeDistillation), or set {option} to null."
             )
         state = self.state_dict()
         for key, value in state.items():
