@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +116,7 @@ class EmbeddingPlot(WritesFiles, StageCallback):
             self._reason = self._reason or "its encoder does not give one vector for each image"
             return
         labels = labels_of(step.batch) or [None] * count
-        pseudo = step.batch.get("pseudo_class")
+        pseudo: Any = step.batch.get("pseudo_class")
         classes = [-1] * count if pseudo is None else [int(value) for value in pseudo]
         places = [self._draws.random() for _ in range(count)]
         worst = self._kept[-1][0] if len(self._kept) == self.samples else 1.0
@@ -172,9 +173,8 @@ def embed(feature: Vectors, *, method: Literal["tsne", "umap"], seed: int) -> Ve
         Shape (N, 2).
     """
     if method == "umap":
-        from umap import UMAP
-
-        return np.asarray(UMAP(n_neighbors=min(15, len(feature) - 1), random_state=seed).fit_transform(feature))
+        umap: Any = import_module("umap")  # not among the dependencies
+        return np.asarray(umap.UMAP(n_neighbors=min(15, len(feature) - 1), random_state=seed).fit_transform(feature))
     from sklearn.manifold import TSNE
 
     if not np.ptp(feature, 0).any():  # all alike: t-SNE's start would divide by their deviation
