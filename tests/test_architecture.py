@@ -71,6 +71,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "callbacks/passes.py": "callbacks/metrics/test_components.py",
     "callbacks/processes.py": "callbacks/test_table.py",
     "callbacks/values.py": "callbacks/test_writing.py",
+    "cli/planned.py": "cli/verbs/test_chain.py",
     "codes.py": "contract/test_scenes.py",
     "contract/monitors.py": "callbacks/test_monitors.py",
     "data/images/cifar10.py": "data/images/test_torchvision_sets.py",

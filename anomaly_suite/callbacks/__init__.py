@@ -2,6 +2,7 @@
 
 from anomaly_suite.callbacks.base import StageCallback, Step
 from anomaly_suite.callbacks.calibrate import Calibrate
+from anomaly_suite.callbacks.embedding_plot import EmbeddingPlot
 from anomaly_suite.callbacks.heatmaps import HeatmapExport
 from anomaly_suite.callbacks.metrics import (
     AnomalyMetrics,
@@ -17,6 +18,7 @@ __all__ = [
     "AnomalyMetrics",
     "Calibrate",
     "ComponentMetrics",
+    "EmbeddingPlot",
     "HeatmapExport",
     "LocalisationMetrics",
     "ScoreCurves",

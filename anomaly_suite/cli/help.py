@@ -23,6 +23,8 @@ common options:
   --config FILE             YAML file with model, data and trainer, yours or a sample configuration such as
                             one_class/padim_mvtec.yaml; repeatable, later files win
   --model NAME --data NAME  short class name (see list), or the dotted name of your own class in the current folder
+  --then FILE [options]     (fit) a second stage, such as a detector after a pre-training, whose encoder it takes; options
+                            after it are of that stage. A finished pre-training is not trained again
   --print_config            print the complete configuration and stop
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
   --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights

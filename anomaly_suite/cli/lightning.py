@@ -6,8 +6,10 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import Namespace
@@ -38,6 +40,8 @@ from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
 from anomaly_suite.io.atomic import save_text, try_folder
 from anomaly_suite.tensor_files import numpy_numbers
 
+Started = TypeVar("Started", bound="SuiteCLI")
+
 LAYER = {
     "calibrate": Calibrate,
     "metrics": AnomalyMetrics,
@@ -62,23 +66,49 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
         ConfigError: wrong options, classes or devices, in one sentence.
         CheckpointError: there is no such checkpoint.
     """
-    warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
-    sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
-    try:
-        done = SuiteCLI(
-            model_class=AnomalyModule,
-            datamodule_class=AnomalyDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunConfig if subcommand == "fit" else None,
-            save_config_kwargs={"save_to_log_dir": False},  # RunConfig writes it itself
-            seed_everything_default=0,
-            trainer_defaults={"default_root_dir": "runs"},
-            parser_class=SuiteParser,
-            args=[subcommand, *words],
-        )
+    with telling(subcommand):
+        done = start(SuiteCLI, subcommand, words)
         _require_validation(done)
         return done
+
+
+def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
+    """Parse the words, and do what such a command line does with them.
+
+    Args:
+        kind: Of command line.
+        subcommand: fit, validate, test or predict.
+        words: The rest of the command line.
+    """
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
+    sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
+    return kind(
+        model_class=AnomalyModule,
+        datamodule_class=AnomalyDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=RunConfig if subcommand == "fit" else None,
+        save_config_kwargs={"save_to_log_dir": False},  # RunConfig writes it itself
+        seed_everything_default=0,
+        trainer_defaults={"default_root_dir": "runs"},
+        parser_class=SuiteParser,
+        args=[subcommand, *words],
+    )
+
+
+@contextmanager
+def telling(subcommand: str) -> Iterator[None]:
+    """Errors of the user's options in one sentence.
+
+    Args:
+        subcommand: Which to name.
+
+    Raises:
+        ConfigError: wrong options, classes or devices.
+        CheckpointError: there is no such checkpoint.
+    """
+    try:
+        yield
     except FileNotFoundError as error:
         if not str(error).startswith("Checkpoint file not found"):
             raise

@@ -59,10 +59,17 @@ def _dispatch(verb: str, words: list[str]) -> None:
         extract_features(words)
     elif verb in RUN_VERBS:
         from anomaly_suite.cli.samples import find_configs
+        from anomaly_suite.cli.stages import has_stages, split_stages
 
         check_class_names(words)
+        stages = split_stages(verb, words) if has_stages(words) else []
+        stages = [stage._replace(words=find_configs(stage.words)) for stage in stages]
         words = find_configs(words)
-        if verb == "calibrate":
+        if stages and not {"-h", "--help"} & set(words):
+            from anomaly_suite.cli.verbs.chain import chain
+
+            chain(stages)
+        elif verb == "calibrate":
             from anomaly_suite.cli.verbs.calibrate import calibrate
 
             calibrate(words)

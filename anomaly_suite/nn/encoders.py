@@ -16,7 +16,7 @@ from anomaly_suite.errors import ShapeError, WeightsError
 from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
-from anomaly_suite.nn.weights import read_tensors
+from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -75,12 +75,13 @@ class ImageEncoder(nn.Module):
         """Change the mode, unless frozen."""
         return super().train(mode and not self.frozen)
 
-    def load_weights(self, weights: str | None) -> None:
+    def load_weights(self, weights: str | None, *, option: str = "encoder_weights") -> None:
         """Replace the random weights.
 
         Args:
             weights: A checkpoint of a pre-training, or of any module that keeps the same encoder as ``self.encoder``; for a
                 timm network also ``imagenet`` or a file of its tensors. None keeps the random weights.
+            option: Which asked for them, for messages.
 
         Raises:
             WeightsError: no such file, an unreadable one, or one that does not fit.
@@ -99,17 +100,45 @@ class ImageEncoder(nn.Module):
         if not tensors:
             raise WeightsError(
                 f"the residual encoder takes its weights from a checkpoint with an encoder; got {weights!r}, which has none. "
-                "Pre-train one (KnowledgeDistillation), or set encoder_weights to null."
+                f"Pre-train one (KnowledgeDistillation), or set {option} to null."
             )
         state = self.state_dict()
         for key, value in state.items():
             if key not in tensors or tensors[key].shape != value.shape:
                 found = tuple(tensors[key].shape) if key in tensors else "missing"
                 raise WeightsError(
-                    f"the encoder in {weights} must be built like the one it is loaded into, but {key} is {found} there "
+                    f"{option}: the encoder in {weights} must be built like the one it is loaded into, but {key} is {found} there "
                     f"and {tuple(value.shape)} here. Use the same encoder, image_size and width in both configurations."
                 )
         self.load_state_dict({key: tensors[key] for key in state})
+
+
+def load_backbone(backbone: FeatureExtractor, weights: str | None, encoder_weights: str | None) -> None:
+    """Give a backbone the encoder of a pre-training where there is one, else its weights.
+
+    Args:
+        backbone: Of a method that takes feature maps of the same network, of any layers.
+        weights: Option of that name; see :meth:`~anomaly_suite.nn.backbones.FeatureExtractor.load_weights`.
+        encoder_weights: Option of that name: a checkpoint, or run folder, of a pre-training; None takes ``weights``.
+
+    Raises:
+        WeightsError: no such file, an unreadable one, one without an encoder, or one that does not fit.
+    """
+    if encoder_weights is None:
+        backbone.load_weights(weights)
+        return
+    start = f"{IN_CHECKPOINT}net."
+    tensors = {
+        key.removeprefix(start): value for key, value in read_tensors(encoder_weights).items() if key.startswith(start)
+    }
+    state = backbone.net.state_dict()
+    found = match_by_name(tensors, state)
+    if fault := first_mismatch(found, state):
+        raise WeightsError(
+            f"encoder_weights must be the checkpoint of a pre-training whose encoder is {backbone.name}, or its run; got "
+            f"{encoder_weights!r}, where {fault if tensors else 'no encoder is'}. Use the same network in both, or set encoder_weights to null."
+        )
+    backbone.net.load_state_dict(state | found)
 
 
 def standardize(image: Tensor) -> Tensor:

@@ -123,7 +123,8 @@ class Scopes(nn.Module, Generic[Part]):
         for name, part in self.named_parts():
             for module in part.modules():
                 if isinstance(module, ImageEncoder):
-                    module.load_weights(self.options[name].encoder_weights)
+                    option = "encoder_weights" if name == "global" else "local_encoder_weights"
+                    module.load_weights(self.options[name].encoder_weights, option=option)
 
     def training_inputs(self, image: Tensor, *, generator: Generator) -> Iterator[tuple[str, Part, Tensor]]:
         """What each scope is trained on in one step.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.methods import IGD, DeepSVDD, FAnoGAN, MSSSIMAutoencoder, PaDiM, StudentTeacher
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, destandardize, standardize
 
 RESIDUAL, TIMM = "residual", "resnet10t"
@@ -151,7 +153,9 @@ class TestWeights:
         assert_same(tensors(encoder), tensors(donor))
 
     def test_the_residual_encoder_has_no_imagenet_weights(self) -> None:
-        with pytest.raises(WeightsError, match="from a checkpoint with an encoder; got 'imagenet'"):
+        with pytest.raises(
+            WeightsError, match=r"from a checkpoint with an encoder; got 'imagenet'.*or set encoder_weights to null"
+        ):
             build().load_weights("imagenet")
 
     def test_a_file_without_an_encoder(self, tmp_path: Path) -> None:
@@ -244,3 +248,46 @@ def test_a_single_training_image_leaves_the_statistics(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in encoder.named_buffers())
     encoder(torch.rand(2, 1, 32, 32))
     assert any(not torch.equal(value, before[key]) for key, value in encoder.named_buffers())
+
+
+class TestHandOver:
+    """What detectors take of a pre-training by ``encoder_weights``."""
+
+    @staticmethod
+    def detectors(weights: str, net: str = "test_resnet") -> dict[str, tuple[Any, str]]:
+        """Each detector, and where it keeps the network; the option is the same in all."""
+        size: dict[str, Any] = {"image_size": 32, "width": 2, "latent_dim": 4}
+        return {
+            "PaDiM": (partial(PaDiM, backbone=net, layers=[0, 1], weights=None, num_channels=4), "backbone.net."),
+            "DeepSVDD": (partial(DeepSVDD, backbone=net, in_channels=3, **size), "encoder.net.net."),
+            "StudentTeacher": (
+                partial(StudentTeacher, teacher=net, patch_sizes=(17,), num_students=1, width=2, teacher_size=32),
+                "pretrained.encoder.net.net.",
+            ),
+            "IGD": (partial(IGD, encoder=net, **size), "encoder.net.net."),
+            "MSSSIMAutoencoder": (partial(MSSSIMAutoencoder, encoder=net, **size), "encoder.net.net."),
+            "FAnoGAN": (partial(FAnoGAN, encoder=net, image_size=32, width=2), "encoder.net.net."),
+        }
+
+    @pytest.mark.parametrize("name", ["PaDiM", "DeepSVDD", "StudentTeacher", "IGD", "MSSSIMAutoencoder", "FAnoGAN"])
+    def test_each_detector_starts_from_the_encoder(self, name: str, tmp_path: Path) -> None:
+        donor = build("test_resnet", seed=1)
+        path = save_checkpoint(tmp_path / "a.ckpt", donor)
+        make, inside = self.detectors(path)[name]
+        model = make(encoder_weights=path)
+        assert model.hparams["encoder_weights"] == path
+        model.load_pretrained()
+        given = donor.net.net.state_dict()
+        taken = {key.rpartition(inside)[2]: value for key, value in model.state_dict().items() if inside in key}
+        assert len(taken) > 10
+        assert all(torch.equal(value, given[key]) for key, value in taken.items())
+
+        other = make(encoder_weights=save_checkpoint(tmp_path / "b.ckpt", build(width=2)))
+        with pytest.raises(WeightsError, match=r"encoder_weights.*b\.ckpt"):
+            other.load_pretrained()
+
+    def test_options_that_cannot_take_an_encoder(self) -> None:
+        with pytest.raises(ConfigError, match="encoder_weights need the backbone of a pre-training"):
+            DeepSVDD(encoder_weights="runs/a")
+        with pytest.raises(ConfigError, match="encoder_weights are distilled in the first phase"):
+            StudentTeacher(teacher_epochs=0, encoder_weights="runs/a")

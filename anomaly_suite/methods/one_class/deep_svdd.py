@@ -78,6 +78,7 @@ class DeepSVDD(AnomalyModule):
         width: Channels at full resolution of ``residual`` and of the decoder of DSVDD+REC.
         latent_dim: D; null is 32 for the grey LeNet, else 128.
         weights: Of other backbones than ``lenet``: ``imagenet`` (timm), a file, the checkpoint of a pre-training, null for random.
+        encoder_weights: Checkpoint or run folder of a pre-training, in place of ``weights``; or null.
         objective: ``one-class`` shrinks all distances, ``soft-boundary`` those outside a radius.
         nu: Share of training images that may lie outside the radius.
         warmup_epochs: Epochs of the second phase in which the radius stays 0.
@@ -120,6 +121,7 @@ class DeepSVDD(AnomalyModule):
         width: int = 64,
         latent_dim: int | None = None,
         weights: str | None = "imagenet",
+        encoder_weights: str | None = None,
         objective: Literal["one-class", "soft-boundary"] = "one-class",
         nu: float = 0.1,
         warmup_epochs: int = 10,
@@ -143,7 +145,10 @@ class DeepSVDD(AnomalyModule):
         self.save_hyperparameters()
         self.image_channels = (in_channels,) if backbone == "lenet" else (1, 3)
         self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
-        self.weights, self.objective, self.score = weights, objective, score
+        self.weights = weights if encoder_weights is None else encoder_weights
+        self.objective, self.score = objective, score
+        if backbone == "lenet" and encoder_weights is not None:
+            raise ConfigError("encoder_weights need the backbone of a pre-training; got lenet. Set the same backbone.")
         self.nu, self.warmup_epochs, self.reconstruction_weight = nu, warmup_epochs, reconstruction_weight
         self.lr_decay, self.betas = lr_decay, betas
         self.schedule = (lr, lr_milestones, weight_decay)

@@ -29,6 +29,7 @@ from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.blur import Border, smoothing_matrix, smoothing_sigma
+from anomaly_suite.nn.encoders import load_backbone
 from anomaly_suite.nn.exporting import plain
 from anomaly_suite.nn.gaussian import POSITIONS_AT_ONCE, StreamedMoments, fit_gaussians, mahalanobis, packed_to_strips
 
@@ -49,6 +50,7 @@ class PaDiM(AnomalyModule):
         backbone: Any timm network with feature maps.
         layers: Its feature maps by index; null takes those of stride 4, 8 and 16.
         weights: ``imagenet``, a local file, or null for random weights from ``seed``.
+        encoder_weights: Checkpoint or run folder of a pre-training whose encoder is the backbone, in place of ``weights``; or null.
         num_channels: D, drawn at random from all channels of the layers; 100 for resnet18, 550 for wide_resnet50_2.
         eps: Added to the diagonal of each covariance.
         normalization: ``imagenet`` standardises as the backbone's weights expect; ``none`` takes images as they are.
@@ -73,6 +75,7 @@ class PaDiM(AnomalyModule):
         backbone: str = "resnet18",
         layers: Sequence[int] | None = None,
         weights: str | None = "imagenet",
+        encoder_weights: str | None = None,
         num_channels: int = 100,
         eps: float = 0.01,
         normalization: Literal["imagenet", "none"] = "imagenet",
@@ -101,6 +104,7 @@ class PaDiM(AnomalyModule):
             start += width
         self.num_channels = num_channels
         self.weights = weights
+        self.encoder_weights = encoder_weights
         self.eps = eps
         self.score = score
         self.sigma = sigma
@@ -123,7 +127,7 @@ class PaDiM(AnomalyModule):
 
     def load_pretrained(self) -> None:
         """Load the backbone's weights."""
-        self.backbone.load_weights(self.weights)
+        load_backbone(self.backbone, self.weights, self.encoder_weights)
 
     def train(self, mode: bool = True) -> PaDiM:
         """Switch mode; the backbone stays in eval mode, or scores would depend on the batch."""

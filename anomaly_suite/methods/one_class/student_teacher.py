@@ -112,6 +112,7 @@ class StudentTeacher(AnomalyModule):
         teacher_epochs: Epochs of the first phase; 0 leaves the teachers random. The paper takes 50,000 steps.
         teacher: Any timm network that is distilled.
         teacher_weights: ``imagenet``, a local file, or null for random weights.
+        encoder_weights: Checkpoint or run folder of a pre-training whose encoder is ``teacher``, in place of ``teacher_weights``; or null.
         distilled_teachers: Checkpoint or run folder of another StudentTeacher, whose teachers are taken, so that categories share one
             distillation; needs ``teacher_epochs: 0``.
         teacher_size: Height and width that patches are resized to for the timm network.
@@ -144,6 +145,7 @@ class StudentTeacher(AnomalyModule):
         teacher_epochs: int = 240,
         teacher: str = "resnet18",
         teacher_weights: str | None = "imagenet",
+        encoder_weights: str | None = None,
         distilled_teachers: str | None = None,
         teacher_size: int = 224,
         patches_per_image: int = 64,
@@ -166,6 +168,11 @@ class StudentTeacher(AnomalyModule):
             raise ConfigError(
                 f"distilled_teachers are taken as they are and need teacher_epochs=0; got {teacher_epochs}. Set it to 0, or leave them out."
             )
+        if encoder_weights is not None and not teacher_epochs:
+            raise ConfigError(
+                f"encoder_weights are distilled in the first phase and need teacher_epochs above 0; got {encoder_weights!r} with 0. Raise "
+                "it, or leave them out."
+            )
         self.distilled_teachers = distilled_teachers
         self.pretrained: PooledTeacher | None = None
         self.decoders = nn.ModuleList()
@@ -180,7 +187,7 @@ class StudentTeacher(AnomalyModule):
             nn.ModuleList(PatchNetwork(size=size, width=width) for _ in range(num_students)) for size in patch_sizes
         )
         self.teacher_epochs = teacher_epochs
-        self.teacher_weights = teacher_weights
+        self.teacher_weights = teacher_weights if encoder_weights is None else encoder_weights
         self.patches_per_image = patches_per_image
         self.distillation_weight = distillation_weight
         self.compactness_weight = compactness_weight
