@@ -19,6 +19,7 @@ from anomaly_suite.callbacks.base import Stage, StageCallback, Step, labels_of, 
 from anomaly_suite.callbacks.plots import GROUPS, UNKNOWN, new_axes
 from anomaly_suite.callbacks.processes import shared_by_all
 from anomaly_suite.callbacks.writing import WritesFiles, all_written, going_on
+from anomaly_suite.contract import KeyMap, check_key_map
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.atomic import try_folder
 from anomaly_suite.io.seeds import derive_seed
@@ -47,6 +48,7 @@ class EmbeddingPlot(WritesFiles, StageCallback):
         samples: Most images drawn.
         seed: Of the sample and of the picture.
         folder: Where to write; ``plots`` in the run's log folder if None.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ConfigError: too few samples, a seed below 0, or ``umap`` that is not installed.
@@ -60,8 +62,10 @@ class EmbeddingPlot(WritesFiles, StageCallback):
         samples: int = 1000,
         seed: int = 0,
         folder: str | None = None,
+        key_map: KeyMap | None = None,
     ) -> None:
         super().__init__()
+        self.key_map = check_key_map(key_map)
         if samples < LEAST:
             raise ConfigError(f"samples must be at least {LEAST}; got {samples}. Draw some hundreds.")
         if not 0 <= seed < 2**32:
@@ -128,7 +132,8 @@ class EmbeddingPlot(WritesFiles, StageCallback):
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Gather the samples of all processes and draw them, or say why there is nothing to draw."""
         self._unhook()
-        rows = [row for row in shared_by_all(trainer, self._kept) if np.isfinite(row[3]).all()][: self.samples]
+        kept = sorted(shared_by_all(trainer, self._kept))[: self.samples]  # by their places: as many of every process
+        rows = [row for row in kept if np.isfinite(row[3]).all()]
         self._kept = []
         if trainer.is_global_zero and len(rows) >= LEAST:
             with going_on(trainer):
