@@ -43,11 +43,13 @@ class FeatureSample:
             device: Where the features are.
         """
         if not len(self.keys):
-            self.features = torch.empty(0, channels)
+            self.features = torch.empty(0, channels, dtype=torch.float32)
         counts = all_gather(torch.tensor(len(self.keys), device=device))
         missing = int(counts.max()) - len(self.keys)
         keys = torch.cat([self.keys.to(device), torch.full((missing,), LAST, device=device)])
-        features = torch.cat([self.features.to(device), torch.zeros(missing, channels, device=device)])
+        features = torch.cat(
+            [self.features.to(device), torch.zeros(missing, channels, dtype=torch.float32, device=device)]
+        )
         keys, features = all_gather(keys).flatten(), all_gather(features).view(-1, channels)
         order = keys.argsort(stable=True)[: min(self.most, int(counts.sum()))]
         return features[order]

@@ -132,8 +132,6 @@ class COVIDx(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        if str(version) == "1":
-            raise ConfigError("version 1 of COVIDx lists 3,079 training files more than once. Choose another version.")
         require_choice("version", version, Version)
         require_choice("negatives", negatives, Negatives)
         if negatives == "normal_only" and version in BINARY:

@@ -124,8 +124,6 @@ class MedMNIST(AnomalyDataModule):
             val_size=val_size,
         )
         require_choice("flag", flag, Flag)
-        if size not in (28, 64, 128, 224):
-            raise ConfigError(f"size must be 28, 64, 128 or 224, as MedMNIST has it; got {size}. Choose one of them.")
         published = SETS[flag]
         self.normal = published.normal if normal_class is None else normal_class
         known = range(0 if flag == "chestmnist" else published.classes)

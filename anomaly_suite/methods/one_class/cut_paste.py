@@ -115,14 +115,8 @@ class CutPaste(AnomalyModule):
             raise ConfigError(
                 "density=kde needs features of length 1, which its bandwidth is made for; got normalize=False. Set normalize to true."
             )
-        if not 0 <= shift < 1 or momentum >= 1:
-            raise ConfigError(
-                f"shift and momentum must be at least 0 and below 1; got {shift} and {momentum}. 0.02 and 0.9 are usual."
-            )
-        if bank_size < 1 or freeze_steps < 0:
-            raise ConfigError(
-                f"bank_size must be at least 1 and freeze_steps at least 0; got {bank_size} and {freeze_steps}. Raise the one that is below."
-            )
+        if momentum >= 1:
+            raise ConfigError(f"momentum must be at least 0 and below 1; got {momentum}. 0.9 is usual.")
         self.pieces: tuple[Callable[..., tuple[Tensor, Tensor]], ...] = PIECES[task]
         self.encoder = ImageEncoder(encoder, image_size=patch_size or image_size, width=width)
         self.head = _head(self.encoder.out_features, hidden, classes=1 + len(self.pieces))

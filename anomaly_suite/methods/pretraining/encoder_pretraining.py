@@ -52,6 +52,8 @@ class EncoderPretraining(AnomalyModule):
         ConfigError: an unknown network, or a size that does not fit.
     """
 
+    image_channels = (1, 3)
+
     has_gaussian: ClassVar[bool] = True
     """Off for a method with a score of its own, which defines ``distance``."""
 

@@ -264,5 +264,5 @@ def test_a_broken_copy_is_one_sentence(
 
 
 def test_an_unknown_set_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"dataset must be one of brain, .*; got 'Brain'\. Did you mean 'brain'"):
+    with pytest.raises(ConfigError, match=r"dataset must be 'brain', .*; got 'Brain'\. Did you mean 'brain'"):
         BMAD(dataset="Brain")  # type: ignore[arg-type] # what is tested

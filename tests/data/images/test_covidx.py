@@ -71,7 +71,7 @@ def test_lists_that_tell_pneumonia_from_normal(chests: Path) -> None:
         ConfigError, match=r"needs a list that names other pneumonias, version 2, 3, 4, 5, 7A, 8A, 9A; got 8B"
     ):
         COVIDx(negatives="normal_only")
-    with pytest.raises(ConfigError, match="version 1 of COVIDx lists 3,079 training files more than once"):
+    with pytest.raises(ConfigError, match=r"version must be '2', .*; got '1'"):
         COVIDx(version="1")  # type: ignore[arg-type] # what is tested
 
 

@@ -211,7 +211,7 @@ def test_a_broken_archive_is_one_sentence(archive: Path, tmp_path: Path) -> None
     (archive / "train_set/0.jpg").unlink()
     with pytest.raises(DatasetError, match=r"found train 5 of 6"):
         build(archive, layout="ccd_archive")
-    with pytest.raises(ConfigError, match=r"layout must be one of published, ccd_archive; got 'archive'"):
+    with pytest.raises(ConfigError, match=r"layout must be 'published' or 'ccd_archive'; got 'archive'"):
         HyperKvasir(layout="archive")  # type: ignore[arg-type] # what is tested
 
 
