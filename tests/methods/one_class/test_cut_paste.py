@@ -143,7 +143,7 @@ def test_10_rates_fall_to_nothing_and_the_encoder_rests_at_first() -> None:
     ("options", "sentence"),
     [
         ({"density": "kde", "normalize": False}, "density=kde needs features of length 1"),
-        ({"shift": 1.0}, "shift must be in \[0, 1\)"),
+        ({"shift": 1.0}, r"shift must be in \[0, 1\)"),
         ({"bank_size": 0}, "bank_size must be at least 1"),
         ({"patch_size": 8, "patch_stride": 9}, "patch_stride must be between 1 and patch_size=8"),
     ],
