@@ -62,11 +62,11 @@ PROPER = Range(0, 1, open_low=True, open_high=True)
 NAMES: dict[Range, str] = {
     RATE: "lr ae_lr teacher_lr encoder_lr lr_min lr_max",
     POSITIVE: "half_period temperature fixed_penalty payoff margin encoder_eps alpha",
-    NOT_NEGATIVE: "variance_floor weight_decay ae_weight_decay noise_std latent_noise_std momentum lr_power restart_power eps sigma kappa beta penalty_floor "
+    NOT_NEGATIVE: "variance_floor weight_decay ae_weight_decay noise_std latent_noise_std lr_power restart_power eps sigma kappa beta penalty_floor "
     "class_weight_bound weight_penalty xi_global xi_local outlier_fraction",
     SHARE: "rho low high",
     SOME_SHARE: "attention_threshold outlier_class_share sample train_fraction outlier_share crop_scale",
-    NOT_ALL: "encoder_alpha dropout select_dropout betas contamination shift",
+    NOT_ALL: "encoder_alpha dropout select_dropout betas contamination shift momentum",
     PROPER: "test_fraction outlier_clamp mix_share cut_share",
     BITS: "bit_depth",
     SIZE: "image_size center_crop window stride patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
@@ -89,7 +89,6 @@ NOT_EMPTY = {"filename", "category", "normal_dir", "operations", "patch_sizes", 
 EVERYWHERE = {
     "lr",
     "weight_decay",
-    "momentum",
     "num_workers",
     "seed",
     "train_batch_size",

@@ -115,8 +115,6 @@ class CutPaste(AnomalyModule):
             raise ConfigError(
                 "density=kde needs features of length 1, which its bandwidth is made for; got normalize=False. Set normalize to true."
             )
-        if momentum >= 1:
-            raise ConfigError(f"momentum must be at least 0 and below 1; got {momentum}. 0.9 is usual.")
         self.pieces: tuple[Callable[..., tuple[Tensor, Tensor]], ...] = PIECES[task]
         self.encoder = ImageEncoder(encoder, image_size=patch_size or image_size, width=width)
         self.head = _head(self.encoder.out_features, hidden, classes=1 + len(self.pieces))

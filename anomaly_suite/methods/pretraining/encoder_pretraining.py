@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from anomaly_suite.contract import AnomalyModule, Batch
-from anomaly_suite.errors import ConfigError
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.exporting import portions
 from anomaly_suite.nn.gaussian import StreamedMoments, covariance, whitening_matrix
@@ -74,8 +73,6 @@ class EncoderPretraining(AnomalyModule):
         weight_decay: float,
     ) -> None:
         super().__init__()
-        if momentum >= 1:
-            raise ConfigError(f"momentum must be below 1; got {momentum}. The papers use 0.9.")
         self.encoder = ImageEncoder(encoder, image_size=patch_size or image_size, width=width)
         self.encoder_weights = encoder_weights
         self.grid = PatchGrid(size=patch_size, stride=max(1, patch_size // 2)) if patch_size else None

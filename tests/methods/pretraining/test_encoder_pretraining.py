@@ -112,5 +112,5 @@ def test_weights_that_training_starts_from(tmp_path: Any, trainer_in: Make) -> N
 
 
 def test_options_that_cannot_work() -> None:
-    with pytest.raises(ConfigError, match="momentum must be below 1; got 1"):
+    with pytest.raises(ConfigError, match=r"momentum must be in \[0, 1\); got 1"):
         make(momentum=1)
