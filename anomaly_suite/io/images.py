@@ -36,6 +36,7 @@ MaskRule = Literal["auto", "positive"] | float
 """Which pixels of a mask are anomalous: see :func:`read_mask`; those above 0; or, of a soft map, those of at least this share of its maximum."""
 
 GREY_SHARE = 0.01  # of a mask's pixels between black and white above which its encoding is doubted
+PICTURE_SHARE, MASK_LEVELS = 0.5, 16  # with more of them, and more levels than regions of a mask have, it is a picture
 
 
 def area_or_linear(before: tuple[int, int], after: tuple[int, int]) -> int:
@@ -179,7 +180,7 @@ def read_mask(
 
     Raises:
         ImageReadError: it cannot be read; says why.
-        DatasetError: the mask of a normal image marks pixels.
+        DatasetError: it is a picture and no mask, or the mask of a normal image marks pixels.
     """
     values, _ = _decode(path, cv2.IMREAD_UNCHANGED, exif)
     if values.ndim == 3:
@@ -218,7 +219,13 @@ def _by_threshold(values: npt.NDArray[Any], low: int, high: int, path: Path) -> 
     numbers = high <= 15 or (high > 255 and high not in WHOLE_RANGES)
     unit = (high + 1) // 256 or 1  # of 8 bits
     mask: npt.NDArray[np.bool_] = values > 0 if numbers else values >= 128 * unit
-    if not numbers and cv2.countNonZero(cv2.inRange(values, 16 * unit, 240 * unit - 1)) > GREY_SHARE * values.size:
+    grey = 0 if numbers else cv2.countNonZero(cv2.inRange(values, 16 * unit, 240 * unit - 1))
+    if grey > PICTURE_SHARE * values.size and len(np.unique(values)) > MASK_LEVELS:
+        raise DatasetError(
+            f"'{path}' is no mask: {grey} of its {values.size} pixels are neither black nor white (values {low} to {high}), as in a picture. "
+            "Give masks that are 0 where normal and 255 where anomalous; a map of grades needs a threshold first."
+        )
+    if grey > GREY_SHARE * values.size:
         warnings.warn(
             f"mask '{path}' has grey pixels between black and white (values {low} to {high}); "
             f"those of at least {128 * unit} count as anomalous. Store masks as PNG with the values 0 and 255.",

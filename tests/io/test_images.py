@@ -257,12 +257,24 @@ def test_the_mask_of_a_normal_image_marks_nothing(tmp_path: Path) -> None:
 
 
 def test_grey_mask_warns_with_range_and_threshold(tmp_path: Path) -> None:
-    path = save(tmp_path / "m.png", GREY)
-    with pytest.warns(
-        UserWarning, match=rf"m\.png' has grey pixels.*values {GREY.min()} to {GREY.max()}.*at least 128"
-    ):
+    blurred = np.where(np.arange(GREY.size).reshape(GREY.shape) % 3, np.where(GREY > 127, 255, 0), GREY).astype(
+        np.uint8
+    )
+    path = save(tmp_path / "m.png", blurred)
+    with pytest.warns(UserWarning, match=r"m\.png' has grey pixels.*values 0 to 255.*at least 128"):
         got = images.read_mask(path)
-    assert (got == (GREY >= 128)).all()
+    assert (got == (blurred >= 128)).all()
+
+
+def test_a_picture_is_no_mask(tmp_path: Path) -> None:
+    grey = int(((GREY >= 16) & (GREY < 240)).sum())
+    with pytest.raises(
+        DatasetError,
+        match=rf"m\.png' is no mask: {grey} of its 480 pixels are neither black nor white.*Give masks that are 0",
+    ):
+        images.read_mask(save(tmp_path / "m.png", GREY))
+    with pytest.warns(UserWarning, match="grey pixels"):  # regions in a few greys are none
+        assert images.read_mask(save(tmp_path / "n.png", GREY // 64 * 60)).any()
 
 
 def test_empty_mask_warns_for_an_anomalous_image_only(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
