@@ -239,7 +239,7 @@ MUTANTS: list[tuple[str, ...]] = [
     ("data/images/image_files.py", "                read_mask(item.mask, anomalous=False, exif=self.exif, rule=item.rule)", "                pass"),
     ("io/images.py", "soft >= share * high", "soft >= share * 255"),
     ("io/images.py", 'if rule == "positive":', 'if rule == "none":'),
-    ("data/images/image_files.py", "None if mask is None else _cut(mask, self.frame)", "mask"),
+    ("data/images/preparation.py", "None if mask is None else _cut(mask, self.frame)", "mask"),
     ("data/images/image_files.py", "+ [item for item in train if item.label]", ""),
     ("data/images/benchmark_images.py", 'if self._draws(found) and self.threshold_set == "apart":', "if False:"),
     ("data/images/benchmark_images.py", "not any(item.label for item in found.val)", "True"),

@@ -12,6 +12,7 @@ from anomaly_suite.callbacks.metrics import (
 )
 from anomaly_suite.callbacks.plots import ScorePlots
 from anomaly_suite.callbacks.score_curves import ScoreCurves
+from anomaly_suite.callbacks.summary import PredictionSummary
 from anomaly_suite.callbacks.table import ScoreTable
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddingPlot",
     "HeatmapExport",
     "LocalisationMetrics",
+    "PredictionSummary",
     "ScoreCurves",
     "ScorePlots",
     "ScoreTable",

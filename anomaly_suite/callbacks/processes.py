@@ -60,8 +60,13 @@ def gather_by_loader(trainer: Trainer, stage: Stage, rows: Mapping[int, list[T]]
 
 def in_any_process(trainer: Trainer, happened: bool) -> bool:
     """Whether something happened in at least one process; all must ask."""
+    return sum_over_processes(trainer, happened) > 0
+
+
+def sum_over_processes(trainer: Trainer, count: float) -> float:
+    """The sum of what the processes counted; all must ask."""
     device = trainer.strategy.root_device
-    return bool(trainer.strategy.reduce(torch.tensor(float(happened), device=device), reduce_op="sum") > 0)
+    return float(trainer.strategy.reduce(torch.tensor(float(count), device=device), reduce_op="sum"))
 
 
 def shared_by_all(trainer: Trainer, mine: list[T]) -> list[T]:

@@ -89,6 +89,8 @@ class ScoreTable(WritesFiles, StageCallback):
         self.path = path
         self.format = format
         self.key_map = check_key_map(key_map)
+        self.name: str | None = None
+        """Name, without suffix, of the file in the log folder where no other stage writes one; None for ``<stage>_scores``."""
         self._rows: dict[int, list[ScoreRow]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
@@ -98,8 +100,11 @@ class ScoreTable(WritesFiles, StageCallback):
             FileWriteError: it cannot be written.
         """
         self._rows = {}
-        path = Path(self.path or output_folder(trainer, None) / f"scores.{self.format}")
+        folder = output_folder(trainer, None)
+        path = Path(self.path or folder / f"scores.{self.format}")
         self._target = path.with_name(f"{stage}_{path.name}")
+        if self.path is None and self.name is not None:
+            self._target = folder / f"{self.name}.{self.format}"
         self._began = try_file(self._target)
 
     def collect(self, step: Step) -> None:

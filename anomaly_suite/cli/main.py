@@ -73,6 +73,10 @@ def _dispatch(verb: str, words: list[str]) -> None:
             from anomaly_suite.cli.verbs.calibrate import calibrate
 
             calibrate(words)
+        elif verb == "predict":
+            from anomaly_suite.cli.verbs.predict import predict
+
+            predict(words)
         else:
             from anomaly_suite.cli.verbs.run import run
 

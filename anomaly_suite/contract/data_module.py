@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +19,7 @@ from anomaly_suite.errors import ConfigError
 from anomaly_suite.options import ChecksOptions
 
 Validation = Literal["holdout", "augmented", "medmix", "test", "none"]
+UNREADABLE = "unreadable"  # key of a batch
 
 
 class Splits(NamedTuple):
@@ -29,6 +31,31 @@ class Splits(NamedTuple):
     train: Dataset[Any]
     val: Dataset[Any] | None
     test: Dataset[Any]
+
+
+class Preparation(Protocol):
+    """What a data module makes of one picture before the network sees it, without any draw; of new pictures as of test images."""
+
+    channels: Literal[1, 3]
+    """Of the pictures: 3 for RGB, 1 for grey."""
+
+    def read(self, path: Path) -> npt.NDArray[np.uint8]:
+        """Decode a file as those of the data set are decoded, shape (H, W, channels).
+
+        Raises:
+            ImageReadError: it cannot be read; says why.
+        """
+
+    def __call__(self, picture: npt.NDArray[np.uint8], *, source: str) -> npt.NDArray[np.uint8]:
+        """Cut, resize and transform a decoded picture.
+
+        Args:
+            picture: Shape (H, W, channels).
+            source: What it is, for messages.
+
+        Returns:
+            Shape (H', W', channels).
+        """
 
 
 class AnomalyDataModule(ChecksOptions, LightningDataModule):
@@ -82,6 +109,10 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         self.validation = validation
         self.val_size = val_size
         self.splits: Splits | None = None
+        self.new: Dataset[Any] | None = None
+        """Samples that ``predict`` scores in place of the test set; see :meth:`predict_on`."""
+        self.unreadable: list[str] = []
+        """What is wrong with those of them that could not be read, so far and in this process."""
 
     def build(self) -> Splits:
         """Read the data set and split it; called once in every process.
@@ -91,9 +122,30 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define build().")
 
+    def preparation(self) -> Preparation:
+        """How new pictures are prepared for a network that was trained on this data; nothing of the data set is read.
+
+        Raises:
+            ConfigError: the data set does not consist of pictures.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot prepare new pictures: it defines no preparation(). Score them with a run on images, or let "
+            "preparation() return how they are read and resized."
+        )
+
+    def predict_on(self, samples: Dataset[Any], root: Path) -> None:
+        """Let ``predict`` score other samples than those for testing; the data set itself is then not read.
+
+        Args:
+            samples: ``__getitems__(indices)`` gives a batch of those samples that can be read, and under ``unreadable`` a sentence for
+                each of the others; where none can be read, that alone.
+            root: Folder that they lie in, which names of written files mirror.
+        """
+        self.new, self.root = samples, root
+
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits once."""
-        if self.splits is None:
+        """Build the splits once; for a prediction on other samples they are not needed."""
+        if self.splits is None and self.new is None:
             self.splits = self.build()
 
     def require_splits(self) -> Splits:
@@ -152,8 +204,15 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         return self._loader(self.require_splits().test, self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test images, for ``predict``."""
-        return self.test_dataloader()
+        """The test images, or the samples given to :meth:`predict_on`."""
+        return self.test_dataloader() if self.new is None else self._loader(self.new, self.eval_batch_size)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note what could not be read; None in place of a batch of nothing else."""
+        if isinstance(batch, dict) and UNREADABLE in batch:
+            self.unreadable += batch.pop(UNREADABLE)
+            return batch or None
+        return batch
 
     def _loader(
         self,
@@ -171,6 +230,10 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=as_batch,
+            collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _collate(batch: Any) -> Any:
+    return batch if isinstance(batch, dict) and set(batch) == {UNREADABLE} else as_batch(batch)

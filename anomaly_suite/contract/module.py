@@ -119,8 +119,8 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
 
     @untraced_itself
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Prediction | None:
-        """Predict."""
-        return self._evaluate(batch)
+        """Predict; None for a batch of which no sample could be read."""
+        return None if batch is None else self._evaluate(batch)
 
 
 def _check_call(module: AnomalyModule, args: tuple[Any, ...], named: dict[str, Any]) -> None:

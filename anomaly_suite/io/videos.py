@@ -100,6 +100,24 @@ def open_video(path: Path, *, bit_depth: int = 16) -> tuple[int, Iterator[Pixels
     return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), _decode(capture)
 
 
+def videos_in(folder: Path) -> Iterator[Path]:
+    """Video files in a folder and below, in no particular order; folders of frames are none here."""
+    return (path for path in walk_videos(folder) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a video file, at least 1: as many as it announces, or counted where it does not say.
+
+    Raises:
+        DatasetError: it cannot be opened, or holds no frame.
+    """
+    announced, frames = open_video(path)
+    count = announced if announced > 0 else sum(1 for _ in frames)
+    if not count:
+        raise DatasetError(f"'{path}' ({path.stat().st_size} bytes) holds no frame. Fetch the file again.")
+    return count
+
+
 def frame_rate(path: Path) -> float:
     """Frames per second of a video file; 25 for a folder, or where the file does not say."""
     if path.is_dir():

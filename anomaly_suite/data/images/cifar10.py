@@ -13,5 +13,6 @@ class CIFAR10(TorchvisionOneVsRest):
     """
 
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    picture_shape = (3, 32, 32)
     folder = "cifar10"
     marker = "cifar-10-batches-py/data_batch_1"

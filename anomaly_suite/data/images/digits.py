@@ -39,6 +39,7 @@ class Digits(OneVsRest):
     """
 
     classes = tuple("0123456789")
+    picture_shape = (1, 8, 8)
 
     def __init__(
         self,

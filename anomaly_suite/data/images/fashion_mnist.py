@@ -13,5 +13,6 @@ class FashionMNIST(TorchvisionOneVsRest):
     """
 
     classes = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    picture_shape = (1, 28, 28)
     folder = "fashion_mnist"
     marker = "FashionMNIST/raw/train-images-idx3-ubyte"

@@ -18,14 +18,12 @@ from anomaly_suite.contract import AnomalyDataModule, Batch, Splits, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
+from anomaly_suite.data.preparation import Frame, PicturePreparation
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import ConfigError, DatasetError, ShapeError, did_you_mean
 from anomaly_suite.io.folders import check_leaks, require_once
 from anomaly_suite.io.image_headers import Exif
-from anomaly_suite.io.images import MaskRule, check_mask_size, image_size, read_image, read_mask
-
-Frame = tuple[float, float, float, float]
-"""Top, left, bottom and right of what is cut out of every image before anything else, as shares of its height and width."""
+from anomaly_suite.io.images import MaskRule, check_mask_size, image_size, read_mask
 
 
 class Item(NamedTuple):
@@ -81,13 +79,10 @@ class ImageFiles(BatchedDataset):
         frame: Frame | None = None,
     ) -> None:
         self.items = items
-        self.pipeline = pipeline
-        self.channels = channels
+        bits = None if depth is None else depth.bits
+        self.preparation = PicturePreparation(pipeline, channels=channels, bits=bits, exif=exif, frame=frame, seed=seed)
         self.seed = seed
         self.masks = masks
-        self.depth = BitDepth(16) if depth is None else depth
-        self.exif: Exif = exif
-        self.frame = frame
         self.has_groups = any(item.group for item in items)
         if training:
             self.epoch = 0  # the sampler sets it where it exists
@@ -134,15 +129,13 @@ class ImageFiles(BatchedDataset):
 
     def _read(self, index: int) -> tuple[Pixels, Pixels | None]:
         item = self.items[index]
-        image = read_image(item.path, channels=self.channels, bit_depth=self.depth.bits(), exif=self.exif)
+        image = self.preparation.read(item.path)
         mask = None
         if self.masks and item.mask:
             how: dict[str, Any] = {"rule": item.rule, "size": image.shape[:2]}
-            mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.exif, **how)
-        if self.frame is not None:
-            image, mask = _cut(image, self.frame), None if mask is None else _cut(mask, self.frame)
+            mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.preparation.exif, **how)
         seed_parts = (self.seed, getattr(self, "epoch", 0), index)
-        return self.pipeline(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
+        return self.preparation.with_mask(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
 
 
 class ImageFileModule(AnomalyDataModule):
@@ -219,6 +212,20 @@ class ImageFileModule(AnomalyDataModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define read().")
 
+    def preparation(self) -> PicturePreparation:
+        """How new pictures are read and prepared: as test images are."""
+        return PicturePreparation(
+            self._pipeline(self.transform),
+            channels=self.channels,
+            bits=self.depth.bits,
+            exif=self.exif,
+            frame=self.frame,
+            seed=self.seed,
+        )
+
+    def _pipeline(self, steps: list[dict[str, Any]]) -> Pipeline:
+        return Pipeline(image_size=self.image_size, center_crop=self.center_crop, steps=steps)
+
     def build(self) -> Splits:
         """Check the files and split them.
 
@@ -230,10 +237,7 @@ class ImageFileModule(AnomalyDataModule):
             ConfigError: nothing is left for training.
         """
         found = self.read()
-        evaluation, training = (
-            Pipeline(image_size=self.image_size, center_crop=self.center_crop, steps=steps)
-            for steps in (self.transform, self.transform + self.train_transform)
-        )
+        evaluation, training = self._pipeline(self.transform), self._pipeline(self.transform + self.train_transform)
         self._check(found, evaluation)
         self.depth.look_at(*([item.path for item in items] for items in (found.train, found.val + found.test)))
         if evaluation.changes(*image_size(found.train[0].path, exif=self.exif)):
@@ -318,12 +322,6 @@ class ImageFileModule(AnomalyDataModule):
         if pipeline.center_crop is not None and pipeline.image_size is None:
             for item in everything:
                 pipeline.require_room(image_size(item.path, exif=self.exif), source=f"'{item.path}'")
-
-
-def _cut(pixels: Pixels, frame: Frame) -> Pixels:
-    height, width = pixels.shape[:2]
-    top, left, bottom, right = (round(share * side) for share, side in zip(frame, (height, width) * 2, strict=True))
-    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def _tell_twins(paths: list[Path]) -> None:

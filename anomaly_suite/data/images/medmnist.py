@@ -19,6 +19,8 @@ import torch
 from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
 from anomaly_suite.data.images.benchmark_images import require_choice
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
+from anomaly_suite.data.preparation import PicturePreparation
+from anomaly_suite.data.transforms import Pipeline
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import data_root, find_root
 
@@ -44,7 +46,7 @@ class Published(NamedTuple):
     """Images of the three parts, channels, classes (findings, where an image may have several), md5 of 28 pixels, and the normal class."""
 
     counts: tuple[int, int, int]
-    channels: int
+    channels: Literal[1, 3]
     classes: int
     md5: str
     normal: int | None = None
@@ -169,6 +171,12 @@ class MedMNIST(AnomalyDataModule):
             raise DatasetNotFoundError(
                 f"MedMNIST expects '{self.file}', which could not be fetched ({' '.join(str(error).split())[:80]}). Put the file from Zenodo there."
             ) from error
+
+    def preparation(self) -> PicturePreparation:
+        """New pictures are resized to the size of this set's."""
+        return PicturePreparation(
+            Pipeline(image_size=self.size, center_crop=None, steps=()), channels=SETS[self.flag].channels
+        )
 
     def build(self) -> Splits:
         """Read the file and take normal training images, validation and test part.

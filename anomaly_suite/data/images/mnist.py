@@ -13,5 +13,6 @@ class MNIST(TorchvisionOneVsRest):
     """
 
     classes = tuple("0123456789")
+    picture_shape = (1, 28, 28)
     folder = "mnist"
     marker = "MNIST/raw/train-images-idx3-ubyte"

@@ -5,7 +5,9 @@ Axes: N images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -16,7 +18,9 @@ from torch import Tensor
 
 from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
+from anomaly_suite.data.transforms import Pipeline, Pixels
 from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+from anomaly_suite.io.images import read_image
 
 Protocol = Literal["official", "pooled_2to1"]
 POOLED_ANOMALIES = 10_000  # test anomalies of the pooled protocol
@@ -109,6 +113,9 @@ class OneVsRest(AnomalyDataModule):
 
     classes: tuple[str, ...]
 
+    picture_shape: tuple[Literal[1, 3], int, int] | None = None
+    """Channels, height and width of the published images; None where only ``load`` knows."""
+
     def __init__(
         self,
         *,
@@ -159,6 +166,11 @@ class OneVsRest(AnomalyDataModule):
             NotImplementedError: the data set does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define load().")
+
+    def preparation(self) -> _TensorPreparation:
+        """New pictures are brought to the size of the published ones, then resized as those are."""
+        channels, height, width = self.picture_shape or self.load().image.shape[1:]
+        return _TensorPreparation(channels, (height, width), self._resized)  # type: ignore[arg-type] # 1 or 3
 
     def build(self) -> Splits:
         """Apply protocol, fraction, contamination and validation mode.
@@ -242,3 +254,29 @@ class OneVsRest(AnomalyDataModule):
             for part in torch.split(image, 4096)  # bounds the float copy
         ]
         return torch.cat(parts)
+
+
+class _TensorPreparation:
+    """See :meth:`OneVsRest.preparation`.
+
+    Args:
+        channels: 3 for RGB, 1 for grey.
+        size: Height and width of the published images.
+        resized: From (N, C, H, W) to the size of the network.
+    """
+
+    def __init__(self, channels: Literal[1, 3], size: tuple[int, int], resized: Callable[[Tensor], Tensor]) -> None:
+        self.channels = channels
+        self._pipeline = Pipeline(image_size=size, center_crop=None, steps=())
+        self._resized = resized
+
+    def read(self, path: Path) -> Pixels:
+        """Decode a file, shape (H, W, channels)."""
+        return read_image(path, channels=self.channels)
+
+    def __call__(self, picture: Pixels, *, source: str) -> Pixels:
+        """Resize."""
+        picture = self._pipeline(picture, None, seed_parts=(), source=source)[0].reshape(
+            *self._pipeline.image_size or (), self.channels
+        )
+        return self._resized(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()

@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 
 from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
+from anomaly_suite.data.preparation import PicturePreparation
+from anomaly_suite.data.transforms import Pipeline
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.seeds import derive_seed
 
@@ -85,6 +87,12 @@ class SyntheticTextures(AnomalyDataModule):
         self.channels = channels
         self.difficulty = difficulty
         self.train_transform = train_transform
+
+    def preparation(self) -> PicturePreparation:
+        """New pictures are resized to the size of this set's."""
+        return PicturePreparation(
+            Pipeline(image_size=self.image_size, center_crop=None, steps=()), channels=self.channels
+        )
 
     def build(self) -> Splits:
         """Make all images."""

@@ -10,13 +10,14 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract import AnomalyDataModule, Splits
+from anomaly_suite.data.preparation import PicturePreparation
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
 from anomaly_suite.data.scenes.crops import CropScenes, check_range
 from anomaly_suite.data.scenes.cutouts import open_cutouts
 from anomaly_suite.data.scenes.datasets import EvaluationScenes, OutlierMix, TrainingScenes
 from anomaly_suite.data.scenes.labels import LabelTable
 from anomaly_suite.data.scenes.scene_files import SceneSource
-from anomaly_suite.data.transforms import Size
+from anomaly_suite.data.transforms import Pipeline, Size
 from anomaly_suite.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,10 @@ class SceneModule(AnomalyDataModule):
         """Classes in ``target``."""
         return len(self.classes)
 
+    def preparation(self) -> PicturePreparation:
+        """New scenes keep their size."""
+        return PicturePreparation(Pipeline(image_size=None, center_crop=None, steps=()))
+
     def read(self) -> SceneParts:
         """Find all scenes.
 
@@ -200,6 +205,10 @@ class SceneTestModule(AnomalyDataModule):
 
     def __init__(self, *, eval_batch_size: int = 1, num_workers: int = 0) -> None:
         super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers, validation="none")
+
+    def preparation(self) -> PicturePreparation:
+        """New scenes keep their size."""
+        return PicturePreparation(Pipeline(image_size=None, center_crop=None, steps=()))
 
     def read(self) -> EvaluationScenes:
         """Find all scenes.

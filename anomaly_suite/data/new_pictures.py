@@ -1,0 +1,140 @@
+"""NewPictures: pictures without labels and frames of videos, prepared as a run's test images are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+
+from anomaly_suite.contract import Preparation
+from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.transforms import Pixels
+from anomaly_suite.errors import ConfigError, DatasetError, ImageReadError, ShapeError
+from anomaly_suite.io.pictures import Picture
+from anomaly_suite.io.videos import open_video
+
+log = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"]
+
+
+class NewPictures(BatchedDataset):
+    """Pictures and frames of videos, without labels. A frame is decoded when its turn comes; nothing is kept.
+
+    Args:
+        pictures: Where they are.
+        preparation: What happens to each before the network sees it.
+        on_error: ``raise`` stops at a picture that cannot be read; ``skip`` leaves it out, and says so in the batch.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], preparation: Preparation, *, on_error: OnError = "raise") -> None:
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be raise or skip; got {on_error!r}. skip leaves out what cannot be read.")
+        self.pictures = pictures
+        self.preparation = preparation
+        self.on_error: OnError = on_error
+        self._frames = _Frames()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: list[int]) -> Any:
+        """Those of some pictures that can be read.
+
+        Returns:
+            ``image`` float32 in [0, 1] (B, C, H, W) and ``image_path``, of B pictures; under ``unreadable`` a sentence for each of the
+            others, and nothing else where that is all of them.
+
+        Raises:
+            ImageReadError: a picture cannot be read, and is not to be skipped.
+            DatasetError: the same of a video.
+            ShapeError: pictures of several sizes, where they keep their size.
+        """
+        found: list[tuple[str, Pixels]] = []
+        unreadable: list[str] = []
+        for picture in (self.pictures[index] for index in indices):
+            try:
+                found.append((picture.name, self._read(picture)))
+            except (ImageReadError, DatasetError, FileNotFoundError) as error:
+                if self.on_error == "raise":
+                    raise
+                log.warning("left out: %s", error)
+                unreadable.append(str(error))
+        batch: dict[str, Any] = {}
+        if found:
+            names, pixels = zip(*found, strict=True)
+            batch = {"image": as_image(pixels, names), "image_path": list(names)}
+        return {**batch, "unreadable": unreadable} if unreadable else batch
+
+    def _read(self, picture: Picture) -> Pixels:
+        if picture.frame is None:
+            pixels = self.preparation.read(picture.path)
+        else:
+            pixels = in_channels(self._frames.read(picture.path, picture.frame), self.preparation.channels)
+        return self.preparation(pixels, source=f"'{picture.name}'")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the video that is open: a worker opens its own."""
+        return {**self.__dict__, "_frames": _Frames()}
+
+
+def as_image(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
+    """A batch for a network.
+
+    Args:
+        pixels: Of shape (H, W, C), 8 bits each.
+        names: What they are, for messages.
+
+    Returns:
+        float32 in [0, 1], shape (B, C, H, W), channels last in memory.
+
+    Raises:
+        ShapeError: several sizes.
+    """
+    for name, each in zip(names, pixels, strict=True):
+        if each.shape != pixels[0].shape:
+            raise ShapeError(
+                f"'{names[0]}' is {pixels[0].shape[:2]} and '{name}' is {each.shape[:2]} (H, W), and the run keeps the size of its images. "
+                "Score them one at a time: --data.eval_batch_size 1."
+            )
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+
+
+def in_channels(picture: Pixels, channels: Literal[1, 3]) -> Pixels:
+    """RGB (H, W, 3) as it is, or as grey (H, W, 1), weighted as files are that are read as grey."""
+    if channels == 3:
+        return picture
+    grey: Pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+    return grey
+
+
+class _Frames:
+    """Frames of one video at a time, in order; those between two that are asked for are decoded and dropped."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._next = 0
+        self._frames: Iterator[Pixels] = iter(())
+
+    def read(self, path: Path, number: int) -> Pixels:
+        """One frame, RGB (H, W, 3).
+
+        Raises:
+            DatasetError: the video cannot be opened, or ends before.
+        """
+        if path != self._path or number < self._next:
+            self._path, self._next = path, 0
+            _, self._frames = open_video(path)
+        for frame in self._frames:
+            self._next += 1
+            if self._next > number:
+                return frame
+        self._path = None
+        raise DatasetError(
+            f"'{path}' ends after {self._next} frames, and frame {number} was announced: the file is cut. Fetch it again."
+        )
