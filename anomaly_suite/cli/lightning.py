@@ -81,6 +81,9 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
         words: The rest of the command line.
     """
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
+    warnings.filterwarnings(
+        "ignore", message="The dirpath has changed"
+    )  # results of a prediction have their own folder
     sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     return kind(
         model_class=AnomalyModule,

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 
@@ -15,7 +14,7 @@ from anomaly_suite.contract import Preparation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import ConfigError, DatasetError, ImageReadError, ShapeError
-from anomaly_suite.io.pictures import Picture
+from anomaly_suite.io.pictures import Picture, with_channels
 from anomaly_suite.io.videos import open_video
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class NewPictures(BatchedDataset):
         unreadable: list[str] = []
         for picture in (self.pictures[index] for index in indices):
             try:
-                found.append((picture.name, self._read(picture)))
+                found.append((picture.name, self.read(picture)))
             except (ImageReadError, DatasetError, FileNotFoundError) as error:
                 if self.on_error == "raise":
                     raise
@@ -71,11 +70,17 @@ class NewPictures(BatchedDataset):
             batch = {"image": as_image(pixels, names), "image_path": list(names)}
         return {**batch, "unreadable": unreadable} if unreadable else batch
 
-    def _read(self, picture: Picture) -> Pixels:
+    def read(self, picture: Picture) -> Pixels:
+        """One of them, prepared, shape (H, W, C).
+
+        Raises:
+            ImageReadError: it cannot be read.
+            DatasetError: its video cannot be read.
+        """
         if picture.frame is None:
             pixels = self.preparation.read(picture.path)
         else:
-            pixels = in_channels(self._frames.read(picture.path, picture.frame), self.preparation.channels)
+            pixels = with_channels(self._frames.read(picture.path, picture.frame), self.preparation.channels)
         return self.preparation(pixels, source=f"'{picture.name}'")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,14 +108,6 @@ def as_image(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
                 "Score them one at a time: --data.eval_batch_size 1."
             )
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
-
-
-def in_channels(picture: Pixels, channels: Literal[1, 3]) -> Pixels:
-    """RGB (H, W, 3) as it is, or as grey (H, W, 1), weighted as files are that are read as grey."""
-    if channels == 3:
-        return picture
-    grey: Pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
-    return grey
 
 
 class _Frames:

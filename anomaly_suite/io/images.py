@@ -261,8 +261,9 @@ def _explain(path: Path, data: bytes) -> None:
     except Image.DecompressionBombError:
         return  # too large to be looked at: OpenCV may say more
     except (OSError, SyntaxError) as error:
+        reason = str(error).split(" <")[0]  # without the object that Pillow read from
         raise ImageReadError(
-            f"'{path}' ({len(data)} bytes) is truncated or damaged: {error}. Fetch the file again."
+            f"'{path}' ({len(data)} bytes) is truncated or damaged: {reason}. Fetch the file again."
         ) from error
 
 

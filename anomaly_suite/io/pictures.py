@@ -6,13 +6,19 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
 
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import image_files, on_disk
 from anomaly_suite.io.images import IMAGE_SUFFIXES
 from anomaly_suite.io.rows import read_rows
 from anomaly_suite.io.videos import VIDEO_SUFFIXES, count_frames, videos_in
+
+Pixels = npt.NDArray[np.uint8]
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -51,6 +57,21 @@ def common_folder(pictures: Sequence[Picture]) -> Path:
         pictures: At least one.
     """
     return Path(os.path.commonpath([os.path.abspath(picture.path.parent) for picture in pictures]))
+
+
+def with_channels(pixels: Pixels, channels: Literal[1, 3]) -> Pixels:
+    """Grey pixels as RGB, or RGB as grey, weighted as in files that are read so.
+
+    Args:
+        pixels: Shape (H, W, 1) or (H, W, 3).
+        channels: Wanted.
+    """
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    grey: Pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+    return grey
 
 
 def _paths(word: str) -> Iterator[Path]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from anomaly_suite.callbacks import PredictionSummary, ScoreTable
 from anomaly_suite.cli.lightning import SuiteCLI, start, telling
 from anomaly_suite.cli.verbs.run import of_run, run, taken
-from anomaly_suite.data.new_pictures import NewPictures
+from anomaly_suite.data.new_pictures import NewPictures, OnError
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.pictures import Picture, common_folder, find_pictures
 from anomaly_suite.io.runs import find_run
@@ -21,7 +21,7 @@ class Request(NamedTuple):
     """What is to be scored, and what happens where a picture cannot be read."""
 
     pictures: list[Picture]
-    on_error: str
+    on_error: OnError
 
 
 def predict(words: list[str]) -> None:
@@ -44,7 +44,9 @@ def predict(words: list[str]) -> None:
             )
         run("predict", options)
         return
-    request = Request(find_pictures(inputs), on_error or "raise")
+    if on_error not in (None, *get_args(OnError)):
+        raise ConfigError(f"--on_error must be raise or skip; got {on_error!r}. skip leaves out what cannot be read.")
+    request = Request(find_pictures(inputs), "skip" if on_error == "skip" else "raise")
     given, rest = taken(options, "--run", needs="the folder of an earlier fit")
     folder = None if given is None else find_run(given)
     place = Path(output or Path(folder or "runs", "predictions", _name(inputs[0])))
@@ -102,8 +104,7 @@ class NewPicturesCLI(SuiteCLI):
                 "predict needs to know how pictures are prepared; got no data. Give --run RUN or --data NAME."
             )
         request = self.request
-        on_error: Any = request.on_error
-        samples = NewPictures(request.pictures, self.datamodule.preparation(), on_error=on_error)
+        samples = NewPictures(request.pictures, self.datamodule.preparation(), on_error=request.on_error)
         self.datamodule.predict_on(samples, common_folder(request.pictures))
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ScoreTable):

@@ -1,0 +1,282 @@
+"""Predictor: scores, decisions and maps of new pictures in Python, without a trainer."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+
+from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Preparation
+from anomaly_suite.contract.checkpoint_file import read_checkpoint
+from anomaly_suite.data.new_pictures import NewPictures, OnError, as_image
+from anomaly_suite.deploy.inputs import Given, pictures_of
+from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
+from anomaly_suite.io.pictures import with_channels
+from anomaly_suite.io.runs import find_checkpoint, find_run
+
+log = logging.getLogger(__name__)
+
+
+class Predicted(NamedTuple):
+    """What is said of one picture.
+
+    Attributes:
+        name: Its path, ``clip.mp4/000012`` for a frame, or ``picture 3`` for the fourth of a list of arrays.
+        anomaly_score: Raw.
+        normalized_score: In [0, 1], 0.5 at the threshold; None without a calibration.
+        is_anomalous: The decision; None without a calibration.
+        anomaly_map: Raw float32 scores of the pixels that the network saw, shape (H, W); None where the method has none.
+        mask: Which of them are anomalous, bool, shape (H, W); None without a map or a calibration for pixels.
+    """
+
+    name: str
+    anomaly_score: float
+    normalized_score: float | None = None
+    is_anomalous: bool | None = None
+    anomaly_map: npt.NDArray[np.float32] | None = None
+    mask: npt.NDArray[np.bool_] | None = None
+
+
+class Predictor:
+    """A fitted method and what happens to a picture before it, ready to score.
+
+    Example:
+        >>> predictor = Predictor.from_run("runs/padim")  # doctest: +SKIP
+        >>> predictor("new/part.png")[0].is_anomalous  # doctest: +SKIP
+        True
+
+    Args:
+        model: A fitted method on images.
+        preparation: What happens to pictures first, such as ``data_module.preparation()``.
+        device: Where to compute; None takes a GPU if there is one.
+        batch_size: Pictures scored at once.
+
+    Raises:
+        NotFittedError: the method cannot score yet.
+        ConfigError: a batch size under 1, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: AnomalyModule,
+        preparation: Preparation,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        model.require_fitted()
+        self.device = _device(device)
+        self.model = model.eval().to(self.device)
+        self.preparation = preparation
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_run(cls, run: str | Path, *, device: str | torch.device | None = None, batch_size: int = 32) -> Predictor:
+        """The predictor of a run of ``anomaly-suite fit``, with its own size and steps.
+
+        Args:
+            run: Folder of the run, or one that holds runs, of which the newest is taken.
+            device: See the class.
+            batch_size: See the class.
+
+        Raises:
+            DatasetNotFoundError: there is no run.
+            CheckpointError: it has no checkpoint, or none that fits.
+            ConfigError: it is not a run on images.
+        """
+        folder = find_run(run)
+        return cls._built(folder / "config.yaml", find_checkpoint(folder), None, device, batch_size)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        *,
+        data: AnomalyDataModule | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+    ) -> Predictor:
+        """The predictor of a checkpoint.
+
+        Args:
+            checkpoint: The file.
+            data: Data module whose pictures were trained on, for their size and steps; nothing of its data set is read. None where the
+                ``config.yaml`` of the run lies in a folder above.
+            device: See the class.
+            batch_size: See the class.
+
+        Raises:
+            CheckpointError: the file is no checkpoint of a method of this package.
+            ConfigError: ``data`` is needed.
+        """
+        path = Path(checkpoint)
+        configs = [folder / "config.yaml" for folder in path.absolute().parents[:2]]
+        config = next((file for file in configs if file.is_file()), None)
+        if config is None and data is None:
+            raise ConfigError(
+                f"how pictures are prepared is not in the checkpoint '{path}', and no config.yaml lies above it. Give data=, a data module as "
+                "the fit had it, or the run to Predictor.from_run."
+            )
+        return cls._built(config if data is None else None, path, data, device, batch_size)
+
+    @classmethod
+    def _built(
+        cls, config: Path | None, path: Path, data: AnomalyDataModule | None, device: Any, batch_size: int
+    ) -> Predictor:
+        checkpoint = read_checkpoint(path)
+        given = {} if config is None else _read_config(config)
+        name = given.get("model", {}).get("class_path") if given else _method_of(checkpoint, path)
+        model = _class_of(name).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        data = data or _build(AnomalyDataModule, given.get("data"), "data", str(config))
+        state = checkpoint.get(type(data).__qualname__) or checkpoint.get("anomaly_suite", {}).get("data", {})
+        data.load_state_dict(dict(state))
+        return cls(model, data.preparation(), device=device, batch_size=batch_size)
+
+    def __call__(self, inputs: Any, *, on_error: OnError = "raise") -> list[Predicted]:
+        """Score pictures; of very many, :meth:`stream` keeps no results.
+
+        Args:
+            inputs: See :func:`~anomaly_suite.deploy.inputs.pictures_of`.
+            on_error: ``raise`` stops at a file that cannot be read, ``skip`` logs it and goes on.
+
+        Returns:
+            One entry a picture, in order.
+
+        Raises:
+            ImageReadError: a picture cannot be read.
+            DatasetError: a video cannot be read.
+            ShapeError: what is given is no picture.
+        """
+        return list(self.stream(inputs, on_error=on_error))
+
+    def stream(self, inputs: Any, *, on_error: OnError = "raise") -> Iterator[Predicted]:
+        """The same, one after another: at most a batch is in memory.
+
+        Args:
+            inputs: See :meth:`__call__`.
+            on_error: See :meth:`__call__`.
+
+        Yields:
+            One entry a picture, in order.
+        """
+        reader = NewPictures((), self.preparation, on_error=on_error)
+        ready = (
+            (given.name, pixels)
+            for given in pictures_of(inputs)
+            if (pixels := self._prepared(given, reader)) is not None
+        )
+        # pictures of one size share a batch, where a run keeps the size of its images
+        for _, alike in itertools.groupby(ready, key=lambda pair: pair[1].shape):
+            while batch := list(itertools.islice(alike, self.batch_size)):
+                yield from self._score(batch)
+
+    def _prepared(self, given: Given, reader: NewPictures) -> npt.NDArray[np.uint8] | None:
+        if given.picture is None:
+            pixels = with_channels(given.pixels, self.preparation.channels)  # type: ignore[arg-type] # one of the two
+            return self.preparation(pixels, source=f"'{given.name}'")
+        try:
+            return reader.read(given.picture)
+        except (ImageReadError, DatasetError, FileNotFoundError) as error:
+            if reader.on_error == "raise":
+                raise
+            log.warning("left out: %s", error)
+            return None
+
+    @torch.inference_mode()
+    def _score(self, batch: list[tuple[str, npt.NDArray[np.uint8]]]) -> Iterator[Predicted]:
+        names, pixels = zip(*batch, strict=True)
+        found: Any = self.model.predict_step({"image": as_image(pixels, names).to(self.device)}, 0)
+        columns = {key: value.cpu().numpy() for key, value in found.items() if isinstance(value, torch.Tensor)}
+
+        def one(key: str, row: int) -> Any:
+            return None if key not in columns else columns[key][row]
+
+        for row, name in enumerate(names):
+            score, decided = one("normalized_score", row), one("pred_label", row)
+            anomaly_map, mask = one("anomaly_map", row), one("pred_mask", row)
+            yield Predicted(
+                name,
+                float(columns["anomaly_score"][row]),
+                None if score is None else float(score),
+                None if decided is None else bool(decided),
+                None if anomaly_map is None else anomaly_map[0],
+                None if mask is None else mask[0],
+            )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device must be one that is there; got {device!r} ({' '.join(str(error).split())[:120]}). Use cpu, or leave it out."
+        ) from error
+    return found
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{file}' is no YAML ({' '.join(str(error).split())}). Restore it from the run.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or "data" not in content:
+        raise ConfigError(
+            f"'{file}' is not the configuration of a run: it has no model and data. Give the folder that fit wrote."
+        )
+    return content
+
+
+def _method_of(checkpoint: Mapping[str, Any], path: Path) -> str:
+    """Dotted name of the class that wrote a checkpoint."""
+    import anomaly_suite.methods
+
+    options = checkpoint.get("hyper_parameters", {})
+    name = checkpoint.get("anomaly_suite", {}).get("class")
+    if "_class_path" in options:
+        return str(options["_class_path"])
+    if name not in anomaly_suite.methods.__all__:
+        raise CheckpointError(
+            f"'{path}' was written by {name or 'a class outside anomaly_suite'}, which is no method of this package. Build it with "
+            "load_from_checkpoint of its class, and give it to Predictor."
+        )
+    return f"anomaly_suite.methods.{name}"
+
+
+def _class_of(path: str) -> type[AnomalyModule]:
+    import importlib
+
+    module, _, name = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module or "anomaly_suite.methods"), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"the run's method {path!r} cannot be imported ({error}). Install it, or start where its file lies."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, AnomalyModule)):
+        raise ConfigError(f"the run's method {path!r} is no AnomalyModule. Give the run of a method.")
+    return found
+
+
+def _build(kind: type[AnomalyDataModule], given: Any, key: str, source: str) -> AnomalyDataModule:
+    """The data module of a configuration, without reading its data set."""
+    from jsonargparse import ArgumentParser
+
+    import anomaly_suite.data  # noqa: F401 - short names
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, key)
+    try:
+        built: AnomalyDataModule = parser.instantiate_classes(parser.parse_object({key: given}))[key]
+    except Exception as error:  # whatever options lead to
+        raise ConfigError(f"the {key} of '{source}' cannot be built: {' '.join(str(error).split())}") from error
+    return built

@@ -1,0 +1,136 @@
+"""predict on new pictures: no labels, no data set, the run's own size and threshold."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cli_parts import AUGMENTED, DIGITS, QUIET, command, succeed
+from video_files import frames, write_video
+
+import anomaly_suite
+from anomaly_suite.cli.verbs.predict import split_inputs
+
+pytestmark = pytest.mark.xdist_group("predict")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with a run of a method that gives maps, in ``runs``."""
+    root = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        model = ["--model", "DAE", "--model.image_size", "16", "--model.in_channels", "1", "--model.widths", "[4, 8]"]
+        options = ["--model.latent_dim", "4", *DIGITS, *AUGMENTED, *QUIET, "--trainer.max_epochs", "1"]
+        succeed("fit", *model, *options, "--trainer.logger", "false", "--trainer.default_root_dir", "runs")
+    return root
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """A folder with three pictures in two folders, one file that is cut, and a video of three frames."""
+    folder = tmp_path / "new parts"
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "sub/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), rng.integers(0, 256, (20, 24), dtype=np.uint8))
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    write_video(folder / "clip.avi", frames(3))
+    return folder
+
+
+def fail(*words: str) -> str:
+    done = command(*words)
+    assert done.code in (1, 2)
+    (said,) = (line for line in done.err.splitlines() if line.startswith("anomaly-suite: "))
+    assert "Traceback" not in done.err
+    return said
+
+
+def table(file: Path) -> dict[str, dict[str, str]]:
+    with file.open(newline="") as opened:
+        return {row["path"]: row for row in csv.DictReader(opened)}
+
+
+def test_a_folder_with_everything(root, new, monkeypatch):
+    monkeypatch.chdir(root)
+    said = succeed("predict", "--run", "runs", str(new), "--on_error", "skip", "--data.eval_batch_size", "2")
+    folder = root / "runs" / "predictions" / "new parts"
+    rows = table(folder / "predictions.csv")
+    names = [
+        new / name for name in ("a.png", "b.png", "clip.avi/000000", "clip.avi/000001", "clip.avi/000002", "sub/a.png")
+    ]
+    assert list(rows) == [str(name) for name in names]
+    assert {row["label"] for row in rows.values()} == {""}
+    assert {row["decision"] for row in rows.values()} <= {"normal", "anomalous"}
+    panels = {str(path.relative_to(folder / "heatmaps" / "predict")) for path in (folder / "heatmaps").rglob("*.png")}
+    assert panels == {"a.png", "b.png", "sub/a.png", *(f"clip.avi/00000{number}.png" for number in range(3))}
+    assert "cut.png" in (folder / "unreadable.txt").read_text()
+    flagged = sum(row["decision"] == "anomalous" for row in rows.values())
+    assert "6 scored in " in said.out
+    assert f": {flagged} anomalous (score at least" in said.out
+    assert "1 could not be read" in said.out
+    assert f"results: {folder.relative_to(root)}" in said.out.replace(f"{root}/", "")
+    found = anomaly_suite.Predictor.from_run("runs", device="cpu")(new, on_error="skip")
+    scores = [float(row["anomaly_score"]) for row in rows.values()]
+    assert [each.anomaly_score for each in found] == pytest.approx(scores, rel=1e-4)
+    assert not list(folder.glob("metrics.json"))
+
+
+def test_again_replaces_what_was_there(root, new, monkeypatch, tmp_path):
+    monkeypatch.chdir(root)
+    (new / "cut.png").unlink()
+    place = tmp_path / "here"
+    options = ["--run=runs", f"--output={place}", "--table.format", "parquet"]
+    pytest.importorskip("pyarrow")
+    succeed("predict", *options, str(new / "a.png"), str(new / "sub"), "--heatmaps.raw", "npy")
+    assert (place / "predictions.parquet").is_file()
+    assert len(list((place / "heatmaps" / "predict_raw").rglob("*.npy"))) == 2
+    succeed("predict", *options, str(new / "*.png"))
+    assert {path.name for path in (place / "heatmaps" / "predict").rglob("*.png")} == {"a.png", "b.png"}
+    assert not list((place / "heatmaps" / "predict").rglob("sub"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["gone.png"], "'gone.png' does not exist"),
+        (["."], "predict expects pictures or videos in '.'; it holds none"),
+        (["--on_error", "skip"], "--output and --on_error are for new pictures; got none"),
+        (["a.png", "--on_error", "ignore"], "on_error must be raise or skip; got 'ignore'"),
+        (["a.png", "--output"], "--output needs a folder for the results"),
+        (["a.png", "--run", "gone"], "no run (a folder with config.yaml) in 'gone'"),
+        (["a.png", "--data.imagesize", "8", "--run", "runs"], "imagesize"),
+        (["a.png"], "data"),
+    ],
+)
+def test_what_cannot_be_predicted(root, new, monkeypatch, tmp_path, words, says):
+    place = tmp_path / "empty"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    words = [
+        str(new / "a.png") if word == "a.png" else str(root / "runs") if word == "runs" else word for word in words
+    ]
+    assert says in fail("predict", *words)
+
+
+def test_a_picture_that_cannot_be_read_stops(root, new, monkeypatch):
+    monkeypatch.chdir(root)
+    assert "cut.png' " in fail("predict", "--run", "runs", str(new / "cut.png"))
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "inputs"),
+    [
+        (["a", "--run", "r", "b"], ["--run", "r"], ["a", "b"]),
+        (["--run=r", "a"], ["--run=r"], ["a"]),
+        (["--trainer.devices", "-1", "a"], ["--trainer.devices", "-1"], ["a"]),
+        (["--print_config", "a"], ["--print_config"], ["a"]),
+        ([], [], []),
+    ],
+)
+def test_options_and_inputs_in_any_order(words, options, inputs):
+    assert split_inputs(words) == (options, inputs)
