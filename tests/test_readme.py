@@ -14,7 +14,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from anomaly_suite.cli import RUN_VERBS, main
+from anomaly_suite.cli import VERBS, main
 from anomaly_suite.data import Digits
 
 ROOT = Path(__file__).parents[1]
@@ -82,8 +82,8 @@ def test_the_own_method_keeps_what_came_before_a_validation(options, tmp_path, m
 
 def test_every_command_has_a_known_verb():
     verbs = re.findall(r"^anomaly-suite (\S+)", README, re.MULTILINE)
-    assert {"fit", "test", "predict", "calibrate", "report", "list"} <= set(verbs)
-    assert set(verbs) <= {*RUN_VERBS, "list", "report"}
+    assert {"fit", "test", "predict", "calibrate", "export", "report", "list"} <= set(verbs)
+    assert set(verbs) <= set(VERBS)
 
 
 def test_files_that_the_pages_name_are_there() -> None:

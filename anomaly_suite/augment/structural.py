@@ -190,7 +190,19 @@ def _rotate(image: Tensor, quarter_turns: int) -> Tensor:
             f"rotating by 90 degrees needs square images; got {tuple(image.shape)}. "
             "Crop or resize to a square, or leave rotate90, rotate270 and mix_up out of operations."
         )
-    return torch.rot90(image, quarter_turns, (2, 3))
+    return quarter_turned(image, quarter_turns)
+
+
+def quarter_turned(image: Tensor, quarter_turns: int) -> Tensor:
+    """What ``torch.rot90`` gives, from steps that can be written as ONNX.
+
+    Args:
+        image: Shape (B, C, H, W).
+        quarter_turns: Counter-clockwise, 0 to 3.
+    """
+    if quarter_turns % 2 == 0:
+        return image.flip(2, 3) if quarter_turns else image
+    return image.transpose(2, 3).flip(2 if quarter_turns == 1 else 3)
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {

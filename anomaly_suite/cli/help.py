@@ -8,8 +8,11 @@ verbs that need a configuration (anomaly-suite VERB --help lists every option):
   fit         train a method, validate and calibrate it
   validate    run the validation set through a checkpoint
   test        metrics, heatmaps, plots and score table on the test set
-  predict     scores and heatmaps without labels
+  predict     scores, decisions and heatmaps of new pictures: predict --run RUN PICTURE|FOLDER|PATTERN|VIDEO|LIST...
   calibrate   refit thresholds of a checkpoint by another rule, without training
+
+verbs that need a run:
+  export --run RUN                       one file for other programs, decisions inside: --format onnx|torch_export|torchscript
 
 verb that needs videos:
   extract-features INPUT OUTPUT          snippet features of video files or folders of frames (--help lists the options)
@@ -28,6 +31,7 @@ common options:
   --print_config            print the complete configuration and stop
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
   --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights
+  --output DIR              (predict) folder for the results; --on_error skip leaves out pictures that cannot be read
   --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, localisation,
                             heatmaps, plots, curves, table
   --version                 print the version

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.transforms import Pixels
 from anomaly_suite.errors import ConfigError, DatasetError, ImageReadError, ShapeError
 from anomaly_suite.io.pictures import Picture, with_channels
-from anomaly_suite.io.videos import open_video
+from anomaly_suite.io.videos import FrameReader
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class NewPictures(BatchedDataset):
         self.pictures = pictures
         self.preparation = preparation
         self.on_error: OnError = on_error
-        self._frames = _Frames()
+        self._frames = FrameReader()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -85,7 +84,7 @@ class NewPictures(BatchedDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the video that is open: a worker opens its own."""
-        return {**self.__dict__, "_frames": _Frames()}
+        return {**self.__dict__, "_frames": FrameReader()}
 
 
 def as_image(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
@@ -108,30 +107,3 @@ def as_image(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
                 "Score them one at a time: --data.eval_batch_size 1."
             )
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
-
-
-class _Frames:
-    """Frames of one video at a time, in order; those between two that are asked for are decoded and dropped."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._next = 0
-        self._frames: Iterator[Pixels] = iter(())
-
-    def read(self, path: Path, number: int) -> Pixels:
-        """One frame, RGB (H, W, 3).
-
-        Raises:
-            DatasetError: the video cannot be opened, or ends before.
-        """
-        if path != self._path or number < self._next:
-            self._path, self._next = path, 0
-            _, self._frames = open_video(path)
-        for frame in self._frames:
-            self._next += 1
-            if self._next > number:
-                return frame
-        self._path = None
-        raise DatasetError(
-            f"'{path}' ends after {self._next} frames, and frame {number} was announced: the file is cut. Fetch it again."
-        )

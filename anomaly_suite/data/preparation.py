@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from anomaly_suite.data.transforms import Pipeline, Pixels
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.image_headers import Exif
 from anomaly_suite.io.images import read_image
 
@@ -45,14 +46,37 @@ class PicturePreparation:
         self.frame = frame
         self.seed = seed
 
+    def bit_depth(self) -> int:
+        """How many bits pictures of more than 8 bits use."""
+        return 16 if self._bits is None else self._bits()
+
     def read(self, path: Path) -> Pixels:
         """Decode a picture, shape (H, W, channels).
 
         Raises:
             ImageReadError: it cannot be read; says why.
         """
-        bits = 16 if self._bits is None else self._bits()
-        return read_image(path, channels=self.channels, bit_depth=bits, exif=self.exif)
+        return read_image(path, channels=self.channels, bit_depth=self.bit_depth(), exif=self.exif)
+
+    def graph_steps(self) -> list[tuple[Any, ...]]:
+        """The same as names and sizes, for those who write it down as a graph.
+
+        Returns:
+            ``("cut", frame)``, ``("resize", (h, w), "opencv")`` and ``("crop", (h, w))``, those that there are, in this order.
+
+        Raises:
+            ConfigError: there are steps of albumentations, which are Python.
+        """
+        pipeline = self.pipeline
+        if pipeline.steps:
+            names = ", ".join(str(step.get("class")) for step in pipeline.steps)
+            raise ConfigError(
+                f"transform steps cannot be written into an exported file; the run has {names}. Export a run without transform, or "
+                "apply these steps to the pictures first."
+            )
+        found: list[tuple[Any, ...]] = [] if self.frame is None else [("cut", self.frame)]
+        found += [("resize", pipeline.image_size, "opencv")] if pipeline.image_size else []
+        return found + ([("crop", pipeline.center_crop)] if pipeline.center_crop else [])
 
     def __call__(self, picture: Pixels, *, source: str) -> Pixels:
         """Cut, resize and transform a picture that belongs to no data set: random steps draw the same for each.

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
 
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Preparation
 from anomaly_suite.contract.checkpoint_file import read_checkpoint
-from anomaly_suite.data.new_pictures import NewPictures, OnError, as_image
-from anomaly_suite.deploy.inputs import Given, pictures_of
-from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError, ImageReadError
-from anomaly_suite.io.pictures import with_channels
+from anomaly_suite.data.new_pictures import as_image
+from anomaly_suite.deploy.streams import PicturePredictor, Predicted, results
+from anomaly_suite.errors import CheckpointError, ConfigError
+from anomaly_suite.io.pictures import Picture, Pixels
 from anomaly_suite.io.runs import find_checkpoint, find_run
 
-log = logging.getLogger(__name__)
 
-
-class Predicted(NamedTuple):
-    """What is said of one picture.
-
-    Attributes:
-        name: Its path, ``clip.mp4/000012`` for a frame, or ``picture 3`` for the fourth of a list of arrays.
-        anomaly_score: Raw.
-        normalized_score: In [0, 1], 0.5 at the threshold; None without a calibration.
-        is_anomalous: The decision; None without a calibration.
-        anomaly_map: Raw float32 scores of the pixels that the network saw, shape (H, W); None where the method has none.
-        mask: Which of them are anomalous, bool, shape (H, W); None without a map or a calibration for pixels.
-    """
-
-    name: str
-    anomaly_score: float
-    normalized_score: float | None = None
-    is_anomalous: bool | None = None
-    anomaly_map: npt.NDArray[np.float32] | None = None
-    mask: npt.NDArray[np.bool_] | None = None
-
-
-class Predictor:
+class Predictor(PicturePredictor):
     """A fitted method and what happens to a picture before it, ready to score.
 
     Example:
@@ -71,13 +45,11 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 32,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        super().__init__(preparation.channels, batch_size)
         model.require_fitted()
         self.device = _device(device)
         self.model = model.eval().to(self.device)
         self.preparation = preparation
-        self.batch_size = batch_size
 
     @classmethod
     def from_run(cls, run: str | Path, *, device: str | torch.device | None = None, batch_size: int = 32) -> Predictor:
@@ -94,7 +66,8 @@ class Predictor:
             ConfigError: it is not a run on images.
         """
         folder = find_run(run)
-        return cls._built(folder / "config.yaml", find_checkpoint(folder), None, device, batch_size)
+        model, data = load_run(folder / "config.yaml", find_checkpoint(folder))
+        return cls(model, data.preparation(), device=device, batch_size=batch_size)
 
     @classmethod
     def from_checkpoint(
@@ -126,91 +99,48 @@ class Predictor:
                 f"how pictures are prepared is not in the checkpoint '{path}', and no config.yaml lies above it. Give data=, a data module as "
                 "the fit had it, or the run to Predictor.from_run."
             )
-        return cls._built(config if data is None else None, path, data, device, batch_size)
-
-    @classmethod
-    def _built(
-        cls, config: Path | None, path: Path, data: AnomalyDataModule | None, device: Any, batch_size: int
-    ) -> Predictor:
-        checkpoint = read_checkpoint(path)
-        given = {} if config is None else _read_config(config)
-        name = given.get("model", {}).get("class_path") if given else _method_of(checkpoint, path)
-        model = _class_of(name).load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        data = data or _build(AnomalyDataModule, given.get("data"), "data", str(config))
-        state = checkpoint.get(type(data).__qualname__) or checkpoint.get("anomaly_suite", {}).get("data", {})
-        data.load_state_dict(dict(state))
+        model, data = load_run(config if data is None else None, path, data)
         return cls(model, data.preparation(), device=device, batch_size=batch_size)
 
-    def __call__(self, inputs: Any, *, on_error: OnError = "raise") -> list[Predicted]:
-        """Score pictures; of very many, :meth:`stream` keeps no results.
+    def read(self, picture: Picture) -> Pixels:
+        """See :class:`~anomaly_suite.deploy.streams.PicturePredictor`."""
+        return self.preparation.read(picture.path)
 
-        Args:
-            inputs: See :func:`~anomaly_suite.deploy.inputs.pictures_of`.
-            on_error: ``raise`` stops at a file that cannot be read, ``skip`` logs it and goes on.
-
-        Returns:
-            One entry a picture, in order.
-
-        Raises:
-            ImageReadError: a picture cannot be read.
-            DatasetError: a video cannot be read.
-            ShapeError: what is given is no picture.
-        """
-        return list(self.stream(inputs, on_error=on_error))
-
-    def stream(self, inputs: Any, *, on_error: OnError = "raise") -> Iterator[Predicted]:
-        """The same, one after another: at most a batch is in memory.
-
-        Args:
-            inputs: See :meth:`__call__`.
-            on_error: See :meth:`__call__`.
-
-        Yields:
-            One entry a picture, in order.
-        """
-        reader = NewPictures((), self.preparation, on_error=on_error)
-        ready = (
-            (given.name, pixels)
-            for given in pictures_of(inputs)
-            if (pixels := self._prepared(given, reader)) is not None
-        )
-        # pictures of one size share a batch, where a run keeps the size of its images
-        for _, alike in itertools.groupby(ready, key=lambda pair: pair[1].shape):
-            while batch := list(itertools.islice(alike, self.batch_size)):
-                yield from self._score(batch)
-
-    def _prepared(self, given: Given, reader: NewPictures) -> npt.NDArray[np.uint8] | None:
-        if given.picture is None:
-            pixels = with_channels(given.pixels, self.preparation.channels)  # type: ignore[arg-type] # one of the two
-            return self.preparation(pixels, source=f"'{given.name}'")
-        try:
-            return reader.read(given.picture)
-        except (ImageReadError, DatasetError, FileNotFoundError) as error:
-            if reader.on_error == "raise":
-                raise
-            log.warning("left out: %s", error)
-            return None
+    def prepared(self, pixels: Pixels, source: str) -> Pixels:
+        """Cut, resized and transformed as the run's test images."""
+        return self.preparation(pixels, source=source)
 
     @torch.inference_mode()
-    def _score(self, batch: list[tuple[str, npt.NDArray[np.uint8]]]) -> Iterator[Predicted]:
-        names, pixels = zip(*batch, strict=True)
+    def score(self, names: Sequence[str], pixels: Sequence[Pixels]) -> Iterator[Predicted]:
+        """See :class:`~anomaly_suite.deploy.streams.PicturePredictor`."""
         found: Any = self.model.predict_step({"image": as_image(pixels, names).to(self.device)}, 0)
-        columns = {key: value.cpu().numpy() for key, value in found.items() if isinstance(value, torch.Tensor)}
+        return results(
+            names, {key: value.cpu().numpy() for key, value in found.items() if isinstance(value, torch.Tensor)}
+        )
 
-        def one(key: str, row: int) -> Any:
-            return None if key not in columns else columns[key][row]
 
-        for row, name in enumerate(names):
-            score, decided = one("normalized_score", row), one("pred_label", row)
-            anomaly_map, mask = one("anomaly_map", row), one("pred_mask", row)
-            yield Predicted(
-                name,
-                float(columns["anomaly_score"][row]),
-                None if score is None else float(score),
-                None if decided is None else bool(decided),
-                None if anomaly_map is None else anomaly_map[0],
-                None if mask is None else mask[0],
-            )
+def load_run(
+    config: Path | None, path: Path, data: AnomalyDataModule | None = None
+) -> tuple[AnomalyModule, AnomalyDataModule]:
+    """The method of a checkpoint, and the data module that it was trained with, of which nothing is read.
+
+    Args:
+        config: ``config.yaml`` of the run; None where the method is of this package, and ``data`` is given.
+        path: The checkpoint.
+        data: In place of the data module of the configuration.
+
+    Raises:
+        CheckpointError: the file is no checkpoint that fits.
+        ConfigError: the configuration is none of a run.
+    """
+    checkpoint = read_checkpoint(path)
+    given = {} if config is None else _read_config(config)
+    name = given["model"].get("class_path") if given else _method_of(checkpoint, path)
+    model = _class_of(name).load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    data = data or _build(AnomalyDataModule, given.get("data"), "data", str(config))
+    state = checkpoint.get(type(data).__qualname__) or checkpoint.get("anomaly_suite", {}).get("data", {})
+    data.load_state_dict(dict(state))
+    return model, data
 
 
 def _device(device: str | torch.device | None) -> torch.device:

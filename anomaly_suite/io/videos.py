@@ -100,6 +100,33 @@ def open_video(path: Path, *, bit_depth: int = 16) -> tuple[int, Iterator[Pixels
     return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), _decode(capture)
 
 
+class FrameReader:
+    """Frames of one video at a time, in order; those between two that are asked for are decoded and dropped."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._next = 0
+        self._frames: Iterator[Pixels] = iter(())
+
+    def read(self, path: Path, number: int) -> Pixels:
+        """One frame, RGB (H, W, 3).
+
+        Raises:
+            DatasetError: the video cannot be opened, or ends before.
+        """
+        if path != self._path or number < self._next:
+            self._path, self._next = path, 0
+            _, self._frames = open_video(path)
+        for frame in self._frames:
+            self._next += 1
+            if self._next > number:
+                return frame
+        self._path = None
+        raise DatasetError(
+            f"'{path}' ends after {self._next} frames, and frame {number} was announced: the file is cut. Fetch it again."
+        )
+
+
 def videos_in(folder: Path) -> Iterator[Path]:
     """Video files in a folder and below, in no particular order; folders of frames are none here."""
     return (path for path in walk_videos(folder) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())

@@ -129,3 +129,9 @@ def test_an_operation_named_twice_is_drawn_twice_as_often(image: Tensor) -> None
     one = image[:1].expand(300, -1, -1, -1)
     out = augment.pseudo_anomaly(one, generator(), ["rotate90", "rotate90", "rotate270"])
     assert 170 <= int((out == torch.rot90(one, 1, (2, 3))).flatten(1).all(1).sum()) <= 230
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_quarter_turns_are_torchs(turns: int) -> None:
+    image = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(augment.quarter_turned(image, turns), torch.rot90(image, turns, (2, 3)))

@@ -170,7 +170,13 @@ class OneVsRest(AnomalyDataModule):
     def preparation(self) -> _TensorPreparation:
         """New pictures are brought to the size of the published ones, then resized as those are."""
         channels, height, width = self.picture_shape or self.load().image.shape[1:]
-        return _TensorPreparation(channels, (height, width), self._resized)  # type: ignore[arg-type] # 1 or 3
+        size = self.image_size
+        second = (
+            []
+            if size in (None, width)
+            else [("pad", (size, size)) if self.pad else ("resize", (size, size), "antialias")]
+        )
+        return _TensorPreparation(channels, (height, width), self._resized, second)  # type: ignore[arg-type] # 1 or 3
 
     def build(self) -> Splits:
         """Apply protocol, fraction, contamination and validation mode.
@@ -263,12 +269,23 @@ class _TensorPreparation:
         channels: 3 for RGB, 1 for grey.
         size: Height and width of the published images.
         resized: From (N, C, H, W) to the size of the network.
+        second: What that does, see :meth:`graph_steps`.
     """
 
-    def __init__(self, channels: Literal[1, 3], size: tuple[int, int], resized: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        channels: Literal[1, 3],
+        size: tuple[int, int],
+        resized: Callable[[Tensor], Tensor],
+        second: list[tuple[Any, ...]],
+    ) -> None:
         self.channels = channels
         self._pipeline = Pipeline(image_size=size, center_crop=None, steps=())
-        self._resized = resized
+        self._size, self._resized, self._second = size, resized, second
+
+    def graph_steps(self) -> list[tuple[Any, ...]]:
+        """See :meth:`~anomaly_suite.data.preparation.PicturePreparation.graph_steps`; also ``("pad", (h, w))``."""
+        return [("resize", self._size, "opencv"), *self._second]
 
     def read(self, path: Path) -> Pixels:
         """Decode a file, shape (H, W, channels)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.augment.draws import GeneratorDraws
+from anomaly_suite.augment.structural import quarter_turned
 from anomaly_suite.contract import Batch
 from anomaly_suite.methods.pretraining.contrastive_pretraining import ContrastivePretraining
 from anomaly_suite.nn.size import ImageSize
@@ -83,6 +84,6 @@ class RotNet(ContrastivePretraining):
         """Score (B,) of images or patches (B, C, S, S)."""
         right = []
         for number in range(ROTATIONS):
-            turned = torch.rot90(image, number, (2, 3))
+            turned = quarter_turned(image, number)
             right.append(self.augmentation_head(self.encoder(turned)).float().softmax(1)[:, number])
         return 1 - torch.stack(right).mean(0)

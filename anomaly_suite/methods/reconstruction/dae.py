@@ -295,7 +295,7 @@ class VAE(AnomalyModule):
         mean, log_variance = self.encode(to_signed(image))
         kl = kl_to_standard_normal(mean, log_variance)
         deviation = (log_variance / 2).exp()
-        latents = [mean + deviation * draw for draw in self.noise] or [mean]
+        latents = [mean + deviation * draw for draw in self.noise] if len(self.noise) else [mean]
         likelihood_loss, residual, anomaly_map = self.compare(image, latents[0])
         for latent in latents[1:]:
             more = self.compare(image, latent)

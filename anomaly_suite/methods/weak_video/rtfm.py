@@ -343,7 +343,7 @@ class RTFM(BagModule):
         padding = None
         if length is not None:
             position = torch.arange(snippets, device=snippet_features.device)
-            padding = (position >= length.repeat_interleave(crops).unsqueeze(1)).unsqueeze(1)  # S 1 T
+            padding = (position >= length.view(-1, 1, 1).expand(batch, crops, 1).flatten(0, 1)).unsqueeze(1)  # S 1 T
         embedded: Tensor = self.dropout(self.temporal(snippet_features.flatten(0, 1).transpose(1, 2), padding))  # S D T
         return embedded.transpose(1, 2).view(batch, crops, snippets, -1)
 
