@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -90,7 +90,6 @@ class BenchmarkImages(ImageFileModule):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("threshold_set", threshold_set, ThresholdSet)
         self.subset = subset
         self.threshold_set = threshold_set
         self.threshold_images = threshold_images
@@ -236,22 +235,6 @@ class BenchmarkImages(ImageFileModule):
         drawn = np.random.default_rng((self.seed, 5)).permutation(masked)[:wanted].tolist()
         groups = {index: 1 + place // self.localisation_size for place, index in enumerate(drawn)}
         return [item._replace(group=groups.get(index, 0)) for index, item in enumerate(test)]
-
-
-def require_choice(name: str, value: str, choices: Any) -> None:
-    """Check an option that is one of several words.
-
-    Args:
-        name: The option.
-        value: What was given.
-        choices: A ``Literal`` of the words.
-
-    Raises:
-        ConfigError: it is none of them; names the nearest.
-    """
-    known = get_args(choices)
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{did_you_mean(str(value), known)}")
 
 
 def require_known(names: Iterable[str], known: Iterable[str], *, what: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_choice, require_known, shared_patients
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_known, shared_patients
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
@@ -147,7 +147,6 @@ class BMAD(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("dataset", dataset, Dataset)
         self.root = data_root(root, "bmad")
         self.dataset = dataset
 

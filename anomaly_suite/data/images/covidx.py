@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.covidx_lists import LABELS, Row, count_sources, read_list
 from anomaly_suite.data.images.image_files import Found, Item
@@ -132,8 +132,6 @@ class COVIDx(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("version", version, Version)
-        require_choice("negatives", negatives, Negatives)
         if negatives == "normal_only" and version in BINARY:
             several = [name for name in get_args(Version) if name not in BINARY]
             raise ConfigError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice, require_known
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_known
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.errors import DatasetError
@@ -122,7 +122,6 @@ class HyperKvasir(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("layout", layout, Layout)
         self.root = data_root(root, "hyper_kvasir")
         self.layout = layout
         self.mask_dir = None if mask_dir is None else Path(mask_dir).expanduser()

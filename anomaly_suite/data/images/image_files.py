@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
-from anomaly_suite.errors import ConfigError, DatasetError, ShapeError, did_you_mean
+from anomaly_suite.errors import DatasetError, ShapeError
 from anomaly_suite.io.folders import check_leaks, require_once
 from anomaly_suite.io.image_headers import Exif
 from anomaly_suite.io.images import MaskRule, check_mask_size, image_size, read_image, read_mask
@@ -205,8 +205,6 @@ class ImageFileModule(AnomalyDataModule):
         self.channels = channels
         self.bit_depth: Bits = bit_depth
         self.depth = BitDepth(bit_depth)
-        if exif not in get_args(Exif):
-            raise ConfigError(f"exif must be apply or ignore; got {exif!r}.{did_you_mean(str(exif), get_args(Exif))}")
         self.exif: Exif = exif
         self.transform = transform or []
         self.train_transform = train_transform or []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
@@ -117,7 +117,6 @@ class LAG(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("protocol", protocol, Protocol)
         self.root = data_root(root, "lag")
         self.protocol = protocol
         self.split_file = None if split_file is None else Path(split_file).expanduser()

@@ -16,7 +16,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice, shared_patients
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, shared_patients
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.errors import ConfigError, DatasetError
@@ -113,7 +113,6 @@ class LiuColonoscopy(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("variant", variant, Variant)
         self.root = data_root(root, "liu_colonoscopy")
         self.variant = variant
         self.shots = shots

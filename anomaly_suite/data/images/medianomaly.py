@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_choice, require_known
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_known
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
@@ -114,7 +114,6 @@ class MedIAnomaly(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("dataset", dataset, Dataset)
         self.root = data_root(root, "medianomaly")
         self.dataset = dataset
 

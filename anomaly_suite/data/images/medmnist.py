@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
-from anomaly_suite.data.images.benchmark_images import require_choice
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import data_root, find_root
@@ -123,7 +122,6 @@ class MedMNIST(AnomalyDataModule):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("flag", flag, Flag)
         published = SETS[flag]
         self.normal = published.normal if normal_class is None else normal_class
         known = range(0 if flag == "chestmnist" else published.classes)

@@ -95,7 +95,7 @@ def test_too_few_images_for_the_threshold(plain: Callable[..., Plain]) -> None:
     ):
         plain(threshold_set="apart", threshold_images=6).setup()
     with pytest.raises(
-        ConfigError, match=r"threshold_set must be one of apart, leaky, none; got 'leeky'\. Did you mean 'leaky'"
+        ConfigError, match=r"threshold_set must be 'apart', 'leaky' or 'none'; got 'leeky'\. Did you mean 'leaky'"
     ):
         plain(threshold_set="leeky")
 
