@@ -64,7 +64,8 @@ class HyperKvasir(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:

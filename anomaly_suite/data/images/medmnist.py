@@ -85,8 +85,8 @@ class MedMNIST(AnomalyDataModule):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: ``holdout`` takes the part ``val``; ``augmented`` its normal images and a pseudo-anomaly of each; ``test`` validates on the
-            test set; ``none``.
+        validation: ``holdout`` takes the part ``val``; ``augmented`` its normal images and a pseudo-anomaly of each, ``medmix`` a copy with
+            lesions and their mask; ``test`` validates on the test set; ``none``.
         val_size: Not used, since there is a part for validation.
 
     Raises:
@@ -197,14 +197,14 @@ class MedMNIST(AnomalyDataModule):
             transform=self.train_transform,
             seed=self.seed,
         )
-        held: ImageSet | None = val
-        if self.validation == "augmented":
+        held: ImageSet | None = val if self.validation == "holdout" else None
+        if self.validation in ("augmented", "medmix"):
             rows = torch.nonzero(val.label == 0).flatten()
             clean = ImageSet(
                 image=val.image[rows], label=val.label[rows], names=[val.names[row] for row in rows.tolist()]
             )
-            held = clean.with_pseudo_anomalies(self.seed)
-        return Splits(kept, held if self.validation in ("holdout", "augmented") else None, test)
+            held = clean.with_pseudo_anomalies(self.seed, self.validation)
+        return Splits(kept, held, test)
 
     def _read(self) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
         """Images (N, S, S) or (N, S, S, 3) and labels (N, L) of the parts, checked."""

@@ -83,8 +83,10 @@ def test_findings_colours_and_sizes(save: Callable[..., Path]) -> None:
 def test_validation_modes(save: Callable[..., Path]) -> None:
     file = save()
     assert make(file, validation="none").require_splits().val is None
-    val = make(file, validation="augmented").require_splits().val
-    assert val.label.tolist() == [0, 0, 1, 1]  # type: ignore[union-attr]
+    for validation, masked in {"augmented": False, "medmix": True}.items():
+        val = make(file, validation=validation).require_splits().val
+        assert val.label.tolist() == [0, 0, 1, 1]  # type: ignore[union-attr]
+        assert ("mask" in val.__getitems__([0, 3])) is masked  # type: ignore[union-attr]
 
 
 def test_published_classes_that_are_normal() -> None:
