@@ -28,6 +28,7 @@ class ImageSet(BatchedDataset):
         label: 0 or 1, shape (N,).
         names: What ``image_path`` says of each image.
         mask: bool, shape (N, 1, H, W).
+        pseudo_class: See :class:`~anomaly_suite.contract.Batch`, shape (N,).
         transform: Applied to every batch. Its generator depends on seed, epoch and indices alone, so a resumed run
             repeats what an uninterrupted one would have drawn, with any number of workers.
         seed: See ``transform``.
@@ -40,6 +41,7 @@ class ImageSet(BatchedDataset):
         label: Tensor,
         names: Sequence[str],
         mask: Tensor | None = None,
+        pseudo_class: Tensor | None = None,
         transform: BatchTransform | None = None,
         seed: int = 0,
     ) -> None:
@@ -47,6 +49,7 @@ class ImageSet(BatchedDataset):
         self.label = label
         self.names = names
         self.mask = mask
+        self.pseudo_class = pseudo_class
         self.transform = transform
         self.seed = seed
         self.epoch = 0
@@ -73,6 +76,8 @@ class ImageSet(BatchedDataset):
         }
         if self.mask is not None:
             batch["mask"] = self.mask[rows]
+        if self.pseudo_class is not None:
+            batch["pseudo_class"] = self.pseudo_class[rows]
         return batch
 
     def with_pseudo_anomalies(self, seed: int, kind: Literal["augmented", "medmix"] = "augmented") -> ImageSet:
@@ -80,4 +85,10 @@ class ImageSet(BatchedDataset):
         both = WithPseudoAnomalies(self, seed=seed, kind=kind)
         batch = both.batch(list(range(len(both))))
         image = batch["image"].mul(255).round().byte()
-        return ImageSet(image=image, label=batch["label"], names=batch["image_path"], mask=batch.get("mask"))
+        return ImageSet(
+            image=image,
+            label=batch["label"],
+            names=batch["image_path"],
+            mask=batch.get("mask"),
+            pseudo_class=batch.get("pseudo_class"),
+        )
