@@ -29,7 +29,7 @@ common options:
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
   --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights
   --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, localisation,
-                            heatmaps, plots, curves, table
+                            heatmaps, plots, curves, table, splits
   --version                 print the version
 
 example:

@@ -108,7 +108,7 @@ class BenchmarkImages(ImageFileModule):
 
     def build(self) -> Splits:
         """Check the files and split them; ``dataset_version`` then says by which protocol."""
-        self._said = []
+        self._said, self.validated_on = [], None
         splits = super().build()
         self.dataset_version = "; ".join(self._said) or None
         return splits
@@ -120,6 +120,8 @@ class BenchmarkImages(ImageFileModule):
             ConfigError: there are too few test images for that.
         """
         found = self.find()
+        if self._draws(found):
+            self.validated_on = f"{self.validation}, test images {self.threshold_set}"
         if self._draws(found) and self.threshold_set == "apart":
             taken = set(self._drawn(found.test))
             val = found.val + [found.test[index] for index in sorted(taken)]

@@ -5,7 +5,7 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from anomaly_suite.contract import AnomalyDataModule, Batch, Splits, Validation
+from anomaly_suite.contract import AnomalyDataModule, Batch, Listed, Splits, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
@@ -99,6 +99,12 @@ class ImageFiles(BatchedDataset):
     def labels(self) -> list[int]:
         """Of all images."""
         return [item.label for item in self.items]
+
+    def listed(self) -> Iterator[Listed]:
+        """All files."""
+        for item in self.items:
+            mask = None if item.mask is None else str(item.mask)
+            yield Listed(str(item.path), item.label, mask, item.category, item.defect, item.group)
 
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask, category and group if the set has them.

@@ -5,13 +5,13 @@ Axes: N images, B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import Batch, Listed
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.io.seeds import derive_seed
@@ -32,6 +32,7 @@ class ImageSet(BatchedDataset):
         transform: Applied to every batch. Its generator depends on seed, epoch and indices alone, so a resumed run
             repeats what an uninterrupted one would have drawn, with any number of workers.
         seed: See ``transform``.
+        copies: How many of the images, the last ones, are copies of others, which :meth:`listed` leaves out.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ImageSet(BatchedDataset):
         pseudo_class: Tensor | None = None,
         transform: BatchTransform | None = None,
         seed: int = 0,
+        copies: int = 0,
     ) -> None:
         self.image = image
         self.label = label
@@ -52,6 +54,7 @@ class ImageSet(BatchedDataset):
         self.pseudo_class = pseudo_class
         self.transform = transform
         self.seed = seed
+        self.copies = copies
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -61,6 +64,11 @@ class ImageSet(BatchedDataset):
     def labels(self) -> Tensor:
         """Of all images, shape (N,)."""
         return self.label
+
+    def listed(self) -> Iterator[Listed]:
+        """All images, by their names."""
+        count = len(self) - self.copies
+        return (Listed(str(self.names[index]), int(self.label[index])) for index in range(count))
 
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1], label, image_path, and mask if the set has masks."""
@@ -91,4 +99,5 @@ class ImageSet(BatchedDataset):
             names=batch["image_path"],
             mask=batch.get("mask"),
             pseudo_class=batch.get("pseudo_class"),
+            copies=len(self),
         )

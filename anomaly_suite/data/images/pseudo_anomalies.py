@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Generator, Tensor
 from anomaly_suite.augment.draws import GeneratorDraws
 from anomaly_suite.augment.medmix import medmix
 from anomaly_suite.augment.structural import pseudo_anomaly
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import Batch, Listed
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.io.seeds import derive_seed
 
@@ -45,6 +46,10 @@ class WithPseudoAnomalies(BatchedDataset):
     def labels(self) -> list[int]:
         """Of all images and copies."""
         return [0] * len(self.normals) + [1] * len(self.normals)
+
+    def listed(self) -> Iterator[Listed]:
+        """The normal images, where they can be listed."""
+        return self.normals.listed() if hasattr(self.normals, "listed") else iter(())
 
     def batch(self, indices: list[int]) -> Batch:
         """Images and copies; a copy's file name has ``#pseudo`` before the suffix."""

@@ -170,3 +170,4 @@ def test_the_result_file_names_the_protocol(
     result = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert result["dataset_version"].startswith("leaky: the threshold is set on 2 normal and 2 anomalous test images")
     assert result["data"] == {"normal": 6, "anomalous": 8}
+    assert result["calibration"]["image"]["split"] == "holdout, test images leaky"
