@@ -233,7 +233,7 @@ class BenchmarkImages(ImageFileModule):
         if wanted > len(masked):
             raise ConfigError(
                 f"localisation_groups={self.localisation_groups} of localisation_size={self.localisation_size} need {wanted} anomalous test "
-                f"images with masks; there are {len(masked)}. Give smaller or fewer groups."
+                f"images with masks; there are {len(masked)}. {'Give smaller or fewer groups' if masked else 'Give masks, or no groups'}."
             )
         drawn = np.random.default_rng((self.seed, 5)).permutation(masked)[:wanted].tolist()
         groups = {index: 1 + place // self.localisation_size for place, index in enumerate(drawn)}

@@ -13,7 +13,7 @@ from anomaly_suite.contract import Validation
 from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_known
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
-from anomaly_suite.errors import DatasetError
+from anomaly_suite.errors import ConfigError, DatasetError
 from anomaly_suite.io.folders import data_root, find_root, image_files, pair_masks, require_images, subfolders
 from anomaly_suite.io.image_headers import Exif
 
@@ -123,6 +123,10 @@ class HyperKvasir(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
+        if mask_dir is not None and layout == "published":
+            raise ConfigError(
+                f"mask_dir belongs to layout: ccd_archive; got {mask_dir!r} with published, which has masks of its own. Change one of the two."
+            )
         self.root = data_root(root, "hyper_kvasir")
         self.layout = layout
         self.mask_dir = None if mask_dir is None else Path(mask_dir).expanduser()

@@ -14,7 +14,7 @@ from anomaly_suite.data.images.benchmark_images import BenchmarkImages, Threshol
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
-from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import by_name, data_root, find_root, pair_masks, require_images
 from anomaly_suite.io.image_headers import Exif
 from anomaly_suite.io.rows import read_text
@@ -118,6 +118,10 @@ class LAG(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
+        if split_file is not None and protocol == "thesis":
+            raise ConfigError(
+                f"split_file belongs to protocol: medianomaly; got {split_file!r} with thesis, which draws by the seed. Change one of the two."
+            )
         self.root = data_root(root, "lag")
         self.protocol = protocol
         self.split_file = None if split_file is None else Path(split_file).expanduser()
@@ -144,7 +148,7 @@ class LAG(BenchmarkImages):
         by_name(
             normals + anomalies,
             lambda path: path.stem,
-            what="images of one number in both classes",
+            what="images of one number",
             advice="Delete the wrong one.",
         )
         for label, paths in enumerate((normals, anomalies)):

@@ -208,11 +208,26 @@ class LiuColonoscopy(BenchmarkImages):
             )
             return
         patients = {
-            Path(row.values["file"]).as_posix(): row.values["patient"] for row in read_rows(file, ("file", "patient"))
+            row.values["file"].replace("\\", "/"): row.values["patient"] for row in read_rows(file, ("file", "patient"))
         }
+
+        def patient_of(path: Path) -> str | None:
+            return patients.get(path.relative_to(self.root).as_posix(), patients.get(path.name))
+
+        paths = [item.path for items in parts.values() for item in items]
+        unknown = [path for path in paths if patient_of(path) is None]
+        if len(unknown) == len(paths):
+            raise DatasetError(
+                f"'{file}' must name frames as they lie below '{self.root}'; none of its {len(patients)} rows does, as 'train/normal/x.png' "
+                "would. Correct its column file."
+            )
+        if unknown:
+            rank_zero_warn(
+                f"LiuColonoscopy cannot tell whether a patient is in two parts: {len(unknown)} of {len(paths)} frames are not in '{file}', "
+                f"first '{unknown[0]}'."
+            )
         shared = shared_patients(
-            {"training and validation": parts["training"] + parts["validation"], "test": parts["test"]},
-            lambda path: patients.get(path.relative_to(self.root).as_posix(), patients.get(path.name)),
+            {"training and validation": parts["training"] + parts["validation"], "test": parts["test"]}, patient_of
         )
         if shared:
             raise DatasetError(f"{shared[0]} ({len(shared)} such patients). Keep all frames of a patient in one part.")

@@ -7,6 +7,7 @@ Camelyon16 and BraTS 2021 in folders of their labels.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,7 +200,12 @@ def _isic_part(folder: Path, part: str, *, subset: bool) -> list[Item]:
     name = f"ISIC2018_Task3_{part}"
     table = folder / f"{name}_GroundTruth" / f"{name}_GroundTruth.csv"
     require_files([table], source="MedIAnomaly's layout")
-    rows = {row.values["image"]: row.values["nv"] for row in read_rows(table, ("image", "nv"))}
+    listed = [row.values for row in read_rows(table, ("image", "nv"))]
+    rows = {row["image"]: row["nv"] for row in listed}
+    if twice := [name for name, count in Counter(row["image"] for row in listed).items() if count > 1]:
+        raise DatasetError(
+            f"'{table}' lists {twice[0]!r} more than once ({len(twice)} such images). Restore the published table."
+        )
     require_known((value.removesuffix(".0") for value in rows.values()), ("0", "1"), what=f"a value of NV in '{table}'")
     where = folder / f"{name}_Input"
     images = {path.stem: path for path in image_files(where)}

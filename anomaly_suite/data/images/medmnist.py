@@ -220,10 +220,15 @@ class MedMNIST(AnomalyDataModule):
         width = published.classes if self.flag == "chestmnist" else 1
         highest = 1 if self.flag == "chestmnist" else published.classes - 1
         for part, (images, labels) in found.items():
-            if images.shape[1:] != shape or images.dtype != np.uint8 or labels.shape != (len(images), width):
+            if (
+                images.shape[1:] != shape
+                or images.dtype != np.uint8
+                or labels.shape != (len(images), width)
+                or labels.dtype.kind not in "iu"
+            ):
                 raise DatasetError(
-                    f"{part} of '{self.file}' must hold uint8 images of {shape} and as many labels of {width}; got {images.dtype} {images.shape} and "
-                    f"{labels.shape}. Delete the file and fetch it again."
+                    f"{part} of '{self.file}' must hold uint8 images of {shape} and as many whole labels of {width}; got {images.dtype} "
+                    f"{images.shape} and {labels.dtype} {labels.shape}. Delete the file and fetch it again."
                 )
             if labels.size and not 0 <= labels.min() <= labels.max() <= highest:
                 raise DatasetError(
