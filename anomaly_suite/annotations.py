@@ -93,22 +93,23 @@ def annotations_of(cls: type) -> Mapping[str, Any]:
         return {}
 
 
-def check_kinds(cls: type, options: Mapping[str, Any]) -> None:
+def check_kinds(cls: type, options: Mapping[str, Any], *, name: str = "") -> None:
     """Refuse values of another kind than the options of a class take.
 
     Args:
         cls: The class.
         options: Values by name.
+        name: What the class is called in messages; by default its name.
 
     Raises:
         ConfigError: the message has the name, what it must be, the value, and the nearest choice.
     """
     known = annotations_of(cls)
-    for name, value in options.items():
-        if name in known and not fits(value, known[name]):
-            near = did_you_mean(value, _choices(known[name])) if isinstance(value, str) else ""
+    for key, value in options.items():
+        if key in known and not fits(value, known[key]):
+            near = did_you_mean(value, _choices(known[key])) if isinstance(value, str) else ""
             raise ConfigError(
-                f"{name} must be {describe(known[name])}; got {value!r}.{near or f' Give {cls.__name__} such a value.'}"
+                f"{key} must be {describe(known[key])}; got {value!r}.{near or f' Give {name or cls.__name__} such a value.'}"
             )
 
 

@@ -95,6 +95,7 @@ ACROSS = {  # tests of more than one module
     "contract/test_state_dict.py",
     "contract/test_compile.py",
     "data/test_signatures.py",
+    "methods/pretraining/test_ablations.py",
     "methods/test_published_defaults.py",
     "contract/test_unreadable.py",
     "contract/test_values.py",

@@ -12,6 +12,7 @@ from anomaly_suite.callbacks.metrics import (
 )
 from anomaly_suite.callbacks.plots import ScorePlots
 from anomaly_suite.callbacks.score_curves import ScoreCurves
+from anomaly_suite.callbacks.split_table import SplitTable
 from anomaly_suite.callbacks.summary import PredictionSummary
 from anomaly_suite.callbacks.table import ScoreTable
 
@@ -27,6 +28,7 @@ __all__ = [
     "ScorePlots",
     "ScoreTable",
     "SegmentationMetrics",
+    "SplitTable",
     "StageCallback",
     "Step",
 ]

@@ -155,7 +155,8 @@ class Calibrate(ChecksOptions, Callback):
             curve = metric.to(pl_module.device).curve()
             if entry := self._entry(level, curve):
                 fitted[level] = entry
-                entry.setdefault("split", of_data(trainer, "validation", "unknown"))
+                split = of_data(trainer, "validated_on", None) or of_data(trainer, "validation", "unknown")
+                entry.setdefault("split", split)
                 if len(found) > 1:
                     entry["loaders"] = len(found) - 1
         self._say_what_lacks(found[POOL], fitted)

@@ -33,7 +33,7 @@ common options:
   --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights
   --output DIR              (predict) folder for the results; --on_error skip leaves out pictures that cannot be read
   --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, localisation,
-                            heatmaps, plots, curves, table
+                            heatmaps, plots, curves, table, splits
   --version                 print the version
 
 example:

@@ -29,6 +29,7 @@ from anomaly_suite.callbacks import (
     ScorePlots,
     ScoreTable,
     SegmentationMetrics,
+    SplitTable,
 )
 from anomaly_suite.cli.catalog import options_of
 from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
@@ -52,6 +53,7 @@ LAYER = {
     "plots": ScorePlots,
     "curves": ScoreCurves,
     "table": ScoreTable,
+    "splits": SplitTable,
 }
 
 

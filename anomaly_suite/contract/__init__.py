@@ -7,7 +7,7 @@ batch through :func:`as_batch`.
 
 from anomaly_suite.contract.batch import Batch, Prediction, as_batch, as_prediction, check_key_map
 from anomaly_suite.contract.calibration import Calibration, Level
-from anomaly_suite.contract.data_module import AnomalyDataModule, Preparation, Splits, Validation
+from anomaly_suite.contract.data_module import AnomalyDataModule, Listed, Preparation, Splits, Validation
 from anomaly_suite.contract.keys import KeyMap
 from anomaly_suite.contract.module import AnomalyModule
 from anomaly_suite.contract.sampler import ShardSampler
@@ -25,6 +25,7 @@ __all__ = [
     "Calibration",
     "KeyMap",
     "Level",
+    "Listed",
     "Prediction",
     "Preparation",
     "ShardSampler",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,8 +23,19 @@ Validation = Literal["holdout", "augmented", "medmix", "test", "none"]
 UNREADABLE = "unreadable"  # key of a batch
 
 
+class Listed(NamedTuple):
+    """One sample of a data set, for the table of splits; ``path`` is its file, or its name where there is none."""
+
+    path: str
+    label: int
+    mask: str | None = None
+    category: str = ""
+    defect_type: str = ""
+    group: int = 0
+
+
 class Splits(NamedTuple):
-    """Data sets of a data module; each has ``__len__`` and ``__getitems__(indices) -> Batch``.
+    """Data sets of a data module; each has ``__len__`` and ``__getitems__(indices) -> Batch``, and perhaps ``listed() -> Iterator[Listed]``.
 
     A negative index ``-1 - i`` asks for item ``i`` with ``padding`` True.
     """
@@ -83,6 +95,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
     dataset_version: str | None = None
     """Which of several published versions of the data set was read, for the result file; None where there is one."""
+
+    validated_on: str | None = None
+    """What validation is, where the word of ``validation`` does not say it all, for the record of thresholds; None where it does."""
 
     def __init__(
         self,
@@ -173,6 +188,17 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         labels = getattr(val, "labels", None)
         return None if labels is None else any(bool(label) for label in labels)
 
+    def listed_samples(self) -> Iterator[tuple[str, Listed]]:
+        """Every sample with its split, ``train``, ``val`` or ``test``, of the data sets that can say it; one may be in two.
+
+        Paths are relative to ``root`` where they lie below it. Pseudo-anomalies are not listed, but the samples that they are copies of.
+        """
+        root = None if self.root is None else Path(self.root)
+        for split, part in zip(("train", "val", "test"), self.require_splits(), strict=True):
+            for item in getattr(part, "listed", tuple)():
+                mask = None if item.mask is None else _below(root, item.mask)
+                yield split, item._replace(path=_below(root, item.path), mask=mask)
+
     def hold_out(self, count: int) -> tuple[list[int], list[int]]:
         """Split ``range(count)`` training normals into sorted (training, validation) positions, seeded.
 
@@ -237,3 +263,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
 def _collate(batch: Any) -> Any:
     return batch if isinstance(batch, dict) and set(batch) == {UNREADABLE} else as_batch(batch)
+
+
+def _below(root: Path | None, path: str) -> str:
+    """A path relative to a folder that it lies in."""
+    start = "" if root is None else f"{root}{os.sep}"
+    return path.removeprefix(start).replace(os.sep, "/") if start and path.startswith(start) else path

@@ -82,6 +82,18 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(image).")
 
+    def pseudo_class_images(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Images in the classes that the training tells apart without labels, for ``EmbeddingPlot``; None for a method without such classes.
+
+        Args:
+            image: Training images, shape (B, C, H, W).
+            generator: Source of all draws, on the device of ``image``.
+
+        Returns:
+            What the encoder is given, shape (A, C, H, W), of patches smaller; and the number of the class of each, int64 (A,).
+        """
+        return None
+
     def predict(self, batch: Batch) -> Prediction:
         """Raw scores of one batch, in float32; families that do not take images override it."""
         score, anomaly_map = self(batch["image"])

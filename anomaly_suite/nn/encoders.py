@@ -8,6 +8,7 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from anomaly_suite.errors import ShapeError, WeightsError
 from anomaly_suite.nn.backbones import FeatureExtractor
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
-from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors
+from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors, read_with_options
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -103,14 +104,14 @@ class ImageEncoder(nn.Module):
                 f"Pre-train one (KnowledgeDistillation), or set {option} to null."
             )
         state = self.state_dict()
-        for key, value in state.items():
-            if key not in tensors or tensors[key].shape != value.shape:
-                found = tuple(tensors[key].shape) if key in tensors else "missing"
-                raise WeightsError(
-                    f"{option}: the encoder in {weights} must be built like the one it is loaded into, but {key} is {found} there "
-                    f"and {tuple(value.shape)} here. Use the same encoder, image_size and width in both configurations."
-                )
-        self.load_state_dict({key: tensors[key] for key in state})
+        differ = (key for key in (*state, *tensors) if _shape(tensors.get(key)) != _shape(state.get(key)))
+        if (key := next(differ, None)) is not None:
+            raise WeightsError(
+                f"{option}: the encoder in {weights} must be built like the one it is loaded into, but {key} is {_shape(tensors.get(key))} there "
+                f"and {_shape(state.get(key))} here. Use the same encoder, image_size and width in both configurations."
+            )
+        _require_sound(tensors, weights, option)
+        self.load_state_dict(tensors)
 
 
 def load_backbone(backbone: FeatureExtractor, weights: str | None, encoder_weights: str | None) -> None:
@@ -128,17 +129,44 @@ def load_backbone(backbone: FeatureExtractor, weights: str | None, encoder_weigh
         backbone.load_weights(weights)
         return
     start = f"{IN_CHECKPOINT}net."
-    tensors = {
-        key.removeprefix(start): value for key, value in read_tensors(encoder_weights).items() if key.startswith(start)
-    }
+    given, options = read_with_options(encoder_weights)
+    tensors = {key.removeprefix(start): value for key, value in given.items() if key.startswith(start)}
     state = backbone.net.state_dict()
     found = match_by_name(tensors, state)
-    if fault := first_mismatch(found, state):
+    fault = first_mismatch(found, state) if tensors else "no encoder is"
+    named = str(options.get("encoder", backbone.name))
+    if fault is None and _plain(named) != _plain(backbone.name):  # a deeper network has all the tensors of one like it
+        fault = f"it is {named}"
+    if fault is not None:
         raise WeightsError(
             f"encoder_weights must be the checkpoint of a pre-training whose encoder is {backbone.name}, or its run; got "
-            f"{encoder_weights!r}, where {fault if tensors else 'no encoder is'}. Use the same network in both, or set encoder_weights to null."
+            f"{encoder_weights!r}, where {fault}. Use the same network in both, or set encoder_weights to null."
         )
+    _require_sound(found, encoder_weights, "encoder_weights")
     backbone.net.load_state_dict(state | found)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
+    return "missing" if tensor is None else tuple(tensor.shape)
+
+
+def _plain(name: str) -> str:
+    """A timm network without the tag of its weights."""
+    return name.partition(".")[0]
+
+
+def _require_sound(tensors: Mapping[str, Tensor], source: str, option: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        WeightsError: a tensor is not finite.
+    """
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"{option}: the encoder in {source} must hold finite numbers; {key} does not. Its training has diverged: train it again, at a "
+                "smaller learning rate."
+            )
 
 
 def standardize(image: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import Module
 
 from anomaly_suite.errors import CheckpointError, DatasetNotFoundError, WeightsError
-from anomaly_suite.io.runs import checkpoint_file
+from anomaly_suite.io.runs import checkpoint_file, find_run
 from anomaly_suite.tensor_files import read_tensor_file
 
 PREFIXES = ("module.", "backbone.", "model.", "encoder.", "net.")
@@ -48,8 +48,21 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: no such file or run, an unreadable one, or no tensors in it.
     """
+    return read_with_options(path)[0]
+
+
+def read_with_options(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As :func:`read_tensors`, and the options of the model that a checkpoint is of; none in other files.
+
+    Args:
+        path: As there.
+
+    Raises:
+        WeightsError: as there.
+    """
     file = _file_of(path)
     content = read_tensor_file(file, WeightsError, instead=INSTEAD)
+    options = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -59,7 +72,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{file} must hold a mapping of names to tensors; it holds none, but a {type(content).__name__}. {INSTEAD}"
         )
-    return tensors
+    return tensors, dict(options) if isinstance(options, Mapping) else {}
 
 
 def _file_of(path: str | Path) -> Path:
@@ -68,8 +81,12 @@ def _file_of(path: str | Path) -> Path:
     if file.is_dir():
         try:
             return checkpoint_file(path)
-        except (CheckpointError, DatasetNotFoundError) as error:
+        except DatasetNotFoundError as error:
             raise WeightsError(f"weights: {error}") from error
+        except CheckpointError as error:
+            raise WeightsError(
+                f"weights: no checkpoint in {find_run(path)}. Was its fit stopped early? Give another run, or a file of weights."
+            ) from error
     if not file.exists():
         raise WeightsError(
             f"weights must be null, 'imagenet', an existing file or the folder of a run; got {str(path)!r}. Check the path."

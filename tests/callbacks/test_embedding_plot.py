@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomaly_suite.callbacks import EmbeddingPlot
-from anomaly_suite.callbacks.embedding_plot import embed
+from anomaly_suite.callbacks.embedding_plot import _style, embed
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.methods import CCD, PMSACL, RotNet, SimCLR
 
 
 class Encoded(AnomalyModule):
@@ -91,6 +93,99 @@ def test_places_part_what_features_part_and_repeat() -> None:
     assert np.array_equal(embed(np.ones((6, 3), np.float32), method="tsne", seed=0), np.zeros((6, 2)))
 
 
+class Taught(Encoded):
+    """Trains on images in three classes, which are as bright as their number."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.automatic_optimization = False
+
+    def pseudo_class_images(self, image, generator):
+        number = torch.arange(3).repeat_interleave(len(image))
+        assert not self.training
+        return number.view(-1, 1, 1, 1) + 0 * image.repeat(3, 1, 1, 1), number
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Names and sizes of the groups of every picture."""
+    pictures = []
+
+    def remember(self, path, rows):
+        groups = Counter((label, pseudo) for _, label, pseudo, _ in rows)
+        pictures.append((path.name, {_style(*pair)[0]: count for pair, count in sorted(groups.items())}, rows))
+
+    monkeypatch.setattr(EmbeddingPlot, "_draw", remember)
+    return pictures
+
+
+def fit(trainer_in, model, callback, **options):
+    loaders = [DataLoader(samples(24), batch_size=8, shuffle=index == 0) for index in range(2)]
+    trainer = trainer_in(callbacks=[callback], max_epochs=2, num_sanity_val_steps=1, **options)
+    trainer.fit(model, *loaders)
+    return trainer
+
+
+def test_the_end_of_a_fit_shows_the_last_validation_and_the_classes_of_the_method(trainer_in, drawn) -> None:
+    model = Taught()
+    trainer = fit(trainer_in, model, EmbeddingPlot(samples=20))
+    ((name, groups, rows),) = drawn
+    assert name == "fit_tsne.png"
+    assert sum(groups.values()) == 40
+    assert {key: groups[key] > 0 for key in list(groups)[:3]} == {f"pseudo-class {number}": True for number in range(3)}
+    assert {name for name in groups if "," in name} == {
+        f"{name}, pseudo-class {number}" for name in ("normal", "anomalous") for number in range(3)
+    }
+    assert all(row[3] == (row[2],) * 4 for row in rows if row[1] < 0)  # each class has its own features
+    assert model.training
+    assert not model.part.encoder._forward_hooks
+    trainer.test(model, DataLoader(samples(24), batch_size=8), verbose=False)
+    trainer.validate(model, DataLoader(samples(24), batch_size=8), verbose=False)  # draws nothing
+    assert [name for name, *_ in drawn] == ["fit_tsne.png", "test_tsne.png"]
+    assert sum(drawn[1][1].values()) == 20
+
+
+def test_a_fit_without_validation_shows_the_classes_alone_or_says_why_nothing(trainer_in, drawn, caplog) -> None:
+    with caplog.at_level(logging.INFO):
+        fit(trainer_in, Taught(), EmbeddingPlot(), limit_val_batches=0)
+        fit(trainer_in, Taught(), EmbeddingPlot(stages=["test"]))
+        assert "nothing to draw" not in caplog.text
+        model = Encoded()
+        model.automatic_optimization = False
+        fit(trainer_in, model, EmbeddingPlot(), limit_val_batches=0)
+    assert [groups for _, groups, _ in drawn] == [{f"pseudo-class {number}": 24 for number in range(3)}]
+    assert (
+        "nothing to draw of fit: no image was validated, and the method has no classes of training images."
+        in caplog.text
+    )
+
+
+def test_every_group_has_its_look() -> None:
+    looks = {pair: _style(*pair) for pair in [(0, -1), (1, -1), (-1, -1), (0, 2), (1, 2), (-1, 0), (-1, 1), (-1, 2)]}
+    assert len({name for name, _ in looks.values()}) == len(looks)
+    assert len({tuple(style.values()) for _, style in looks.values()}) == len(looks)
+    assert looks[0, 2][1]["color"] == looks[0, -1][1]["color"]
+    assert looks[0, 2][1]["marker"] == looks[1, 2][1]["marker"]
+
+
+def test_pretrainings_show_every_strong_version_of_a_training_image() -> None:
+    image = torch.rand(3, 3, 32, 32)
+    for model, count in ((CCD, 4), (PMSACL, 4), (RotNet, 4)):
+        made = model(encoder="residual", width=8, image_size=32, encoder_weights=None)
+        images, number = made.pseudo_class_images(image, torch.Generator().manual_seed(0))
+        assert torch.equal(images[number == 0], image)
+        assert number.tolist() == list(range(count)) * 3
+        assert (images[number == 3] != image).flatten(1).any(1).all()
+    local = CCD(encoder="residual", width=8, patch_size=16, encoder_weights=None)
+    assert local.pseudo_class_images(image, torch.Generator().manual_seed(0))[0].shape == (12, 3, 16, 16)
+    plain = SimCLR(encoder="residual", width=8, image_size=32, encoder_weights=None)
+    assert plain.pseudo_class_images(image, torch.Generator()) is None
+
+
 def test_options() -> None:
     with pytest.raises(ConfigError, match="samples must be at least 5; got 4"):
         EmbeddingPlot(samples=4)
+    with pytest.raises(ConfigError, match="stages must name fit, test or predict; got none"):
+        EmbeddingPlot(stages=[])
+    with pytest.raises(ConfigError, match=r"stages must be .*; got \['tset'\]"):
+        EmbeddingPlot(stages=["tset"])

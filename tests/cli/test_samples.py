@@ -29,6 +29,8 @@ from anomaly_suite.cli.samples import (
     samples_folder,
     stack_of,
 )
+from anomaly_suite.cli.stages import split_stages
+from anomaly_suite.cli.verbs import chain
 from anomaly_suite.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +204,51 @@ def test_weights_come_from_the_runs_of_other_sample_configs():
     weights = {value for option, value in options if option.endswith("weights") and str(value).startswith("runs/")}
     assert "runs/deeplab_v3_plus_synthetic_streets_cpu" in weights
     assert weights <= set(folders)
+
+
+# Chains --------------------------------------------------------------------------------------------------------------
+
+
+def chain_of(name):
+    """The stages that the first line of a file names, none for a file that is no chain."""
+    with (samples_folder() / name).open(encoding="utf-8") as file:
+        verb, _, words = file.readline().removeprefix("# anomaly-suite ").rstrip("\n").partition(" ")
+    return split_stages(verb, find_chain(words.split())) if verb == "fit" and "--then" in words else []
+
+
+def find_chain(words):
+    """Names of sample configurations as paths."""
+    return [str(samples_folder() / word) if word.endswith(".yaml") else word for word in words]
+
+
+CHAINS = [name for name in NAMES if chain_of(name)]
+
+
+def test_there_are_chains_of_global_and_local_pretraining_for_a_cpu_and_of_the_papers():
+    stages = {name: len(chain_of(name)) for name in CHAINS}
+    assert stages["one_class/igd_digits_ccd_cpu.yaml"] == stages["one_class/igd_hyper_kvasir_pmsacl.yaml"] == 3
+    assert stages["one_class/padim_hyper_kvasir_pmsacl.yaml"] == 2
+
+
+@pytest.mark.parametrize(  # building networks of full size takes seconds
+    "name", [pytest.param(name, marks=() if name.endswith("_cpu.yaml") else pytest.mark.matrix) for name in CHAINS]
+)
+def test_a_chain_hands_its_encoders_over(name, tmp_path, monkeypatch):
+    """All that is checked before anything is trained."""
+    stages = chain_of(name)
+    files = [word for stage in stages for word in stage.words if word != "--config"]
+    assert files[-1] == str(samples_folder() / name)
+    assert all(Path(file).is_file() for file in files)
+    monkeypatch.chdir(tmp_path)
+    tried = []
+    monkeypatch.setattr(chain, "_train", lambda stage, root, text: tried.append(root) or root)
+    monkeypatch.setattr(chain, "run_lightning", lambda verb, words: tried.append(words))
+    chain.chain(stages)
+    *roots, words = tried
+    assert len(roots) == len(stages) - 1
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    local = {"--model.local_encoder_weights": str(roots[1])} if len(roots) > 1 else {}
+    assert given == {"--config": files[-1], "--model.encoder_weights": str(roots[0]), **local}
 
 
 # Published figures ---------------------------------------------------------------------------------------------------

@@ -48,4 +48,4 @@ def test_a_setup_that_leaves_no_splits_is_named() -> None:
 
 def test_callbacks_find_every_declared_attribute() -> None:
     data = AnomalyDataModule(validation="augmented")
-    assert (data.root, data.classes, data.validation) == (None, (), "augmented")
+    assert (data.root, data.classes, data.validation, data.validated_on) == (None, (), "augmented", None)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
 from anomaly_suite.methods import IGD, DeepSVDD, FAnoGAN, MSSSIMAutoencoder, PaDiM, StudentTeacher
-from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, destandardize, standardize
+from anomaly_suite.nn.backbones import FeatureExtractor
+from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, ImageEncoder, destandardize, load_backbone, standardize
 
 RESIDUAL, TIMM = "residual", "resnet10t"
 
@@ -291,3 +292,51 @@ class TestHandOver:
             DeepSVDD(encoder_weights="runs/a")
         with pytest.raises(ConfigError, match="encoder_weights are distilled in the first phase"):
             StudentTeacher(teacher_epochs=0, encoder_weights="runs/a")
+
+
+class TestWhatDoesNotFit:
+    """Networks that have all the tensors of another, and more; weights that are no numbers."""
+
+    def run_of(self, folder: Path, encoder: ImageEncoder, name: str) -> str:
+        state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+        torch.save({"state_dict": state, "hyper_parameters": {"encoder": name}}, folder / "a.ckpt")
+        return str(folder / "a.ckpt")
+
+    def test_a_deeper_network_is_another_one(self, tmp_path: Path) -> None:
+        deeper = self.run_of(tmp_path, build("resnet34"), "resnet34")
+        with pytest.raises(
+            WeightsError, match=r"net\.net\.layer1\.2\.conv1\.weight is \(64, 64, 3, 3\) there and missing here"
+        ):
+            build("resnet18").load_weights(deeper)
+        backbone = FeatureExtractor("resnet18", layers=[1, 2])
+        with pytest.raises(
+            WeightsError, match=r"whose encoder is resnet18, or its run; got '.*a\.ckpt', where it is resnet34\. Use"
+        ):
+            load_backbone(backbone, None, deeper)
+        same = build("resnet18", seed=1)
+        load_backbone(
+            backbone, None, self.run_of(tmp_path, same, "resnet18.tv_in1k")
+        )  # the tag of weights is no network
+        assert torch.equal(
+            backbone.net.state_dict()["layer2.0.conv1.weight"], same.net.net.state_dict()["layer2.0.conv1.weight"]
+        )
+
+    def test_a_residual_encoder_of_larger_images_is_another_one(self, tmp_path: Path) -> None:
+        larger = save_checkpoint(tmp_path / "a.ckpt", build(size=64))
+        with pytest.raises(
+            WeightsError, match=r"net\.trunk\.\d\..* there and missing here\. Use the same encoder, image_size"
+        ):
+            build(size=32).load_weights(larger)
+
+    @pytest.mark.parametrize("name", [RESIDUAL, TIMM])
+    def test_weights_that_are_no_numbers(self, name: str, tmp_path: Path) -> None:
+        donor = build(name)
+        next(iter(donor.parameters())).data[0] = torch.nan
+        path = save_checkpoint(tmp_path / "a.ckpt", donor)
+        with pytest.raises(
+            WeightsError, match=r"must hold finite numbers; .*weight does not\. Its training has diverged"
+        ):
+            build(name).load_weights(path)
+        if name == TIMM:
+            with pytest.raises(WeightsError, match=r"encoder_weights: .* must hold finite numbers"):
+                load_backbone(FeatureExtractor(TIMM, layers=[1]), None, path)

@@ -149,7 +149,8 @@ def _try_hand_over(stages: list[Stage], plan: PlannedCLI, models: dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         files = {option: str(Path(folder) / f"{option}.ckpt") for option in models}
         for option, model in models.items():
-            torch.save({"state_dict": _marked(model)}, files[option])
+            named = {"encoder": str(model.hparams["encoder"])} if "encoder" in model.hparams else {}
+            torch.save({"state_dict": _marked(model), "hyper_parameters": named}, files[option])
         try:
             detector = _build(last, plan, **files)
             with _named(last):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -46,7 +46,8 @@ class BenchmarkImages(ImageFileModule):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -90,7 +91,6 @@ class BenchmarkImages(ImageFileModule):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("threshold_set", threshold_set, ThresholdSet)
         self.subset = subset
         self.threshold_set = threshold_set
         self.threshold_images = threshold_images
@@ -108,7 +108,7 @@ class BenchmarkImages(ImageFileModule):
 
     def build(self) -> Splits:
         """Check the files and split them; ``dataset_version`` then says by which protocol."""
-        self._said = []
+        self._said, self.validated_on = [], None
         splits = super().build()
         self.dataset_version = "; ".join(self._said) or None
         return splits
@@ -120,6 +120,8 @@ class BenchmarkImages(ImageFileModule):
             ConfigError: there are too few test images for that.
         """
         found = self.find()
+        if self._draws(found):
+            self.validated_on = f"{self.validation}, test images {self.threshold_set}"
         if self._draws(found) and self.threshold_set == "apart":
             taken = set(self._drawn(found.test))
             val = found.val + [found.test[index] for index in sorted(taken)]
@@ -231,27 +233,11 @@ class BenchmarkImages(ImageFileModule):
         if wanted > len(masked):
             raise ConfigError(
                 f"localisation_groups={self.localisation_groups} of localisation_size={self.localisation_size} need {wanted} anomalous test "
-                f"images with masks; there are {len(masked)}. Give smaller or fewer groups."
+                f"images with masks; there are {len(masked)}. {'Give smaller or fewer groups' if masked else 'Give masks, or no groups'}."
             )
         drawn = np.random.default_rng((self.seed, 5)).permutation(masked)[:wanted].tolist()
         groups = {index: 1 + place // self.localisation_size for place, index in enumerate(drawn)}
         return [item._replace(group=groups.get(index, 0)) for index, item in enumerate(test)]
-
-
-def require_choice(name: str, value: str, choices: Any) -> None:
-    """Check an option that is one of several words.
-
-    Args:
-        name: The option.
-        value: What was given.
-        choices: A ``Literal`` of the words.
-
-    Raises:
-        ConfigError: it is none of them; names the nearest.
-    """
-    known = get_args(choices)
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{did_you_mean(str(value), known)}")
 
 
 def require_known(names: Iterable[str], known: Iterable[str], *, what: str) -> None:

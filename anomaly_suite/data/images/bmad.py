@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_choice, require_known, shared_patients
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_known, shared_patients
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.errors import DatasetError, DatasetNotFoundError
@@ -96,7 +96,8 @@ class BMAD(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -147,7 +148,6 @@ class BMAD(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("dataset", dataset, Dataset)
         self.root = data_root(root, "bmad")
         self.dataset = dataset
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.covidx_lists import LABELS, Row, count_sources, read_list
 from anomaly_suite.data.images.image_files import Found, Item
@@ -77,7 +77,8 @@ class COVIDx(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -132,8 +133,6 @@ class COVIDx(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("version", version, Version)
-        require_choice("negatives", negatives, Negatives)
         if negatives == "normal_only" and version in BINARY:
             several = [name for name in get_args(Version) if name not in BINARY]
             raise ConfigError(

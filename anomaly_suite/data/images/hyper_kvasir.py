@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice, require_known
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_known
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
-from anomaly_suite.errors import DatasetError
+from anomaly_suite.errors import ConfigError, DatasetError
 from anomaly_suite.io.folders import data_root, find_root, image_files, pair_masks, require_images, subfolders
 from anomaly_suite.io.image_headers import Exif
 
@@ -64,7 +64,8 @@ class HyperKvasir(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -122,7 +123,10 @@ class HyperKvasir(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("layout", layout, Layout)
+        if mask_dir is not None and layout == "published":
+            raise ConfigError(
+                f"mask_dir belongs to layout: ccd_archive; got {mask_dir!r} with published, which has masks of its own. Change one of the two."
+            )
         self.root = data_root(root, "hyper_kvasir")
         self.layout = layout
         self.mask_dir = None if mask_dir is None else Path(mask_dir).expanduser()

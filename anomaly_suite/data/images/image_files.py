@@ -5,22 +5,22 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from anomaly_suite.contract import AnomalyDataModule, Batch, Splits, Validation
+from anomaly_suite.contract import AnomalyDataModule, Batch, Listed, Splits, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.data.preparation import Frame, PicturePreparation
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
-from anomaly_suite.errors import ConfigError, DatasetError, ShapeError, did_you_mean
+from anomaly_suite.errors import DatasetError, ShapeError
 from anomaly_suite.io.folders import check_leaks, require_once
 from anomaly_suite.io.image_headers import Exif
 from anomaly_suite.io.images import MaskRule, check_mask_size, image_size, read_mask
@@ -94,6 +94,12 @@ class ImageFiles(BatchedDataset):
     def labels(self) -> list[int]:
         """Of all images."""
         return [item.label for item in self.items]
+
+    def listed(self) -> Iterator[Listed]:
+        """All files."""
+        for item in self.items:
+            mask = None if item.mask is None else str(item.mask)
+            yield Listed(str(item.path), item.label, mask, item.category, item.defect, item.group)
 
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask, category and group if the set has them.
@@ -198,8 +204,6 @@ class ImageFileModule(AnomalyDataModule):
         self.channels = channels
         self.bit_depth: Bits = bit_depth
         self.depth = BitDepth(bit_depth)
-        if exif not in get_args(Exif):
-            raise ConfigError(f"exif must be apply or ignore; got {exif!r}.{did_you_mean(str(exif), get_args(Exif))}")
         self.exif: Exif = exif
         self.transform = transform or []
         self.train_transform = train_transform or []

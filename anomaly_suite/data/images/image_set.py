@@ -5,13 +5,13 @@ Axes: N images, B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from anomaly_suite.contract import Batch
+from anomaly_suite.contract import Batch, Listed
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.io.seeds import derive_seed
@@ -28,9 +28,11 @@ class ImageSet(BatchedDataset):
         label: 0 or 1, shape (N,).
         names: What ``image_path`` says of each image.
         mask: bool, shape (N, 1, H, W).
+        pseudo_class: See :class:`~anomaly_suite.contract.Batch`, shape (N,).
         transform: Applied to every batch. Its generator depends on seed, epoch and indices alone, so a resumed run
             repeats what an uninterrupted one would have drawn, with any number of workers.
         seed: See ``transform``.
+        copies: How many of the images, the last ones, are copies of others, which :meth:`listed` leaves out.
     """
 
     def __init__(
@@ -40,15 +42,19 @@ class ImageSet(BatchedDataset):
         label: Tensor,
         names: Sequence[str],
         mask: Tensor | None = None,
+        pseudo_class: Tensor | None = None,
         transform: BatchTransform | None = None,
         seed: int = 0,
+        copies: int = 0,
     ) -> None:
         self.image = image
         self.label = label
         self.names = names
         self.mask = mask
+        self.pseudo_class = pseudo_class
         self.transform = transform
         self.seed = seed
+        self.copies = copies
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -58,6 +64,11 @@ class ImageSet(BatchedDataset):
     def labels(self) -> Tensor:
         """Of all images, shape (N,)."""
         return self.label
+
+    def listed(self) -> Iterator[Listed]:
+        """All images, by their names."""
+        count = len(self) - self.copies
+        return (Listed(str(self.names[index]), int(self.label[index])) for index in range(count))
 
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1], label, image_path, and mask if the set has masks."""
@@ -73,6 +84,8 @@ class ImageSet(BatchedDataset):
         }
         if self.mask is not None:
             batch["mask"] = self.mask[rows]
+        if self.pseudo_class is not None:
+            batch["pseudo_class"] = self.pseudo_class[rows]
         return batch
 
     def with_pseudo_anomalies(self, seed: int, kind: Literal["augmented", "medmix"] = "augmented") -> ImageSet:
@@ -80,4 +93,11 @@ class ImageSet(BatchedDataset):
         both = WithPseudoAnomalies(self, seed=seed, kind=kind)
         batch = both.batch(list(range(len(both))))
         image = batch["image"].mul(255).round().byte()
-        return ImageSet(image=image, label=batch["label"], names=batch["image_path"], mask=batch.get("mask"))
+        return ImageSet(
+            image=image,
+            label=batch["label"],
+            names=batch["image_path"],
+            mask=batch.get("mask"),
+            pseudo_class=batch.get("pseudo_class"),
+            copies=len(self),
+        )

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
-from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import by_name, data_root, find_root, pair_masks, require_images
 from anomaly_suite.io.image_headers import Exif
 from anomaly_suite.io.rows import read_text
@@ -58,7 +58,8 @@ class LAG(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -117,7 +118,10 @@ class LAG(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("protocol", protocol, Protocol)
+        if split_file is not None and protocol == "thesis":
+            raise ConfigError(
+                f"split_file belongs to protocol: medianomaly; got {split_file!r} with thesis, which draws by the seed. Change one of the two."
+            )
         self.root = data_root(root, "lag")
         self.protocol = protocol
         self.split_file = None if split_file is None else Path(split_file).expanduser()
@@ -144,7 +148,7 @@ class LAG(BenchmarkImages):
         by_name(
             normals + anomalies,
             lambda path: path.stem,
-            what="images of one number in both classes",
+            what="images of one number",
             advice="Delete the wrong one.",
         )
         for label, paths in enumerate((normals, anomalies)):

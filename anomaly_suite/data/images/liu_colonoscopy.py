@@ -16,7 +16,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, require_choice, shared_patients
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, ThresholdSet, shared_patients
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.errors import ConfigError, DatasetError
@@ -61,7 +61,8 @@ class LiuColonoscopy(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -113,7 +114,6 @@ class LiuColonoscopy(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("variant", variant, Variant)
         self.root = data_root(root, "liu_colonoscopy")
         self.variant = variant
         self.shots = shots
@@ -208,11 +208,26 @@ class LiuColonoscopy(BenchmarkImages):
             )
             return
         patients = {
-            Path(row.values["file"]).as_posix(): row.values["patient"] for row in read_rows(file, ("file", "patient"))
+            row.values["file"].replace("\\", "/"): row.values["patient"] for row in read_rows(file, ("file", "patient"))
         }
+
+        def patient_of(path: Path) -> str | None:
+            return patients.get(path.relative_to(self.root).as_posix(), patients.get(path.name))
+
+        paths = [item.path for items in parts.values() for item in items]
+        unknown = [path for path in paths if patient_of(path) is None]
+        if len(unknown) == len(paths):
+            raise DatasetError(
+                f"'{file}' must name frames as they lie below '{self.root}'; none of its {len(patients)} rows does, as 'train/normal/x.png' "
+                "would. Correct its column file."
+            )
+        if unknown:
+            rank_zero_warn(
+                f"LiuColonoscopy cannot tell whether a patient is in two parts: {len(unknown)} of {len(paths)} frames are not in '{file}', "
+                f"first '{unknown[0]}'."
+            )
         shared = shared_patients(
-            {"training and validation": parts["training"] + parts["validation"], "test": parts["test"]},
-            lambda path: patients.get(path.relative_to(self.root).as_posix(), patients.get(path.name)),
+            {"training and validation": parts["training"] + parts["validation"], "test": parts["test"]}, patient_of
         )
         if shared:
             raise DatasetError(f"{shared[0]} ({len(shared)} such patients). Keep all frames of a patient in one part.")

@@ -7,11 +7,12 @@ Camelyon16 and BraTS 2021 in folders of their labels.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_suite.contract import Validation
-from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_choice, require_known
+from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_known
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
@@ -67,7 +68,8 @@ class MedIAnomaly(BenchmarkImages):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
-            ``augmented`` keeps the normals and adds a pseudo-anomaly of each; ``test`` validates on the test set; ``none``.
+            ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
+            validates on the test set; ``none``.
         val_size: Training normals held out for validation: a fraction, or a count if an integer.
 
     Raises:
@@ -114,7 +116,6 @@ class MedIAnomaly(BenchmarkImages):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("dataset", dataset, Dataset)
         self.root = data_root(root, "medianomaly")
         self.dataset = dataset
 
@@ -199,7 +200,12 @@ def _isic_part(folder: Path, part: str, *, subset: bool) -> list[Item]:
     name = f"ISIC2018_Task3_{part}"
     table = folder / f"{name}_GroundTruth" / f"{name}_GroundTruth.csv"
     require_files([table], source="MedIAnomaly's layout")
-    rows = {row.values["image"]: row.values["nv"] for row in read_rows(table, ("image", "nv"))}
+    listed = [row.values for row in read_rows(table, ("image", "nv"))]
+    rows = {row["image"]: row["nv"] for row in listed}
+    if twice := [name for name, count in Counter(row["image"] for row in listed).items() if count > 1]:
+        raise DatasetError(
+            f"'{table}' lists {twice[0]!r} more than once ({len(twice)} such images). Restore the published table."
+        )
     require_known((value.removesuffix(".0") for value in rows.values()), ("0", "1"), what=f"a value of NV in '{table}'")
     where = folder / f"{name}_Input"
     images = {path.stem: path for path in image_files(where)}

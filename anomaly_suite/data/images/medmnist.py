@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
-from anomaly_suite.data.images.benchmark_images import require_choice
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
 from anomaly_suite.data.preparation import PicturePreparation
 from anomaly_suite.data.transforms import Pipeline
@@ -88,8 +87,8 @@ class MedMNIST(AnomalyDataModule):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
-        validation: ``holdout`` takes the part ``val``; ``augmented`` its normal images and a pseudo-anomaly of each; ``test`` validates on the
-            test set; ``none``.
+        validation: ``holdout`` takes the part ``val``; ``augmented`` its normal images and a pseudo-anomaly of each, ``medmix`` a copy with
+            lesions and their mask; ``test`` validates on the test set; ``none``.
         val_size: Not used, since there is a part for validation.
 
     Raises:
@@ -125,7 +124,6 @@ class MedMNIST(AnomalyDataModule):
             validation=validation,
             val_size=val_size,
         )
-        require_choice("flag", flag, Flag)
         published = SETS[flag]
         self.normal = published.normal if normal_class is None else normal_class
         known = range(0 if flag == "chestmnist" else published.classes)
@@ -207,14 +205,14 @@ class MedMNIST(AnomalyDataModule):
             transform=self.train_transform,
             seed=self.seed,
         )
-        held: ImageSet | None = val
-        if self.validation == "augmented":
+        held: ImageSet | None = val if self.validation == "holdout" else None
+        if self.validation in ("augmented", "medmix"):
             rows = torch.nonzero(val.label == 0).flatten()
             clean = ImageSet(
                 image=val.image[rows], label=val.label[rows], names=[val.names[row] for row in rows.tolist()]
             )
-            held = clean.with_pseudo_anomalies(self.seed)
-        return Splits(kept, held if self.validation in ("holdout", "augmented") else None, test)
+            held = clean.with_pseudo_anomalies(self.seed, self.validation)
+        return Splits(kept, held, test)
 
     def _read(self) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
         """Images (N, S, S) or (N, S, S, 3) and labels (N, L) of the parts, checked."""
@@ -230,10 +228,15 @@ class MedMNIST(AnomalyDataModule):
         width = published.classes if self.flag == "chestmnist" else 1
         highest = 1 if self.flag == "chestmnist" else published.classes - 1
         for part, (images, labels) in found.items():
-            if images.shape[1:] != shape or images.dtype != np.uint8 or labels.shape != (len(images), width):
+            if (
+                images.shape[1:] != shape
+                or images.dtype != np.uint8
+                or labels.shape != (len(images), width)
+                or labels.dtype.kind not in "iu"
+            ):
                 raise DatasetError(
-                    f"{part} of '{self.file}' must hold uint8 images of {shape} and as many labels of {width}; got {images.dtype} {images.shape} and "
-                    f"{labels.shape}. Delete the file and fetch it again."
+                    f"{part} of '{self.file}' must hold uint8 images of {shape} and as many whole labels of {width}; got {images.dtype} "
+                    f"{images.shape} and {labels.dtype} {labels.shape}. Delete the file and fetch it again."
                 )
             if labels.size and not 0 <= labels.min() <= labels.max() <= highest:
                 raise DatasetError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -141,16 +141,6 @@ class OneVsRest(AnomalyDataModule):
             validation=validation,
             val_size=val_size,
         )
-        if not 0 < train_fraction <= 1:
-            raise ConfigError(f"train_fraction must be in (0, 1]; got {train_fraction}. Use 1 for all images.")
-        if not 0 <= contamination < 1:
-            raise ConfigError(
-                f"contamination must be in [0, 1); got {contamination}. Use 0.1 for a tenth of the training set."
-            )
-        if protocol not in get_args(Protocol):
-            raise ConfigError(
-                f"protocol must be one of {', '.join(get_args(Protocol))}; got {protocol!r}.{did_you_mean(protocol, get_args(Protocol))}"
-            )
         self.normal_class = self._class_index(normal_class)
         self.protocol = protocol
         self.train_fraction = train_fraction

@@ -21,6 +21,7 @@ from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.pretraining.contrast import Candidates
 from anomaly_suite.methods.pretraining.encoder_pretraining import EncoderPretraining
 from anomaly_suite.methods.pretraining.positions import PositionHead, position_pairs
+from anomaly_suite.nn.patches import random_patches
 from anomaly_suite.nn.size import ImageSize
 from anomaly_suite.tracing import untraced
 
@@ -189,6 +190,16 @@ class ContrastivePretraining(EncoderPretraining):
             changed = self.strengthen(image[source], label[: len(source)], draws, pool=image, own=source)
             changed = changed.repeat(views, 1, 1, 1)
         return Views(self.weaken(changed, draws), label, many)
+
+    def pseudo_class_images(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Every strong version of every image, or of a patch of it, without weak views; None without strong versions."""
+        if self.strong is None:
+            return None
+        if self.grid is not None:
+            image = random_patches(image, size=self.grid.size, count=1, generator=generator)
+        own = torch.arange(len(image), device=image.device).repeat_interleave(self.num_strong)
+        label = torch.arange(self.num_strong, device=image.device).repeat(len(image))
+        return self.strengthen(image[own], label, GeneratorDraws(generator), pool=image, own=own), label
 
     def strengthen(self, image: Tensor, label: Tensor, draws: Draws, *, pool: Tensor, own: Tensor) -> Tensor:
         """Each image in the version of its label; see :func:`~anomaly_suite.augment.strong.strong_versions`."""

@@ -31,7 +31,7 @@ def test_the_run_folder_holds_everything(flow):
     files = {str(file.relative_to(flow.folder)) for file in flow.folder.rglob("*") if file.is_file()}
     stages = ("test", "predict")
     plots = {f"plots/{stage}_{plot}.png" for stage in stages for plot in ("histogram", "roc", "pr")}
-    expected = {"config.yaml", "metrics.json", "test_scores.csv", "predict_scores.csv", *plots}
+    expected = {"config.yaml", "metrics.json", "splits.csv", "test_scores.csv", "predict_scores.csv", *plots}
     expected |= {"checkpoints/model.ckpt", "checkpoints/model-calibrated.ckpt"}
     assert expected <= files
     others = {name for name in files - expected if not name.startswith("events.out")}

@@ -81,6 +81,24 @@ def test_no_image_is_taken_where_none_is_needed(plain: Callable[..., Plain], val
     assert data.dataset_version is None
 
 
+@pytest.mark.parametrize(("validation", "masked"), [("augmented", False), ("medmix", True)])
+def test_pseudo_anomalies_are_validated_and_nothing_else(
+    plain: Callable[..., Plain], tmp_path: Path, write: Write, validation: str, masked: bool
+) -> None:
+    data = plain(threshold_set="apart", validation=validation, val_size=3)
+    data.val = (
+        Item(write("v0.png", size=(32, 32))),
+        Item(write("v1.png", size=(32, 32)), 1),
+    )  # whose anomaly is left out
+    val = data.require_splits().val
+    batch = val.__getitems__(list(range(len(val))))  # type: ignore[union-attr,arg-type]
+    assert batch["label"].tolist() == [0, 1]
+    assert [Path(path).name for path in batch["image_path"]] == ["v0.png", "v0#pseudo.png"]
+    assert batch["mask"].flatten(1).any(1).tolist() == [False, True] if masked else "mask" not in batch
+    data = plain(validation=validation, val_size=3)
+    assert [len(part) for part in data.require_splits()] == [7, 6, 14]  # type: ignore[arg-type]
+
+
 def test_a_validation_part_of_its_own_needs_none(plain: Callable[..., Plain], tmp_path: Path, write: Write) -> None:
     data = plain(threshold_set="apart")
     data.val = (Item(write("v0.png")), Item(write("v1.png"), 1))
@@ -95,7 +113,7 @@ def test_too_few_images_for_the_threshold(plain: Callable[..., Plain]) -> None:
     ):
         plain(threshold_set="apart", threshold_images=6).setup()
     with pytest.raises(
-        ConfigError, match=r"threshold_set must be one of apart, leaky, none; got 'leeky'\. Did you mean 'leaky'"
+        ConfigError, match=r"threshold_set must be 'apart', 'leaky' or 'none'; got 'leeky'\. Did you mean 'leaky'"
     ):
         plain(threshold_set="leeky")
 
@@ -152,3 +170,4 @@ def test_the_result_file_names_the_protocol(
     result = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert result["dataset_version"].startswith("leaky: the threshold is set on 2 normal and 2 anomalous test images")
     assert result["data"] == {"normal": 6, "anomalous": 8}
+    assert result["calibration"]["image"]["split"] == "holdout, test images leaky"

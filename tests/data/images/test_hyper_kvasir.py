@@ -211,6 +211,12 @@ def test_a_broken_archive_is_one_sentence(archive: Path, tmp_path: Path) -> None
     (archive / "train_set/0.jpg").unlink()
     with pytest.raises(DatasetError, match=r"found train 5 of 6"):
         build(archive, layout="ccd_archive")
+    with pytest.raises(ConfigError, match=r"mask_dir belongs to layout: ccd_archive; got 'masks' with published"):
+        HyperKvasir(mask_dir="masks")
+    with pytest.raises(
+        ConfigError, match=r"need 1 anomalous test images with masks; there are 0\. Give masks, or no groups"
+    ):
+        build(archive, layout="ccd_archive", subset=True, localisation_groups=1, localisation_size=1)
     with pytest.raises(ConfigError, match=r"layout must be 'published' or 'ccd_archive'; got 'archive'"):
         HyperKvasir(layout="archive")  # type: ignore[arg-type] # what is tested
 

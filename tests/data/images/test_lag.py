@@ -15,7 +15,7 @@ import pytest
 from anomaly_suite.contract import Splits
 from anomaly_suite.data import LAG
 from anomaly_suite.data.images import lag
-from anomaly_suite.errors import AnomalySuiteError, DatasetError, DatasetNotFoundError
+from anomaly_suite.errors import AnomalySuiteError, ConfigError, DatasetError, DatasetNotFoundError
 
 Write = Callable[..., Path]
 SICK = "suspicious_glaucoma"
@@ -78,6 +78,8 @@ def test_the_protocol_of_medianomaly(fundus: Path) -> None:
     other = fundus / "elsewhere.json"
     (fundus / "data.json").rename(other)
     assert numbers(build(fundus, protocol="medianomaly", split_file=str(other)).test) == ["0005", "0002", "0004"]
+    with pytest.raises(ConfigError, match=r"split_file belongs to protocol: medianomaly; got 'a.json' with thesis"):
+        LAG(split_file="a.json")
     with pytest.raises(
         DatasetNotFoundError, match=r"expects the lists of MedIAnomaly at '.*data.json', which does not exist\. Give"
     ):
@@ -159,7 +161,7 @@ def too_few(root: Path) -> Path:
             r"0004.jpg' has no attention map; looked for '.*attention_map/0004.jpg' \(1 images.*attention: false",
         ),
         (without_image, r"found suspicious_glaucoma 4 of 5\. Complete the data set, or set subset: true"),
-        (twice, r"0001.jpg' and '.*0001.jpg' are images of one number in both classes"),
+        (twice, r"0001.jpg' and '.*0001.jpg' are images of one number, and only one can be used"),
         (leaking, r"the test image '.*' has the same content as the training image '.*'"),
         (other_label, r"label/0004.txt' says '0', but its image is in 'suspicious_glaucoma', whose label is 1"),
         (too_few, r"found non_glaucoma 11 of 12"),

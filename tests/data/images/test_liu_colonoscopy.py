@@ -12,7 +12,7 @@ import pytest
 
 from anomaly_suite.data import LiuColonoscopy
 from anomaly_suite.data.images import liu_colonoscopy
-from anomaly_suite.errors import AnomalySuiteError, ConfigError
+from anomaly_suite.errors import AnomalySuiteError, ConfigError, DatasetError
 
 Write = Callable[..., Path]
 PARTS = {
@@ -121,6 +121,28 @@ def test_of_several_draws_in_folders_the_one_of_its_size_is_read(released: Path,
     for index in range(2):
         write(f"train/abnormal_2/ulcer_{index}.png", size=(12, 12))
     assert shots(released, 2) == {"ulcer_0.png", "ulcer_1.png"}
+
+
+def test_patients_of_a_list_from_windows_and_of_other_frames(frames: Path) -> None:
+    paths = [path.relative_to(frames).as_posix() for path in sorted(frames.rglob("*.png"))]
+    written = "file,patient\n" + "\n".join(f"{path},{path.split('/')[0]}" for path in paths)
+    (frames / "patients.csv").write_text(written.replace("/", "\\"), encoding="utf-8")
+    make(frames)
+    (frames / "patients.csv").write_text(written.replace("/", "\\").replace(",test", ",train"), encoding="utf-8")
+    with pytest.raises(
+        DatasetError, match=r"patient 'train' has '.*' in the training and validation part and '.*' in the test part"
+    ):
+        make(frames)
+    (frames / "patients.csv").write_text("file,patient\nnowhere.png,3\n", encoding="utf-8")
+    with pytest.raises(
+        DatasetError, match=r"must name frames as they lie below '.*'; none of its 1 rows does.*Correct its column file"
+    ):
+        make(frames)
+    (frames / "patients.csv").write_text("\n".join(written.splitlines()[:3]), encoding="utf-8")
+    with pytest.warns(
+        UserWarning, match=r"whether a patient is in two parts: \d+ of \d+ frames are not in '.*patients.csv', first"
+    ):
+        make(frames)
 
 
 def test_what_cannot_be_checked_is_said(frames: Path) -> None:

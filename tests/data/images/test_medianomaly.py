@@ -172,6 +172,13 @@ def test_broken_copies_of_the_other_layouts(sets: Path, write: Write) -> None:
     write(f"{ISIC}_Test_Input/ISIC_9.jpg")
     with pytest.raises(AnomalySuiteError, match=r"ISIC_9.jpg' has no row in '.*Test_GroundTruth.csv' \(1 such"):
         build(sets, "ISIC2018")
+    tests = sets / f"{ISIC}_Test_GroundTruth/ISIC2018_Task3_Test_GroundTruth.csv"
+    former = tests.read_text(encoding="utf-8")
+    tests.write_text(f"{former.rstrip()}\n{former.splitlines()[1]}\n", encoding="utf-8")
+    with pytest.raises(
+        AnomalySuiteError, match=r"Test_GroundTruth.csv' lists 'ISIC_Test0' more than once \(1 such images\)"
+    ):
+        build(sets, "ISIC2018")
     table = sets / f"{ISIC}_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("1,1.0,0.0", "1,1.0,2.0"), encoding="utf-8")
     with pytest.raises(AnomalySuiteError, match=r"a value of NV in '.*' must be one of 0, 1; got '2'"):

@@ -83,8 +83,10 @@ def test_findings_colours_and_sizes(save: Callable[..., Path]) -> None:
 def test_validation_modes(save: Callable[..., Path]) -> None:
     file = save()
     assert make(file, validation="none").require_splits().val is None
-    val = make(file, validation="augmented").require_splits().val
-    assert val.label.tolist() == [0, 0, 1, 1]  # type: ignore[union-attr]
+    for validation, masked in {"augmented": False, "medmix": True}.items():
+        val = make(file, validation=validation).require_splits().val
+        assert val.label.tolist() == [0, 0, 1, 1]  # type: ignore[union-attr]
+        assert ("mask" in val.__getitems__([0, 3])) is masked  # type: ignore[union-attr]
 
 
 def test_published_classes_that_are_normal() -> None:
@@ -129,10 +131,15 @@ WRONG = arrays()
         ({"test_labels": WRONG["test_labels"] + 1}, r"test of '.*' must have labels of 0 to 1; got 1 to 2"),
         (
             {"test_labels": WRONG["test_labels"][:4]},
-            r"test of '.*' must hold uint8 images of \(28, 28\) and as many labels of 1; got uint8 \(5, 28, 28\)",
+            r"test of '.*' must hold uint8 images of \(28, 28\) and as many whole labels of 1; got uint8 \(5, 28, 28\)",
         ),
         ({"train_images": WRONG["train_images"][:, :8]}, r"train of '.*' must hold uint8 images of \(28, 28\)"),
         ({"train_images": WRONG["train_images"].astype(np.float32)}, r"got float32 \(6, 28, 28\)"),
+        (
+            {"train_labels": WRONG["train_labels"] / 2},
+            r"as many whole labels of 1; got uint8 \(6, 28, 28\) and float64 \(6, 1\)",
+        ),
+        ({"train_labels": WRONG["train_labels"].astype(str)}, r"as many whole labels of 1; got .* and <U\d+ \(6, 1\)"),
         (
             {"train_labels": np.zeros((6, 1), np.uint8)},
             r"has no training image of class 1\. Choose another normal_class",

@@ -135,7 +135,7 @@ def test_too_much_contamination() -> None:
         ({"normal_class": "forg"}, "Did you mean 'frog'"),
         (
             {"protocol": "pooled"},
-            "protocol must be one of official, pooled_2to1; got 'pooled'. Did you mean 'pooled_2to1'",
+            "protocol must be 'official' or 'pooled_2to1'; got 'pooled'. Did you mean 'pooled_2to1'",
         ),
         ({"train_fraction": 0.0}, r"train_fraction must be in \(0, 1\]; got 0.0"),
         ({"train_fraction": 1.1}, r"train_fraction must be in \(0, 1\]; got 1.1"),

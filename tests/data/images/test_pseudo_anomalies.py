@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 
 from anomaly_suite.data.images.image_set import ImageSet
@@ -40,6 +42,12 @@ def test_copies_with_lesions_have_masks_and_any_shape() -> None:
     assert whole["label"].tolist() == [0] * 5 + [1] * 5
     changed = (whole["image"][5:] != whole["image"][:5]).any(1, keepdim=True)
     assert not whole["mask"][:5].any()
+    assert whole["pseudo_class"][:5].tolist() == [0] * 5
+    assert set(whole["pseudo_class"][5:].tolist()) <= {1, 2, 3}
+    parts = [cv2.connectedComponents(mask[0].numpy().astype(np.uint8))[0] - 1 for mask in whole["mask"][5:]]
+    assert all(
+        some <= number for some, number in zip(parts, whole["pseudo_class"][5:].tolist(), strict=True)
+    )  # boxes may touch
     assert whole["mask"][5:].flatten(1).any(1).all()
     assert not (changed & ~whole["mask"][5:]).any()
     assert 0.9 < changed.sum() / whole["mask"].sum() <= 1
@@ -48,3 +56,4 @@ def test_copies_with_lesions_have_masks_and_any_shape() -> None:
     made = normals.with_pseudo_anomalies(1, "medmix")
     assert made.mask is not None
     assert torch.equal(made.mask, whole["mask"])
+    assert torch.equal(made.batch([7, 9])["pseudo_class"], whole["pseudo_class"][[7, 9]])
