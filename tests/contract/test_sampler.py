@@ -103,6 +103,9 @@ class TestBalancedSampler:
         seen = [{index for index in half if index >= 0} for half in halves]
         assert not seen[0] & seen[1]
         assert sorted(seen[0] | seen[1]) == sorted(one)
+        for order in halves:  # evenly spread: only at its end is one kind used up
+            seen_of = np.cumsum([(index if index >= 0 else -1 - index) % len(labels) >= normal for index in order])[:-2]
+            assert (np.abs(seen_of - share * np.arange(1, len(seen_of) + 1)) < 1).all()
         repeats = [-1 - index for half in halves for index in half if index < 0]
         assert set(repeats) <= set(one)
         assert len(repeats) == normal % 2 + (len(one) - normal) % 2
