@@ -95,7 +95,7 @@ class TestBalancedSampler:
         assert rounds[0][:10] != rounds[1][:10]
 
     @pytest.mark.parametrize("share", [0.5, 0.25, 1 / 3, 0.9])
-    @pytest.mark.parametrize(("normal", "anomalous"), [(12, 3), (13, 3), (7, 9), (5, 1)])
+    @pytest.mark.parametrize(("normal", "anomalous"), [(12, 3), (13, 3), (14, 3), (7, 9), (5, 1)])
     def test_two_processes_share_the_order_of_one(self, normal: int, anomalous: int, share: float) -> None:
         labels = [0] * normal + [1] * anomalous
         (one,), halves = balanced(labels, share=share), balanced(labels, 2, share=share)
