@@ -66,6 +66,11 @@ MATRIX = {
     }
     | {"CutPaste", "DeepSVDD", "VAE"},
     "contract/test_finite.py": {*SCENES, *CONTRASTS},
+    "contract/test_labels.py": {
+        *CONTRASTS,
+        *("CCD", "CutPaste", "DAE", "FAnoGAN", "IGD", "KnowledgeDistillation", "MSSSIMAutoencoder", "PMSACL", "RotNet"),
+        *("StudentTeacher", "VAE"),
+    },
     "contract/test_precision.py": {
         *SCENES,
         *CONTRASTS,

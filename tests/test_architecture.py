@@ -85,6 +85,7 @@ ACROSS = {  # tests of more than one module
     "contract/test_run_ends.py",
     "contract/test_long_videos.py",
     "contract/test_export.py",
+    "contract/test_labels.py",
     "contract/test_state_dict.py",
     "contract/test_compile.py",
     "data/test_signatures.py",

@@ -45,6 +45,11 @@ class WithPseudoAnomalies(BatchedDataset):
         """Of all images and copies."""
         return [0] * len(self.normals) + [1] * len(self.normals)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the normal images."""
+        return list(getattr(self.normals, "names", ()))
+
     def batch(self, indices: list[int]) -> Batch:
         """Images and copies; a copy's file name has ``#pseudo`` before the suffix."""
         count = len(self.normals)
