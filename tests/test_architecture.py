@@ -77,6 +77,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "data/images/cifar10.py": "data/images/test_torchvision_sets.py",
     "data/images/fashion_mnist.py": "data/images/test_torchvision_sets.py",
     "data/images/mnist.py": "data/images/test_torchvision_sets.py",
+    "methods/few_shot/labelled_scorer.py": "methods/few_shot/test_fsad_net.py",
     "metrics/checks.py": "metrics/test_ranking.py",
     "metrics/levels.py": "callbacks/metrics/test_anomaly_metrics.py",
     "metrics/regions.py": "metrics/test_aupro.py",
