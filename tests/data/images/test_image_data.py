@@ -229,7 +229,9 @@ def test_a_setup_of_another_class_has_them_moved_too() -> None:
     data = ByHand(num_anomalous=3)
     data.setup()
     assert len(data.require_splits().test) == 17  # type: ignore[arg-type]
-    assert len(data.require_splits().train) == 23  # type: ignore[arg-type]
+    splits = data.require_splits()
+    assert data.splits is splits
+    assert len(splits.train) == 23  # type: ignore[arg-type]
 
 
 def test_data_sets_that_cannot_give_samples_away_are_named() -> None:
