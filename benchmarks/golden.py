@@ -51,6 +51,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another 
         "rec": {"reconstruction_weight": 1.0, "score": "sum", "ae_epochs": 0},
         "residual": {"backbone": "residual", "weights": None, "widths": None, "width": 8, "ae_epochs": 0},
     },
+    "FSADNet": {
+        "dv": {"estimator": "dv", "negatives": "all", "prior": "uniform", "loss": "focal", "representation_epochs": 1},
+        "ae": {"representation": "autoencoder", "loss": "cross_entropy", "representation_epochs": 1},
+        "whole": {"representation": "none", "freeze_encoder": False, "reference_draws": 50},
+    },
     "IGD": {
         "local": {"scope": "local", **_PATCHES},
         "both": {"scope": "both", **_PATCHES, "pixel_space": "input", "critic_norm": "group"},
@@ -63,6 +68,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another 
         "izi": {"variant": "izi", "gan_epochs": 1, "feature": "encoder"},
         "both": {"variant": "ziz", "gan_epochs": 1, "scope": "both", "image_size": 16, **_PATCHES},
     },
+    "SupervisedHead": {"heavy": {"augment": "heavy", "loss": "deviation"}},
     "MSSSIMAutoencoder": {
         "local": {"scope": "local", **_PATCHES, "loss": "mse"},
         "both": {"scope": "both", **_PATCHES, "warmup_epochs": 0},

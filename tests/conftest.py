@@ -29,13 +29,18 @@ SCENES = {
 }  # they share network and loops with DeepLabV3Plus and PEBAL
 TUNED = {"DeepGamblers", "EntropyMaximisation"}  # they share all but a loss with PEBAL
 CONTRASTS = {"CSI", "DROC", "SimCLR", "SupCon"}  # they share all but a loss with CCD and PMSACL
+LABELLED = {"LearningToReweight", "SupervisedHead"}  # they share encoder, scores and labels with FSADNet
 MATRIX = {
     "contract/test_averaging.py": {
+        *LABELLED,
+        "FSADNet",
         *SCENES,
         *CONTRASTS,
         *("DeepLabV3Plus", "KnowledgeDistillation", "MSSSIMAutoencoder", "PEBAL", "PMSACL", "RTFM", "RotNet", "VAE"),
     },
     "contract/test_compile.py": {
+        *LABELLED,
+        "FSADNet",
         *SCENES,
         *CONTRASTS,
         "CCD",
@@ -49,6 +54,8 @@ MATRIX = {
     }
     | {"CTMIL", "CutPaste", "DeepSVDD", "RTFM", "VAE"},
     "contract/test_export.py": {
+        *LABELLED,
+        "FSADNet",
         *SCENES,
         *CONTRASTS,
         "CCD",
@@ -65,24 +72,42 @@ MATRIX = {
         "StudentTeacher",
     }
     | {"CutPaste", "DeepSVDD", "VAE"},
-    "contract/test_finite.py": {*SCENES, *CONTRASTS},
+    "contract/test_finite.py": {*LABELLED, *SCENES, *CONTRASTS},
+    "contract/test_labels.py": {
+        *CONTRASTS,
+        *("CCD", "CutPaste", "DAE", "FAnoGAN", "IGD", "KnowledgeDistillation", "MSSSIMAutoencoder", "PMSACL", "RotNet"),
+        *("StudentTeacher", "VAE"),
+    },
     "contract/test_precision.py": {
+        *LABELLED,
+        "FSADNet",
         *SCENES,
         *CONTRASTS,
         *("DAE", "DeepSVDD", "KnowledgeDistillation"),
         *("CutPaste", "DeepLabV3Plus", "MSSSIMAutoencoder", "PMSACL", "RTFM", "RotNet", "StudentTeacher", "VAE"),
     },
-    "contract/test_processes.py": {*CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
-    "contract/test_resume.py": {*TUNED, *CONTRASTS, "RotNet"},
-    "contract/test_run_ends.py": {*TUNED, *CONTRASTS, "RotNet"},
-    "contract/test_state_dict.py": {*SCENES, *CONTRASTS, "KnowledgeDistillation", "MSSSIMAutoencoder", "RotNet", "VAE"},
+    "contract/test_processes.py": {*LABELLED, *CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
+    "contract/test_resume.py": {*LABELLED, *TUNED, *CONTRASTS, "RotNet"},
+    "contract/test_run_ends.py": {*LABELLED, *TUNED, *CONTRASTS, "RotNet"},
+    "contract/test_state_dict.py": {
+        *LABELLED,
+        "FSADNet",
+        *SCENES,
+        *CONTRASTS,
+        "KnowledgeDistillation",
+        "MSSSIMAutoencoder",
+        "RotNet",
+        "VAE",
+    },
     "contract/test_unreadable.py": {
+        *LABELLED,
+        "FSADNet",
         *SCENES,
         *CONTRASTS,
         *("CCD", "CutPaste", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
     },
-    "test_contract.py": {*TUNED, *CONTRASTS},
-    "test_golden.py": CONTRASTS,
+    "test_contract.py": {*TUNED, *CONTRASTS, *LABELLED},
+    "test_golden.py": {*CONTRASTS, *LABELLED},
 }
 """By file the methods that are tried with ``make test-all`` alone: others, which stay, go the same ways in less time."""
 

@@ -36,6 +36,7 @@ SEED = 0
 FIRST_PHASES = {
     "ae_epochs": 1,
     "gan_epochs": 1,
+    "representation_epochs": 1,
     "teacher_epochs": 1,
 }  # first phases that let a short run reach the second
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
@@ -43,6 +44,7 @@ SECTIONS = ("segmentation", "components")  # of metrics.json
 SHORT: dict[str, dict[str, Any]] = {
     "DeepSVDD": {"ae_epochs": 1},
     "FAnoGAN": {"gan_epochs": 2},
+    "FSADNet": {"representation_epochs": 1},
     "IGD": {"e_step_every": 2},
     "StudentTeacher": {"teacher_epochs": 1},
 }

@@ -59,7 +59,7 @@ class WeakAugmentation(NamedTuple):
             view = torch.where(_rows(uniform[:, 10] < GREY_SHARE), greyscale(view), view)
         if self.blur:
             rows = (uniform[:, 11] < BLUR_SHARE).nonzero().squeeze(1)
-            view = view.index_copy(0, rows, _blur(view[rows], between(uniform[rows, 12], *BLUR_SIGMA)))
+            view = view.index_copy(0, rows, blurred(view[rows], between(uniform[rows, 12], *BLUR_SIGMA)))
         return view.clamp(0, 1).to(image.dtype)
 
     def _crop(self, image: Tensor, uniform: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _rows(chosen: Tensor) -> Tensor:
     return chosen.view(-1, 1, 1, 1)
 
 
-def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+def blurred(image: Tensor, sigma: Tensor) -> Tensor:
     """Smooth images (B, C, H, W), each by a standard deviation (B,) of its own."""
     count, channels, height, width = image.shape
     for dim, side in ((2, height), (3, width)):

@@ -142,7 +142,15 @@ def output_folder(trainer: Trainer, folder: str | None, name: str = "") -> Path:
 
 def of_data(
     trainer: Trainer,
-    name: Literal["validation", "root", "classes", "dataset_version", "validates_anomalies", "validated_on"],
+    name: Literal[
+        "validation",
+        "root",
+        "classes",
+        "dataset_version",
+        "labelled_anomalies",
+        "validates_anomalies",
+        "validated_on",
+    ],
     default: Any,
 ) -> Any:
     """What ``AnomalyDataModule`` declares for callbacks; another data module may have it, too.
@@ -155,7 +163,9 @@ def of_data(
     return getattr(getattr(trainer, "datamodule", None), name, default)
 
 
-def of_module(pl_module: LightningModule, name: Literal["fine_tunes", "num_classes"], default: Any) -> Any:
+def of_module(
+    pl_module: LightningModule, name: Literal["fine_tunes", "num_classes", "reads_labels"], default: Any
+) -> Any:
     """What ``AnomalyModule`` declares for callbacks; another module may have it, too.
 
     Args:

@@ -10,7 +10,7 @@ from anomaly_suite.contract.calibration import Calibration, Level
 from anomaly_suite.contract.data_module import AnomalyDataModule, Listed, Preparation, Splits, Validation
 from anomaly_suite.contract.keys import KeyMap
 from anomaly_suite.contract.module import AnomalyModule
-from anomaly_suite.contract.sampler import ShardSampler
+from anomaly_suite.contract.sampler import BalancedSampler, ShardSampler
 from anomaly_suite.contract.scenes import OUTLIER, VOID, have_scored, highest_scored
 from anomaly_suite.contract.videos import SEGMENTS, SNIPPET_FRAMES, frame_scores, pool_segments, snippet_count
 
@@ -21,6 +21,7 @@ __all__ = [
     "VOID",
     "AnomalyDataModule",
     "AnomalyModule",
+    "BalancedSampler",
     "Batch",
     "Calibration",
     "KeyMap",

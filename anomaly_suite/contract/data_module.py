@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -92,6 +92,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
     classes: Sequence[str] = ()
     """Names of the classes in the order of their numbers; empty where the data set has none."""
+
+    labelled_anomalies: Mapping[str, Any] | None = None
+    """Which labelled anomalies were moved from the test set into training, for the result file; None where none were."""
 
     dataset_version: str | None = None
     """Which of several published versions of the data set was read, for the result file; None where there is one."""
@@ -217,7 +220,11 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training normals, reshuffled every epoch from the seed and the epoch's number."""
-        return self._loader(self.require_splits().train, self.train_batch_size, shuffle=True, kind=TrainingLoader)
+        return self._loader(self.training_set(), self.train_batch_size, shuffle=True, kind=TrainingLoader)
+
+    def training_set(self) -> Dataset[Any]:
+        """What the method at hand trains on."""
+        return self.require_splits().train
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Validation images in fixed order; an empty list if there are none."""
@@ -249,7 +256,7 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         kind: type[DataLoader[Any]] = DataLoader,
     ) -> DataLoader[Any]:
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
-        sampler = ShardSampler(dataset, world=world, rank=rank, shuffle=shuffle, seed=self.seed)
+        sampler = self._sampler(dataset, world=world, rank=rank, shuffle=shuffle)
         # Worker processes start anew each epoch, so that they see the epoch's number in the data set.
         return kind(
             dataset,
@@ -259,6 +266,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _sampler(self, dataset: Dataset[Any], *, world: int, rank: int, shuffle: bool) -> ShardSampler:
+        return ShardSampler(dataset, world=world, rank=rank, shuffle=shuffle, seed=self.seed)
 
 
 def _collate(batch: Any) -> Any:

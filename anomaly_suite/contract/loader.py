@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
-from anomaly_suite.contract.sampler import ShardSampler
+from anomaly_suite.contract.sampler import BalancedSampler, ShardSampler
 from anomaly_suite.errors import CheckpointError
 
 
@@ -58,13 +58,14 @@ class TrainingLoader(DataLoader[Any]):
             )
         self._skipped = state["had"]
 
-    def _order(self) -> dict[str, int]:
+    def _order(self) -> dict[str, Any]:
         sampler = self.sampler
         return {
             "samples": len(cast(Any, self.dataset)),
             "train_batch_size": cast(int, self.batch_size),
             "processes": getattr(sampler, "num_replicas", 1),
             "seed": getattr(sampler, "seed", 0),
+            **({"balanced": sampler.share} if isinstance(sampler, BalancedSampler) else {}),
         }
 
 
@@ -84,5 +85,5 @@ class _Pass(Iterator[Any]):
         return batch
 
 
-def _listed(order: dict[str, int]) -> str:
+def _listed(order: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in order.items())

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_suite.contract.batch import Batch, as_batch
-from anomaly_suite.contract.finite import FiniteSupport, not_finite
+from anomaly_suite.contract.finite import FiniteSupport, names_of, not_finite
 from anomaly_suite.contract.inputs import InputSupport
 from anomaly_suite.contract.monitors import require_monitors
 from anomaly_suite.contract.processes import share_running_statistics
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.errors import ConfigError, LabelError
 from anomaly_suite.io.seeds import derive_seed
 from anomaly_suite.tracing import untraced, untraced_itself
 
@@ -39,11 +39,17 @@ class TrainingSupport(FiniteSupport, InputSupport):
     single_pass: ClassVar[bool] = False
     """One pass over the training set fits the method; training stops after it."""
 
+    reads_labels: ClassVar[bool | None] = None
+    """Whether the method learns from labels. To others data modules give normal images alone. A method that says False, as all of this package do
+    that say nothing else, refuses a training batch that holds a labelled anomaly, wherever it comes from."""
+
     _seed: int | None = None
     _has_news: bool = False  # steps that fit_statistics has not seen
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.reads_labels is None and cls.__module__.startswith("anomaly_suite.methods."):
+            cls.reads_labels = False
         if "training_step" in cls.__dict__:
             cls.training_step = _with_checked_batch(cls.__dict__["training_step"])  # type: ignore[method-assign]
 
@@ -229,9 +235,25 @@ class TrainingSupport(FiniteSupport, InputSupport):
             converted = self.trainer.precision_plugin.convert_input(raw)
             batch = as_batch(self.trainer.strategy.batch_to_device(converted, self.device))
             self.check_input(batch)
+            self._require_normal(batch, "a pass over the training set")
             self.see(batch, "a pass over the training set")
             yield batch
         self.stop_if_not_finite()
+
+    def _require_normal(self, batch: Batch, where: str) -> None:
+        """Refuse images labelled anomalous where the method would take them for normal."""
+        if (
+            self.reads_labels is not False
+            or "image" not in batch
+            or "label" not in batch
+            or not bool(batch["label"].any())
+        ):
+            return
+        names = [name for name, label in zip(names_of(batch), batch["label"].tolist(), strict=True) if label]
+        raise LabelError(
+            f"{type(self).__name__} trains on normal images alone; {where} holds {len(names)} labelled anomalous, first {names[0]}. "
+            "Take them out of the training loader (the data modules of this package do), or choose a method that learns from labels."
+        )
 
     def training_images(self) -> Iterator[Tensor]:
         """Images (B, C, H, W) of :meth:`training_batches`, less padding, which the sampler repeats."""
@@ -271,7 +293,9 @@ def _with_checked_batch(step: Callable[..., Any]) -> Callable[..., Any]:
             torch.manual_seed(self._step_seed(batch_idx, 1))  # other numbers than step_generator has
             checked = as_batch(batch)
             self.check_input(checked)
-            self.see(checked, f"batch {batch_idx} of epoch {self.current_epoch}")
+            where = f"batch {batch_idx} of epoch {self.current_epoch}"
+            self._require_normal(checked, where)
+            self.see(checked, where)
             # Steps of several optimisers are more bookkeeping than graph.
             run = step if self.automatic_optimization else plain
             output = run(self, checked, batch_idx, *args, **kwargs)

@@ -14,6 +14,9 @@ class BatchedDataset(Dataset[Batch]):
     A negative index ``-1 - i`` asks for item ``i`` as padding: the batch then has ``padding``, True in that row.
     """
 
+    fresh_draws = False
+    """Whether an index ``i + n * len(self)`` asks for item ``i`` with random steps of its own: it is drawn for the n-th time in an epoch."""
+
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__.")
 

@@ -139,6 +139,7 @@ def load_run(
     model = _class_of(name).load_from_checkpoint(path, map_location="cpu", weights_only=True)
     data = data or _build(AnomalyDataModule, given.get("data"), "data", str(config))
     state = checkpoint.get(type(data).__qualname__) or checkpoint.get("anomaly_suite", {}).get("data", {})
+    data.predict_on((), path.parent)  # type: ignore[arg-type] # nothing of the data set is read
     data.load_state_dict(dict(state))
     return model, data
 

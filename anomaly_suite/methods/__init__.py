@@ -1,5 +1,6 @@
 """Detectors."""
 
+from anomaly_suite.methods.few_shot import FSADNet, LearningToReweight, SupervisedHead
 from anomaly_suite.methods.one_class import ADACL, IGD, CutPaste, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
@@ -25,7 +26,9 @@ __all__ = [
     "DeepSVDD",
     "EntropyMaximisation",
     "FAnoGAN",
+    "FSADNet",
     "KnowledgeDistillation",
+    "LearningToReweight",
     "MSSSIMAutoencoder",
     "PaDiM",
     "PostHocScore",
@@ -33,4 +36,5 @@ __all__ = [
     "SimCLR",
     "StudentTeacher",
     "SupCon",
+    "SupervisedHead",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from anomaly_suite.errors import ShapeError, WeightsError
 from anomaly_suite.nn.backbones import FeatureExtractor
+from anomaly_suite.nn.infomax import InfomaxEncoder
 from anomaly_suite.nn.residual import ResidualEncoder
 from anomaly_suite.nn.size import ImageSize, height_width
 from anomaly_suite.nn.weights import first_mismatch, match_by_name, read_tensors, read_with_options
@@ -26,26 +27,33 @@ STANDARDIZED_RANGE = 4.7579
 
 IN_CHECKPOINT = "encoder."
 
+INFOMAX = {"infomax": True, "infomax_released": False}
+"""Encoders of deep infomax, and whether their convolutions are padded, with stride 2."""
+
 
 class ImageEncoder(nn.Module):
-    """Images to vectors: a small residual network, or the averaged last feature map of any timm network.
+    """Images to vectors: a small residual network, that of deep infomax, or the averaged last feature map of any timm network.
 
     Args:
-        name: ``residual`` for :class:`~anomaly_suite.nn.residual.ResidualEncoder` with 8 times ``width`` outputs, or the
-            name of a timm network.
-        image_size: Height and width, for ``residual``; a timm network takes any.
-        width: Channels of the first convolution of ``residual``.
+        name: ``residual`` for :class:`~anomaly_suite.nn.residual.ResidualEncoder` with 8 times ``width`` outputs; ``infomax`` and
+            ``infomax_released`` for :class:`~anomaly_suite.nn.infomax.InfomaxEncoder` with ``width`` outputs; or the name of a timm
+            network.
+        image_size: Height and width; a timm network takes any.
+        width: Channels of the first convolution of ``residual`` and ``infomax``.
 
     Raises:
-        ConfigError: no such timm network, one without feature maps, or an image size that ``residual`` does not have.
+        ConfigError: no such timm network, one without feature maps, or an image size that the network does not have.
     """
 
     def __init__(self, name: str, *, image_size: ImageSize, width: int = 64) -> None:
         super().__init__()
-        self.frozen = False
-        self.net: ResidualEncoder | FeatureExtractor
-        if name == "residual":
-            size = height_width(image_size)
+        self.name, self.frozen = name, False
+        self.net: ResidualEncoder | InfomaxEncoder | FeatureExtractor
+        size = height_width(image_size)
+        if name in INFOMAX:
+            self.net = InfomaxEncoder(image_size=size, width=width, padded=INFOMAX[name])
+            self.out_features = self.net.out_features
+        elif name == "residual":
             self.net = ResidualEncoder(in_channels=3, image_size=size, width=width, out_features=8 * width)
             self.out_features = 8 * width
         else:
@@ -58,12 +66,14 @@ class ImageEncoder(nn.Module):
         A single training image uses running statistics: where a map is one cell, it has none of its own.
 
         Raises:
-            ShapeError: neither one nor three channels, or for ``residual`` another size than ``image_size``.
+            ShapeError: neither one nor three channels, or another size than ``image_size`` where the network has one.
         """
         if self.training:
             self.net.train(len(image) > 1)
         if isinstance(self.net, ResidualEncoder):
             return cast(Tensor, self.net(standardize(image)))
+        if isinstance(self.net, InfomaxEncoder):
+            return cast(Tensor, self.net(image))
         return cast(list[Tensor], self.net(image))[-1].mean((2, 3))
 
     def freeze(self) -> None:
@@ -100,8 +110,8 @@ class ImageEncoder(nn.Module):
         }
         if not tensors:
             raise WeightsError(
-                f"the residual encoder takes its weights from a checkpoint with an encoder; got {weights!r}, which has none. "
-                f"Pre-train one (KnowledgeDistillation), or set {option} to null."
+                f"the {self.name} encoder takes its weights from a checkpoint with an encoder; got {weights!r}, which has none. "
+                f"Pre-train one ({'FSADNet' if self.name in INFOMAX else 'KnowledgeDistillation'}), or set {option} to null."
             )
         state = self.state_dict()
         differ = (key for key in (*state, *tensors) if _shape(tensors.get(key)) != _shape(state.get(key)))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from anomaly_suite.augment.draws import ContentDraws, GeneratorDraws, image_keys
-from anomaly_suite.augment.weak import WeakAugmentation, _blur, mirrored
+from anomaly_suite.augment.weak import WeakAugmentation, blurred, mirrored
 
 STILL: dict[str, Any] = {"crop_scale": (1.0, 1.0), "flip": False, "colour": False, "blur": False}
 
@@ -62,7 +62,7 @@ def test_areas_of_crops_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_blur_is_a_gaussian_of_each_images_own_width() -> None:
     dot = torch.zeros(2, 3, 41, 41, dtype=torch.float64)
     dot[:, :, 20, 20] = 1
-    out = _blur(dot, torch.tensor([0.4, 1.0]))
+    out = blurred(dot, torch.tensor([0.4, 1.0]))
     for row, sigma in enumerate((0.4, 1.0)):
         offset = torch.arange(-2, 3, dtype=torch.float64)  # 10 % of 41 pixels
         kernel = torch.softmax(-(offset**2) / (2 * sigma**2), 0)

@@ -92,3 +92,44 @@ def test_options_are_set_for_every_run(benchmark: ModuleType, config: Path, tmp_
     assert setting.digest != benchmark.grid.read_setting(config).digest
     with pytest.raises(SystemExit):
         benchmark.main([*words[:-2], "train_size"])
+
+
+def test_spreads_over_subsets_and_over_seeds_are_told_apart(benchmark: ModuleType) -> None:
+    values = [(0, 0.8), (1, 0.9), (0, 0.84), (1, 0.9)]  # means 0.82 and 0.9; variances 0.0008 and 0
+    assert benchmark.spreads(values) == pytest.approx((0.08 / 2**0.5, 0.02))
+    assert benchmark._two_spreads(values) == "0.8600 ± 0.0566 (subsets) ± 0.0200 (seeds)"
+    assert benchmark._two_spreads(values[:2]) == "0.8500 ± 0.0707 (subsets)"
+    assert benchmark._two_spreads([(0, 0.5)]) == "0.5000"
+
+
+def test_subsets_of_labelled_anomalies(
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"class_path": "SyntheticTextures", "init_args": {"train_size": 8, "test_size": 12, "image_size": 32}}
+    model = {"class_path": "PaDiM", "init_args": {"weights": None, "num_channels": 8}}
+    file = tmp_path / "few.yaml"
+    file.write_text(yaml.safe_dump({**CONFIG, "model": model, "data": data}))
+    results = tmp_path / "few.jsonl"
+    words = [
+        str(file),
+        "--results",
+        str(results),
+        "--seeds",
+        "0",
+        "--subsets",
+        "0",
+        "1",
+        "--vary",
+        "num_anomalous",
+        "0",
+        "2",
+    ]
+    assert benchmark.main([*words, "--metrics", "image_AUROC"]) == 0
+    records = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(each["num_anomalous"], each["anomalous_seed"]) for each in records] == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    values = [each["metrics"]["image_AUROC"] for each in records]
+    assert values[0] == values[1]  # nothing was drawn
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("subsets 0, 1: mean ± standard deviation over subsets, then over seeds")
+    assert lines[-2] == f"| few, num_anomalous 0 | {values[0]:.4f} ± 0.0000 (subsets) |"
+    assert lines[-1].startswith(f"| few, num_anomalous 2 | {(values[2] + values[3]) / 2:.4f} ± ")

@@ -9,9 +9,16 @@ import pytest
 
 from anomaly_suite import data
 from anomaly_suite.contract import AnomalyDataModule
+from anomaly_suite.data.images.image_data import ImageDataModule
 from anomaly_suite.errors import ConfigError
 
-BASE = {name: each.default for name, each in list(inspect.signature(AnomalyDataModule.__init__).parameters.items())[1:]}
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    return {name: each.default for name, each in inspect.signature(kind).parameters.items()}
+
+
+BASE = defaults_of(AnomalyDataModule)
+IMAGES = defaults_of(ImageDataModule)
 MEDICAL = ("HyperKvasir", "LAG", "COVIDx", "MedIAnomaly", "BMAD")
 NAMES = (
     "CIFAR10",
@@ -36,22 +43,28 @@ GIVEN = {
     "val_size": 11,
 }
 
+LABELLED = {"num_anomalous": 4, "anomalous_types": ["a"], "anomalous_seed": 5, "balanced": 0.25}
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_is_a_keyword_with_type_and_default(name: str) -> None:
     parameters = inspect.signature(getattr(data, name)).parameters
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values())
     assert all(each.annotation is not each.empty for each in parameters.values())
-    defaults = {key: each.default for key, each in parameters.items() if key in BASE}
-    assert defaults == {**BASE, **OWN_DEFAULTS.get(name, {})}
+    base = BASE if name == "SyntheticVideos" else IMAGES
+    defaults = {key: each.default for key, each in parameters.items() if key in base}
+    assert defaults == {**base, **OWN_DEFAULTS.get(name, {})}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_arrives(name: str) -> None:
     kind = getattr(data, name)
     own = {"root": "somewhere"} if "root" in inspect.signature(kind).parameters else {}
-    module = kind(**GIVEN, **own)
-    assert {key: getattr(module, key) for key in GIVEN} == GIVEN
+    given = GIVEN if name == "SyntheticVideos" else {**GIVEN, **LABELLED}
+    module = kind(**given, **own)
+    assert {key: getattr(module, key) for key in given} == given
+    if name != "SyntheticVideos":
+        assert kind(anomalous_list="list.txt", **own).anomalous_list == "list.txt"
 
 
 FILES = {"image_size": 8, "center_crop": 4, "channels": 1, "bit_depth": 12, "exif": "ignore"}

@@ -80,6 +80,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "DROC": {**RECIPE, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2: temperature 0.2; the recipe of 1
     "EntropyMaximisation": {**SEGMENTER, "outlier_weight": 0.9, "lr": 1e-5},  # pixel_ood_scores.md, 3, Meta-OoD
+    "FSADNet": {  # fsad_net.md, 2 and 3, the preset of the thesis
+        "encoder": "infomax", "image_size": 64, "width": 64, "hidden": (1000, 200, 20), "representation": "infomax",
+        "representation_epochs": 6000, "representation_lr": 1e-4, "estimator": "jsd", "negatives": "rolled", "prior": "normal",
+        "global_weight": 0.5, "local_weight": 0.1, "prior_weight": 1.0, "freeze_encoder": True, "loss": "deviation", "margin": 6.0,
+        "reference_draws": None, "lr": 1e-4, "betas": WGAN,
+        "focal_alpha": 0.25, "focal_gamma": 2.0,  # few_shot_baselines.md, 2
+    },
     "FAnoGAN": {  # fanogan.md, 2 and 3
         "variant": "izif", "kappa": 1.0, "feature": "critic", "latent_dim": 128, "width": 64, "image_size": 64,
         "patch_size": 32, "patch_stride": 16, "lr": 1e-4, "encoder_lr": 5e-5,
@@ -92,6 +99,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "xi_global": 0.1, "xi_local": 0.9, "beta": 0.5,  # 4
     },
     "KnowledgeDistillation": {"teacher": "resnet18", "teacher_size": 224, "lr": 1e-4, "weight_decay": 1e-5},  # igd.md, 3
+    "LearningToReweight": {  # few_shot_baselines.md, 2; the rest as FSADNet
+        "encoder": "infomax", "image_size": 64, "hidden": (1000, 200, 20), "clean_size": 20, "loss": "deviation", "margin": 6.0,
+        "lr": 1e-4, "betas": WGAN,
+    },
     "MSSSIMAutoencoder": {  # msssim_autoencoder.md, 3 and 4
         "latent_dim": 128, "loss": "ms_ssim", "rho": 0.0, "warmup_epochs": 1, "nu": 0.5, "lr": 1e-4, "weight_decay": 1e-6,
     },
@@ -122,6 +133,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "SupCon": {  # contrastive_baselines.md, 2 and 3; images as PMSACL
         **RECIPE, "strong": "medmix", "num_strong": 4, "versions": "all", "crop_scale": (0.8, 1.0),
+    },
+    "SupervisedHead": {  # few_shot_baselines.md, 2, DenseNet-121; margin and draws are DevNet's
+        "encoder": "densenet121", "encoder_weights": None, "hidden": (), "augment": "heavy", "loss": "cross_entropy", "lr": 1e-4,
+        "betas": ADAM, "margin": 5.0, "reference_draws": 5000, "focal_alpha": 0.25, "focal_gamma": 2.0,
     },
     "VAE": {  # dae_vae.md, 2 to 4
         "latent_dim": 128, "beta": 1.0, "likelihood": "gaussian", "score": "residual", "samples": 0, "lr": 1e-4,
@@ -193,6 +208,15 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     "DeepSVDD pre-training": ("DeepSVDD", LENET, [Start("Adam", (1e-4, 1e-4), weight_decay=5e-4)]),  # deep_svdd.md, 3
     "DeepSVDD": ("DeepSVDD", {**LENET, "ae_epochs": 0}, [Start("Adam", (1e-4,), weight_decay=5e-7)]),
     "EntropyMaximisation": ("EntropyMaximisation", NETWORK, [Start("Adam", (1e-5,))]),  # pixel_ood_scores.md, 3
+    "FSADNet": (  # fsad_net.md, 3: encoder, prior discriminator, score network
+        "FSADNet", {"image_size": 20, "width": 4}, [Start("Adam", (1e-4,)), Start("Adam", (1e-4,)), Start("Adam", (1e-4,), WGAN)],
+    ),
+    "LearningToReweight": (  # few_shot_baselines.md, 2
+        "LearningToReweight", {"encoder": "pixels", "image_size": 8}, [Start("Adam", (1e-4,), WGAN)],
+    ),
+    "SupervisedHead": (  # few_shot_baselines.md, 2
+        "SupervisedHead", {"encoder": "residual", "image_size": 16, "width": 4, "hidden": (8,)}, [Start("Adam", (1e-4,))],
+    ),
     "FAnoGAN": (  # fanogan.md, 3: generator, critic, encoder
         "FAnoGAN", {"in_channels": 1, "image_size": 8, "width": 4},
         [Start("Adam", (1e-4,), WGAN), Start("Adam", (1e-4,), WGAN), Start("RMSprop", (5e-5,), betas=None, momentum=0)],
@@ -325,7 +349,11 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "AREA": (0.02, 0.15), "ASPECT": (0.3, 1 / 0.3), "SCAR_WIDTH": (2.0, 16.0), "SCAR_LENGTH": (10.0, 25.0), "SCAR_TURN": 45.0,
         "JITTER": (0.1, 0.1, 0.1, 0.1), "DISPLACEMENT": 0.25,
     },
+    "augment.heavy": {  # few_shot_baselines.md, 2; blur and noise are ours
+        "CROP_SCALE": (0.6, 1.0), "JITTER": (0.3, 0.3, 0.3, 0.05), "BLUR_SIGMA": (0.1, 1.5), "NOISE_STD": (0.0, 0.05),
+    },
     "contract.videos": {"SNIPPET_FRAMES": 16, "SEGMENTS": 32},  # deep_mil.md, 1
+    "nn.infomax": {"KERNEL": 4, "LEVELS": 4, "PRIOR_WIDTHS": (1000, 200)},  # fsad_net.md, 2
     "losses": {  # igd.md, 3
         "SCALE_WEIGHTS": (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), "SIGMA": 1.5, "K1": 0.01, "K2": 0.03, "SMALLEST_MEAN": 1e-6,
         "CENTER_MARGIN": 0.1,

@@ -1,7 +1,7 @@
 """The one result file of a test: ``metrics.json``, which several callbacks write, each its section.
 
 Top level: what ``AnomalyMetrics`` found (``metrics``, ``undefined``, ``error_bound``, ``definitions``, ``data``) and where it comes from
-(``method``, ``dataset``, ``dataset_version`` where there are several, ``validation``, ``calibration``, ``seed``, ``checkpoint``,
+(``method``, ``dataset``, ``dataset_version`` where there are several, ``labelled_anomalies`` where some were moved into training, ``validation``, ``calibration``, ``seed``, ``checkpoint``,
 ``command``, ``versions``). Then a section per callback:
 ``segmentation`` of ``SegmentationMetrics``, ``components`` of ``ComponentMetrics``, ``localisation`` of ``LocalisationMetrics``.
 """
@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from anomaly_suite.callbacks.base import of_data, output_folder
+from anomaly_suite.callbacks.base import of_data, of_module, output_folder
 from anomaly_suite.callbacks.writing import going_on
 from anomaly_suite.io.atomic import save_json, try_file
 
@@ -83,10 +83,16 @@ def _context(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Where the figures come from."""
     data: Any = getattr(trainer, "datamodule", None)
     version = of_data(trainer, "dataset_version", None)
+    moved = of_data(trainer, "labelled_anomalies", None)
     return {
         "method": type(pl_module).__name__,
         "dataset": type(data).__name__ if data is not None else "unknown",
         **({} if version is None else {"dataset_version": version}),
+        **(
+            {}
+            if moved is None
+            else {"labelled_anomalies": {**moved, "trained_on": bool(of_module(pl_module, "reads_labels", True))}}
+        ),
         "validation": of_data(trainer, "validation", "unknown"),
         "calibration": getattr(getattr(pl_module, "calibration", None), "record", {}),
         "seed": torch.initial_seed(),

@@ -95,6 +95,13 @@ class BMAD(BenchmarkImages):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
             validates on the test set; ``none``.
@@ -127,6 +134,11 @@ class BMAD(BenchmarkImages):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -145,6 +157,11 @@ class BMAD(BenchmarkImages):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )
@@ -189,14 +206,14 @@ class BMAD(BenchmarkImages):
                 counts[f"{part} {name}"] = sum(item.label == label for item in parts[part])
         compared = {part: count for part, count in published.counts.items() if parts[part.partition(" ")[0]]}
         self.require_counts(counts, compared)
-        pattern = re.compile(published.patient)
-
-        def patient_of(path: Path) -> str | None:
-            found = pattern.match(path.stem)
-            return found[1] if found and published.patient else None
-
-        if shared := shared_patients(parts, patient_of):
+        if shared := shared_patients(parts, lambda path: self.subject_of(str(path))):
             rank_zero_warn(f"BMAD {self.dataset}: {shared[0]} ({len(shared)} such patients).")
+
+    def subject_of(self, name: str) -> str | None:
+        """The patient that a file's name says, in the sets where it does."""
+        pattern = SETS[self.dataset].patient
+        found = re.match(pattern, Path(name).stem)
+        return found[1] if found and pattern else None
 
 
 def _set_folder(root: Path, names: tuple[str, ...]) -> Path | None:

@@ -76,6 +76,13 @@ class COVIDx(BenchmarkImages):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
             validates on the test set; ``none``.
@@ -112,6 +119,11 @@ class COVIDx(BenchmarkImages):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -130,6 +142,11 @@ class COVIDx(BenchmarkImages):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )
@@ -142,6 +159,7 @@ class COVIDx(BenchmarkImages):
         self.version = version
         self.lists = {"train": train_list, "test": test_list}
         self.negatives = negatives
+        self._patients: dict[str, str] = {}
 
     def find(self) -> Found:
         """Negative training images and the test part.
@@ -165,6 +183,10 @@ class COVIDx(BenchmarkImages):
         rows["train"] = self._without_leaks(rows["train"], rows["test"])
         items = {part: self._items(part, kept) for part, kept in rows.items()}
         return Found(items["train"], [], items["test"])
+
+    def subject_of(self, name: str) -> str | None:
+        """The patient that the lists say."""
+        return self._patients.get(name)
 
     def _rows(self, part: str) -> list[Row]:
         name = f"{part}_COVIDx{self.version}.txt"
@@ -221,6 +243,7 @@ class COVIDx(BenchmarkImages):
             rank_zero_warn(f"COVIDx: {told}. Its figures do not stand beside published ones.")
             self.say(f"subset ({told.partition(' in ')[0]})")
         there = [row for row in rows if row.name in files]
+        self._patients.update({str(files[row.name]): row.patient for row in there})
         for label, name in enumerate(("normal", "anomalous")):
             if of_label := [row for row in there if LABELS[row.label] == label]:
                 rank_zero_info(f"COVIDx {part}, {name}: {count_sources(of_label)}")

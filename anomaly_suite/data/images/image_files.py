@@ -5,6 +5,7 @@ Axes: B batch, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,9 +15,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from anomaly_suite.contract import AnomalyDataModule, Batch, Listed, Splits, Validation
+from anomaly_suite.contract import Batch, Listed, Splits, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
+from anomaly_suite.data.images.image_data import ImageDataModule
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.data.preparation import Frame, PicturePreparation
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
@@ -65,6 +67,8 @@ class ImageFiles(BatchedDataset):
         frame: What is cut out of image and mask first; None for all.
     """
 
+    fresh_draws = True
+
     def __init__(
         self,
         items: Sequence[Item],
@@ -101,6 +105,34 @@ class ImageFiles(BatchedDataset):
             mask = None if item.mask is None else str(item.mask)
             yield Listed(str(item.path), item.label, mask, item.category, item.defect, item.group)
 
+    @property
+    def names(self) -> list[str]:
+        """Paths of all images."""
+        return [str(item.path) for item in self.items]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of defects of all images; empty for normal ones, and where they are not known."""
+        return [item.defect for item in self.items]
+
+    @property
+    def groups(self) -> dict[int, int]:
+        """Groups for localisation of the images that are in one, by position."""
+        return {place: item.group for place, item in enumerate(self.items) if item.group}
+
+    def take(self, rows: Sequence[int]) -> ImageFiles:
+        """The images at these positions, as a set of their own."""
+        return self._of([self.items[row] for row in rows])
+
+    def plus(self, other: ImageFiles, rows: Sequence[int]) -> ImageFiles:
+        """These images and those of another set at these positions, all with the steps of this set."""
+        return self._of([*self.items, *(other.items[row] for row in rows)])
+
+    def _of(self, items: list[Item]) -> ImageFiles:
+        chosen = copy.copy(self)
+        chosen.items, chosen.has_groups = items, any(item.group for item in items)
+        return chosen
+
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1] (channels last in memory), label, image_path, and mask, category and group if the set has them.
 
@@ -110,7 +142,7 @@ class ImageFiles(BatchedDataset):
             DatasetError: the mask of a normal image marks pixels.
             ConfigError: a step cannot work on an image.
         """
-        items = [self.items[index] for index in indices]
+        items = [self.items[index % len(self)] for index in indices]
         images, masks = zip(*(self._read(index) for index in indices), strict=True)
         for item, image in zip(items, images, strict=True):
             if image.shape != images[0].shape:
@@ -134,7 +166,7 @@ class ImageFiles(BatchedDataset):
         return batch
 
     def _read(self, index: int) -> tuple[Pixels, Pixels | None]:
-        item = self.items[index]
+        item = self.items[index % len(self)]
         image = self.preparation.read(item.path)
         mask = None
         if self.masks and item.mask:
@@ -144,7 +176,7 @@ class ImageFiles(BatchedDataset):
         return self.preparation.with_mask(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
 
 
-class ImageFileModule(AnomalyDataModule):
+class ImageFileModule(ImageDataModule):
     """Data module on image files: a data set writes ``read``, which says what belongs where.
 
     Masks are given if every anomalous test image has one; otherwise pixel truth would be wrong for the others.
@@ -162,6 +194,13 @@ class ImageFileModule(AnomalyDataModule):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
             validates on the test set; ``none``.
@@ -188,6 +227,11 @@ class ImageFileModule(AnomalyDataModule):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -196,6 +240,11 @@ class ImageFileModule(AnomalyDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )
@@ -279,12 +328,17 @@ class ImageFileModule(AnomalyDataModule):
             normals = [normals[index] for index in held]
         return train, normals + anomalies if self.validation == "holdout" else normals
 
+    def check_moved(self, moved: Sequence[str], left: Sequence[str]) -> None:
+        """Refuse one picture in two files, one of which would be trained on and the other tested."""
+        check_leaks({"labelled": [Path(name) for name in moved], "test": [Path(name) for name in left]})
+
     def state_dict(self) -> dict[str, Any]:
         """What was decided over the training images, for checkpoints: evaluations go by it."""
-        return {"bit_depth": self.depth.decided} if self.depth.is_known else {}
+        return {**super().state_dict(), **({"bit_depth": self.depth.decided} if self.depth.is_known else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go by what the run of a checkpoint has decided."""
+        super().load_state_dict(state_dict)
         if "bit_depth" in state_dict:
             self.depth.take_over(state_dict["bit_depth"])
 

@@ -33,7 +33,10 @@ class ImageSet(BatchedDataset):
             repeats what an uninterrupted one would have drawn, with any number of workers.
         seed: See ``transform``.
         copies: How many of the images, the last ones, are copies of others, which :meth:`listed` leaves out.
+        kinds: Of defects, or classes, of each image; by default not known.
     """
+
+    fresh_draws = True
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class ImageSet(BatchedDataset):
         transform: BatchTransform | None = None,
         seed: int = 0,
         copies: int = 0,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         self.image = image
         self.label = label
@@ -56,6 +60,7 @@ class ImageSet(BatchedDataset):
         self.seed = seed
         self.copies = copies
         self.epoch = 0
+        self.kinds = [""] * len(names) if kinds is None else list(kinds)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -72,7 +77,7 @@ class ImageSet(BatchedDataset):
 
     def batch(self, indices: list[int]) -> Batch:
         """Image float32 in [0, 1], label, image_path, and mask if the set has masks."""
-        rows = torch.tensor(indices)
+        rows = torch.tensor(indices) % len(self)
         image = self.image[rows].float().div_(255)
         if self.transform is not None:
             seed = derive_seed(self.seed, self.epoch, *indices)
@@ -80,13 +85,34 @@ class ImageSet(BatchedDataset):
         batch: Batch = {
             "image": image,
             "label": self.label[rows],
-            "image_path": [self.names[index] for index in indices],
+            "image_path": [self.names[row] for row in rows.tolist()],
         }
         if self.mask is not None:
             batch["mask"] = self.mask[rows]
         if self.pseudo_class is not None:
             batch["pseudo_class"] = self.pseudo_class[rows]
         return batch
+
+    def take(self, rows: Sequence[int]) -> ImageSet:
+        """The images at these positions, as a set of their own."""
+        return self._of([(self, torch.tensor(rows, dtype=torch.long))])
+
+    def plus(self, other: ImageSet, rows: Sequence[int]) -> ImageSet:
+        """These images and those of another set at these positions, all with the steps of this set."""
+        return self._of([(self, torch.arange(len(self))), (other, torch.tensor(rows, dtype=torch.long))])
+
+    def _of(self, parts: list[tuple[ImageSet, Tensor]]) -> ImageSet:
+        return ImageSet(
+            image=torch.cat([each.image[rows] for each, rows in parts]),
+            label=torch.cat([each.label[rows] for each, rows in parts]),
+            names=[each.names[row] for each, rows in parts for row in rows.tolist()],
+            mask=None
+            if self.mask is None
+            else torch.cat([each.mask[rows] for each, rows in parts if each.mask is not None]),
+            transform=self.transform,
+            seed=self.seed,
+            kinds=[each.kinds[row] for each, rows in parts for row in rows.tolist()],
+        )
 
     def with_pseudo_anomalies(self, seed: int, kind: Literal["augmented", "medmix"] = "augmented") -> ImageSet:
         """These normal images and one pseudo-anomaly of each, made once; those of ``medmix`` with masks."""

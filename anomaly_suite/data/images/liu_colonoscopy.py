@@ -37,7 +37,7 @@ SIDE = 64  # pixels of the published frames
 class LiuColonoscopy(BenchmarkImages):
     """Colonoscopy frames of Liu et al. or a set like it: one-class, or few-shot with labelled polyps in training.
 
-    The few-shot variant is for methods that read the labels of training images: others would take the polyps for normal.
+    The few-shot variant is for methods that read the labels of training images: others leave the polyps out.
 
     Args:
         root: Folder with ``train``, ``val`` and ``test``; by default ``$ANOMALY_SUITE_DATA/liu_colonoscopy``, or ``data/liu_colonoscopy`` where
@@ -60,6 +60,13 @@ class LiuColonoscopy(BenchmarkImages):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
             validates on the test set; ``none``.
@@ -93,6 +100,11 @@ class LiuColonoscopy(BenchmarkImages):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -111,6 +123,11 @@ class LiuColonoscopy(BenchmarkImages):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )
@@ -118,6 +135,7 @@ class LiuColonoscopy(BenchmarkImages):
         self.variant = variant
         self.shots = shots
         self.strict_counts = strict_counts
+        self._patients: dict[str, str] = {}
         self.trains_on_anomalies = variant == "few_shot" and shots > 0
 
     def find(self) -> Found:
@@ -195,10 +213,15 @@ class LiuColonoscopy(BenchmarkImages):
             )
         if self.shots:
             rank_zero_warn(
-                f"LiuColonoscopy trains on {self.shots} polyps, labelled 1: use a method that reads the labels of training images."
+                f"LiuColonoscopy trains on {self.shots} polyps, labelled 1: use a method that reads the labels of training images, others leave them out."
             )
         order = np.random.default_rng(self.seed).permutation(len(pool))[: self.shots]
         return [pool[index] for index in sorted(order)]
+
+    def subject_of(self, name: str) -> str | None:
+        """The patient that ``patients.csv`` says."""
+        path = Path(name)
+        return self._patients.get(path.relative_to(self.root).as_posix(), self._patients.get(path.name))
 
     def _check_patients(self, parts: dict[str, list[Item]]) -> None:
         file = self.root / "patients.csv"
@@ -207,18 +230,14 @@ class LiuColonoscopy(BenchmarkImages):
                 f"LiuColonoscopy cannot tell whether a patient is in two parts: there is no '{file}' with the columns file and patient."
             )
             return
-        patients = {
+        self._patients = {
             row.values["file"].replace("\\", "/"): row.values["patient"] for row in read_rows(file, ("file", "patient"))
         }
-
-        def patient_of(path: Path) -> str | None:
-            return patients.get(path.relative_to(self.root).as_posix(), patients.get(path.name))
-
         paths = [item.path for items in parts.values() for item in items]
-        unknown = [path for path in paths if patient_of(path) is None]
+        unknown = [path for path in paths if self.subject_of(str(path)) is None]
         if len(unknown) == len(paths):
             raise DatasetError(
-                f"'{file}' must name frames as they lie below '{self.root}'; none of its {len(patients)} rows does, as 'train/normal/x.png' "
+                f"'{file}' must name frames as they lie below '{self.root}'; none of its {len(self._patients)} rows does, as 'train/normal/x.png' "
                 "would. Correct its column file."
             )
         if unknown:
@@ -227,7 +246,8 @@ class LiuColonoscopy(BenchmarkImages):
                 f"first '{unknown[0]}'."
             )
         shared = shared_patients(
-            {"training and validation": parts["training"] + parts["validation"], "test": parts["test"]}, patient_of
+            {"training and validation": parts["training"] + parts["validation"], "test": parts["test"]},
+            lambda path: self.subject_of(str(path)),
         )
         if shared:
             raise DatasetError(f"{shared[0]} ({len(shared)} such patients). Keep all frames of a patient in one part.")

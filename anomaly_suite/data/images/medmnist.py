@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract import Splits, Validation
+from anomaly_suite.data.images.image_data import ImageDataModule
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
 from anomaly_suite.data.preparation import PicturePreparation
 from anomaly_suite.data.transforms import Pipeline
@@ -68,7 +69,7 @@ SETS = {
 }
 
 
-class MedMNIST(AnomalyDataModule):
+class MedMNIST(ImageDataModule):
     """MedMNIST: one normal class of a medical set of small images against all others, on its fixed parts.
 
     Trains on the normal images of ``train``; ``validation: holdout`` takes ``val`` with both labels, the test is all of ``test``. Figures of one
@@ -87,6 +88,13 @@ class MedMNIST(AnomalyDataModule):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` takes the part ``val``; ``augmented`` its normal images and a pseudo-anomaly of each, ``medmix`` a copy with
             lesions and their mask; ``test`` validates on the test set; ``none``.
         val_size: Not used, since there is a part for validation.
@@ -113,6 +121,11 @@ class MedMNIST(AnomalyDataModule):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -121,6 +134,11 @@ class MedMNIST(AnomalyDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )
@@ -204,6 +222,7 @@ class MedMNIST(AnomalyDataModule):
             names=names,
             transform=self.train_transform,
             seed=self.seed,
+            kinds=[train.kinds[index] for index in normal.tolist()],
         )
         held: ImageSet | None = val if self.validation == "holdout" else None
         if self.validation in ("augmented", "medmix"):
@@ -274,7 +293,8 @@ class MedMNIST(AnomalyDataModule):
             else labels[:, 0].tolist()
         )
         names = [f"{part}/{name}/{row:06d}" for row, name in enumerate(classes)]
-        return ImageSet(image=image, label=torch.from_numpy(anomalous.astype(np.int64)), names=names)
+        label = torch.from_numpy(anomalous.astype(np.int64))
+        return ImageSet(image=image, label=label, names=names, kinds=list(map(str, classes)))
 
 
 def _md5(file: Path) -> str:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract import Splits, Validation
+from anomaly_suite.data.images.image_data import ImageDataModule
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
 from anomaly_suite.data.transforms import Pipeline, Pixels
 from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
@@ -81,7 +82,7 @@ def one_vs_rest(
     return OneVsRestSplit(*(np.sort(part) for part in (normals[:count], test, others[POOLED_ANOMALIES:])))
 
 
-class OneVsRest(AnomalyDataModule):
+class OneVsRest(ImageDataModule):
     """One class of a classification data set is normal, the others are anomalous; a data set writes ``load``.
 
     ``image_path`` says ``<class index>/<position>``, the position counted over training part, then test part. In
@@ -102,6 +103,13 @@ class OneVsRest(AnomalyDataModule):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
             validates on the test set; ``none``.
@@ -130,6 +138,11 @@ class OneVsRest(AnomalyDataModule):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -138,6 +151,11 @@ class OneVsRest(AnomalyDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )
@@ -194,6 +212,7 @@ class OneVsRest(AnomalyDataModule):
                 image=self._resized(pool.image[torch.from_numpy(rows)]),
                 label=torch.from_numpy(label.astype(np.int64)),
                 names=[f"{pool.target[row]}/{row:05d}" for row in rows],
+                kinds=[self.classes[pool.target[row]] for row in rows],
                 seed=self.seed,
                 **options,
             )

@@ -51,6 +51,11 @@ class WithPseudoAnomalies(BatchedDataset):
         """The normal images, where they can be listed."""
         return self.normals.listed() if hasattr(self.normals, "listed") else iter(())
 
+    @property
+    def names(self) -> list[str]:
+        """Of the normal images."""
+        return list(getattr(self.normals, "names", ()))
+
     def batch(self, indices: list[int]) -> Batch:
         """Images and copies; a copy's file name has ``#pseudo`` before the suffix."""
         count = len(self.normals)

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from anomaly_suite.contract import AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract import Splits, Validation
+from anomaly_suite.data.images.image_data import ImageDataModule
 from anomaly_suite.data.images.image_set import BatchTransform, ImageSet
 from anomaly_suite.data.preparation import PicturePreparation
 from anomaly_suite.data.transforms import Pipeline
@@ -22,7 +23,7 @@ NOISE = 0.02  # standard deviation of every pixel
 CHUNK = 64  # images made at once
 
 
-class SyntheticTextures(AnomalyDataModule):
+class SyntheticTextures(ImageDataModule):
     """Woven textures with planted spots, scratches and turned patches; made from a seed, nothing to download.
 
     Half of the test images have one defect; labelled defects for validation are separate images. The seed decides the
@@ -40,6 +41,13 @@ class SyntheticTextures(AnomalyDataModule):
         eval_batch_size: Images per validation, test or predict step and process.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every split and the order of training images.
+        num_anomalous: Anomalous test images that move into training, labelled 1, kinds of defects in turn; fewer are always among more.
+            Methods that train on normal images alone leave them out.
+        anomalous_list: File that names them, one a line, in place of ``num_anomalous``.
+        anomalous_types: Kinds of defects that they are drawn from; null for all.
+        anomalous_seed: Decides which are drawn, and nothing else.
+        balanced: Training batches of as many anomalous as normal images, the anomalous ones drawn again and again; a number in (0, 1) is another
+            share of anomalous images.
         validation: ``holdout`` keeps ``val_size`` training normals, and anomalies that are labelled but not for testing;
             ``augmented`` keeps the normals and adds a pseudo-anomaly of each, ``medmix`` a copy with lesions and their mask; ``test``
             validates on the test set; ``none``.
@@ -63,6 +71,11 @@ class SyntheticTextures(AnomalyDataModule):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        num_anomalous: int = 0,
+        anomalous_list: str | None = None,
+        anomalous_types: list[str | int] | None = None,
+        anomalous_seed: int = 0,
+        balanced: bool | float = False,
         validation: Validation = "holdout",
         val_size: int | float = 0.1,
     ) -> None:
@@ -71,6 +84,11 @@ class SyntheticTextures(AnomalyDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
+            num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed,
+            balanced=balanced,
             validation=validation,
             val_size=val_size,
         )

@@ -66,6 +66,7 @@ class SegmenterModule(AnomalyModule):
     image_channels: tuple[int, ...] | None = (1, 3)
 
     num_classes: int
+    reads_labels = True  # of pixels, and of pasted outliers
     whole_weights: ClassVar[tuple[str, ...]] = ("segmenter_weights",)
 
     def __init__(

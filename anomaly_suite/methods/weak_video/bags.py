@@ -46,6 +46,8 @@ class BagModule(AnomalyModule):
         ConfigError: an option below 1.
     """
 
+    reads_labels = True
+
     def __init__(self, *, feature_dim: int, segments: int = SEGMENTS) -> None:
         super().__init__()
         for name, value in (("feature_dim", feature_dim), ("segments", segments)):

@@ -266,3 +266,9 @@ def test_a_broken_copy_is_one_sentence(
 def test_an_unknown_set_is_named() -> None:
     with pytest.raises(ConfigError, match=r"dataset must be 'brain', .*; got 'Brain'\. Did you mean 'brain'"):
         BMAD(dataset="Brain")  # type: ignore[arg-type] # what is tested
+
+
+def test_patients_are_those_of_the_names() -> None:
+    assert BMAD(dataset="brain", root="x").subject_of("a/00123_60.png") == "00123"
+    assert BMAD(dataset="OCT2017", root="x").subject_of("a/DRUSEN-1083159-2.jpeg") == "1083159"
+    assert BMAD(dataset="RESC", root="x").subject_of("a/00123_60.png") is None

@@ -212,3 +212,17 @@ def test_real_radiographs(real_data: Path, tmp_path: Path) -> None:
     )
     normal = make(root, version="8A", negatives="normal_only", **given).require_splits().test
     assert sorted(item.label for item in normal.items) == [0] * 149 + [1] * 124  # type: ignore[attr-defined]
+
+
+def test_the_other_images_of_a_patient_leave_the_test_part(chests: Path) -> None:
+    save(
+        chests,
+        "test",
+        [*TEST[:3], "q0 q0.png positive ricord", "q0 q1.png positive ricord", "q2 q2.png positive ricord"],
+    )
+    for seed in range(4):
+        data = make(chests, num_anomalous=1, anomalous_seed=seed)
+        train, _, test = data.require_splits()
+        (moved,) = [item.path.stem for item in train.items if item.label]  # type: ignore[attr-defined]
+        left = {item.path.stem for item in test.items if item.label}  # type: ignore[attr-defined]
+        assert left == ({"q0", "q1"} if moved == "q2" else {"q2"})

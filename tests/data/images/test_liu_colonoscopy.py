@@ -237,3 +237,23 @@ def test_a_broken_set_is_one_sentence(frames: Path, spoil: Callable[[Path], Path
     with pytest.raises(AnomalySuiteError, match=sentence) as caught:
         make(root)
     assert "\n" not in str(caught.value)
+
+
+def test_labelled_polyps_of_the_test_part_take_their_patient_along(frames: Path) -> None:
+    rows = (frames / "patients.csv").read_text(encoding="utf-8")
+    for number, patient in enumerate((5, 5, 6, 6, 7)):
+        rows = rows.replace(f"test/abnormal/{number}.png,4", f"test/abnormal/{number}.png,{patient}")
+    (frames / "patients.csv").write_text(rows.replace("test/normal/0.png,4", "test/normal/0.png,5"), encoding="utf-8")
+    patients = {"0.png": "5", "1.png": "5", "2.png": "6", "3.png": "6", "4.png": "7"}
+    seen = set()
+    for seed in range(6):
+        data = make(frames, num_anomalous=1, anomalous_seed=seed)
+        train, _, test = data.require_splits()
+        (moved,) = [item.path.name for item in train.items if item.label]  # type: ignore[attr-defined]
+        left = [item.path for item in test.items]  # type: ignore[attr-defined]
+        mates = {name for name, patient in patients.items() if patient == patients[moved]}
+        assert {path.name for path in left if path.parent.name == "abnormal"} == patients.keys() - mates
+        normal = {path.name for path in left if path.parent.name == "normal"}
+        assert normal == {"1.png", "2.png", "3.png"} | ({"0.png"} if patients[moved] != "5" else set())
+        seen.add(patients[moved])
+    assert len(seen) > 1

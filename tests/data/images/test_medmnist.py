@@ -199,3 +199,16 @@ def test_the_package_downloads(save: Callable[..., Path], tmp_path: Path, monkey
         match=r"needs the package medmnist, which is not installed\. Run pip install 'anomaly-suite\[medmnist\]'",
     ):
         make(tmp_path / "breastmnist.npz", download=True)
+
+
+def test_kinds_of_labelled_anomalies_are_the_numbers_of_classes(save: Callable[..., Path]) -> None:
+    labels = np.array([3, 3, 0, 1, 1], np.uint8)[:, None]
+    data = make(
+        save("octmnist", train_labels=np.full((6, 1), 3, np.uint8), test_labels=labels),
+        "octmnist",
+        num_anomalous=1,
+        anomalous_types=[1],
+    )
+    train, _, test = data.require_splits()
+    assert (train.kinds, train.label.tolist()) == (["3"] * 6 + ["1"], [0] * 6 + [1])  # type: ignore[attr-defined]
+    assert test.kinds == ["3", "3", "0", "1"]  # type: ignore[attr-defined]
