@@ -12,7 +12,7 @@ from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration
 from anomaly_suite.callbacks.processes import shared_by_all, sum_over_processes
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.writing import WritesFiles, going_on
-from anomaly_suite.contract import AnomalyDataModule
+from anomaly_suite.contract import AnomalyDataModule, KeyMap, check_key_map
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.atomic import printable, save_text, try_folder
 
@@ -27,13 +27,15 @@ class PredictionSummary(WritesFiles, StageCallback):
 
     Args:
         highest: How many samples to print.
+        key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
         ConfigError: a negative number.
     """
 
-    def __init__(self, *, highest: int = 10) -> None:
+    def __init__(self, *, highest: int = 10, key_map: KeyMap | None = None) -> None:
         super().__init__()
+        self.key_map = check_key_map(key_map)
         if highest < 0:
             raise ConfigError(f"highest must be at least 0; got {highest}. 0 prints counts alone.")
         self.highest = highest
