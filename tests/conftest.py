@@ -34,6 +34,7 @@ MATRIX = {
         *SCENES,
         *CONTRASTS,
         *("DeepLabV3Plus", "KnowledgeDistillation", "MSSSIMAutoencoder", "PEBAL", "PMSACL", "RTFM", "RotNet", "VAE"),
+        "PANDA",
     },
     "contract/test_compile.py": {
         *SCENES,
@@ -47,7 +48,7 @@ MATRIX = {
         "PEBAL",
         "StudentTeacher",
     }
-    | {"CTMIL", "CutPaste", "DeepSVDD", "RTFM", "VAE"},
+    | {"CTMIL", "CutPaste", "DeepSVDD", "PANDA", "RTFM", "VAE"},
     "contract/test_export.py": {
         *SCENES,
         *CONTRASTS,
@@ -64,12 +65,12 @@ MATRIX = {
         "RTFM",
         "StudentTeacher",
     }
-    | {"CutPaste", "DeepSVDD", "VAE"},
+    | {"CutPaste", "DeepSVDD", "PANDA", "VAE"},
     "contract/test_finite.py": {*SCENES, *CONTRASTS},
     "contract/test_precision.py": {
         *SCENES,
         *CONTRASTS,
-        *("DAE", "DeepSVDD", "KnowledgeDistillation"),
+        *("DAE", "DeepSVDD", "KnowledgeDistillation", "PANDA"),
         *("CutPaste", "DeepLabV3Plus", "MSSSIMAutoencoder", "PMSACL", "RTFM", "RotNet", "StudentTeacher", "VAE"),
     },
     "contract/test_processes.py": {*CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
@@ -79,7 +80,7 @@ MATRIX = {
     "contract/test_unreadable.py": {
         *SCENES,
         *CONTRASTS,
-        *("CCD", "CutPaste", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
+        *("CCD", "CutPaste", "DeepLabV3Plus", "KnowledgeDistillation", "PANDA", "PEBAL", "PMSACL", "RotNet", "VAE"),
     },
     "test_contract.py": {*TUNED, *CONTRASTS},
     "test_golden.py": CONTRASTS,
