@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Generator
 
 from anomaly_suite.augment.draws import GeneratorDraws
+from anomaly_suite.methods.pretraining.contrast import Candidates
 from anomaly_suite.methods.pretraining.csi import CSI
+from anomaly_suite.methods.pretraining.sim_clr import nt_xent
 
 
 def make(**options: Any) -> CSI:
@@ -37,6 +39,12 @@ def test_eight_views_of_every_image_and_both_losses() -> None:
     terms = model.terms(feature, views)
     assert terms["contrast"].item() == pytest.approx(total / 24, abs=1e-5)  # projections are taken in float32
     assert terms["augmentation"].item() == pytest.approx(told, abs=1e-5)
+
+
+def test_equal_projections_are_at_chance() -> None:
+    views = make().make_views(torch.rand(3, 3, 16, 16), GeneratorDraws(Generator().manual_seed(0)))
+    equal = Candidates(torch.ones(24, 1, dtype=torch.float64), views.label, views.source)
+    assert nt_xent(equal, temperature=0.5).item() == pytest.approx(math.log(8 * 3 - 1))
 
 
 def test_a_term_of_weight_0_is_left_out() -> None:

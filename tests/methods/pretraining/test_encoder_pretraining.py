@@ -64,6 +64,8 @@ class TestScore:
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # float32 against float64
         gaussian = torch.distributions.MultivariateNormal(feature.mean(0), covariance)
         assert torch.equal(found.argsort(), (-gaussian.log_prob(new)).argsort())
+        model.embed = lambda _: model.feature_mean.unsqueeze(0)  # type: ignore[method-assign]
+        assert model(image[:1])[0].item() == pytest.approx(0, abs=1e-5)  # no image scores less
 
     def test_of_patches_it_is_the_largest(self, trainer_in: Make) -> None:
         model = make(patch_size=16, patches_per_image=2, position_weight=0)
