@@ -75,7 +75,7 @@ NAMES: dict[Range, str] = {
     COUNT: "train_batch_size eval_batch_size batches_per_epoch e_step_every batch_size patches_per_step patches_per_image gan_epochs "
     "train_size test_size boundary_steps threshold_images localisation_size bank_size centroids neighbours num_strong position_pairs",
     COUNT_OR_NONE: "ae_epochs teacher_epochs warmup_epochs relaxation_epochs lr_milestones ae_lr_milestones samples boundary_width "
-    "strict_classes outlier_min_size val_anomalies max_images log_images limit localisation_groups shots freeze_steps",
+    "strict_classes outlier_min_size val_anomalies max_images log_images limit localisation_groups shots freeze_steps score_views",
     WORKERS: "num_workers",
     SEED: "seed",
 }

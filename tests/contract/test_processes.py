@@ -142,7 +142,16 @@ class Densities(CutPaste):
         pasted = {**tiny, "hidden": [8], "density": "kde"}
         super().__init__(**tiny, hidden=[8], lr=0.0)
         kinds = [CutPaste(**{**pasted, "density": "ridge"}), CutPaste(**pasted), CutPaste(**pasted, bank_size=20)]
-        self.file, self.others = file, (*kinds, DROC(**tiny), DROC(**tiny, density="kde"), CSI(**tiny))
+        self.file, self.others = (
+            file,
+            (
+                *kinds,
+                DROC(**tiny),
+                DROC(**tiny, density="kde"),
+                CSI(**tiny),
+                CSI(**tiny, density="native", score_views=1),
+            ),
+        )
         for part in self.modules():
             if isinstance(part, _NormBase):
                 part.momentum = 0.0
@@ -173,7 +182,7 @@ def test_densities_of_two_processes(tmp_path: Path, two_processes: dict[str, Any
         trainer.fit(model, datamodule=data)
         found.append(load(tmp_path / f"{number}.pt"))
     one, both = found
-    assert len(one) == 4 * 2 + 3  # four Gaussians and three banks
+    assert len(one) == 4 * 2 + 3 + 3  # four Gaussians, three banks, and CSI's own statistics
     for name, value in one.items():  # sums in another order
         assert value[0].isfinite().all()
         torch.testing.assert_close(both[name], value, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)

@@ -9,13 +9,14 @@ Axes: A views of B items, D width of the encoder.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_suite.methods.pretraining.contrast import Candidates, contrast, similarity
 from anomaly_suite.methods.pretraining.contrastive_pretraining import ContrastivePretraining, Views
-from anomaly_suite.methods.pretraining.encoder_pretraining import Density
 from anomaly_suite.nn.size import ImageSize
 
 
@@ -72,7 +73,7 @@ class DROC(ContrastivePretraining):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 3e-4,
-        density: Density = "gaussian",
+        density: Literal["gaussian", "kde"] = "gaussian",
         bank_size: int = 10_000,
     ) -> None:
         super().__init__(

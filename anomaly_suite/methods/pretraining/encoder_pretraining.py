@@ -33,7 +33,7 @@ KERNEL_SCALE = (
 )
 SMALLEST_VARIANCE = 1e-12  # where all entries are equal
 
-Density = Literal["gaussian", "kde"]
+Density = Literal["gaussian", "kde", "native"]
 PATCHES_AT_ONCE = 64
 """Patches of each image that are scored at once."""
 
@@ -55,7 +55,7 @@ class EncoderPretraining(AnomalyModule):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
-        density: That scores: one Gaussian, or ``kde``, a kernel on each feature of a bank.
+        density: That scores: one Gaussian; ``kde``, a kernel on each feature of a bank; or ``native``, which the subclass defines.
         bank_size: Most features of the bank.
 
     Raises:
@@ -96,7 +96,7 @@ class EncoderPretraining(AnomalyModule):
         self.weight_decay = weight_decay
         self.density: Density = density
         self.bank_size = bank_size
-        if not self.has_gaussian:
+        if not self.has_gaussian or density == "native":
             return
         size = self.encoder.out_features
         if density == "kde":
