@@ -25,7 +25,7 @@ def test_figures_and_a_table_that_goes_on(
 ) -> None:
     fit = bench.fit
     monkeypatch.setattr(
-        bench, "fit", lambda model, image, steps, batch_size=16: fit(model, image[:16], 2, batch_size=8)
+        bench, "fit", lambda model, image, steps, **more: fit(model, image[:8], 4, **{**more, "batch_size": 4})
     )
     monkeypatch.setattr(bench, "ENCODER", {**bench.ENCODER, "width": 2})
     options = ["--results", str(tmp_path / "checks.jsonl"), "--seeds", "0"]
