@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from anomaly_suite.callbacks import Calibrate
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.contract.processes import share_running_statistics
-from anomaly_suite.methods import DeepSVDD
+from anomaly_suite.methods import CSI, DROC, CutPaste, DeepSVDD
 
 CHANGES: dict[str, dict[str, Any]] = {"DeepSVDD": {"objective": "soft-boundary", "warmup_epochs": 0}}
 """Options with which a method has more to share."""
@@ -132,3 +132,57 @@ def test_layers_that_are_not_trained_keep_their_statistics() -> None:
     torch.testing.assert_close(trained.running_mean, mean / 2)
     torch.testing.assert_close(trained.running_var, (var + 1) / 2)
     assert torch.equal(frozen.running_var, kept)
+
+
+class Densities(CutPaste):
+    """CutPaste that learns nothing, and other methods whose scores are densities, measured by the same processes."""
+
+    def __init__(self, file: Path) -> None:
+        tiny: dict[str, Any] = {"encoder": "residual", "encoder_weights": None, "image_size": 16, "width": 4}
+        pasted = {**tiny, "hidden": [8], "density": "kde"}
+        super().__init__(**tiny, hidden=[8], lr=0.0)
+        kinds = [CutPaste(**{**pasted, "density": "ridge"}), CutPaste(**pasted), CutPaste(**pasted, bank_size=20)]
+        self.file, self.others = (
+            file,
+            (
+                *kinds,
+                DROC(**tiny),
+                DROC(**tiny, density="kde"),
+                CSI(**tiny),
+                CSI(**tiny, density="native", score_views=1),
+            ),
+        )
+        for part in self.modules():
+            if isinstance(part, _NormBase):
+                part.momentum = 0.0
+
+    def fit_statistics(self) -> None:
+        super().fit_statistics()
+        for method in self.others:
+            method.trainer = self.trainer
+            method.eval().fit_statistics()
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        if self.trainer.is_global_zero:
+            found = {
+                f"{i} {name}": value
+                for i, part in enumerate((self, *self.others))
+                for name, value in part.named_buffers(recurse=False)
+            }
+            torch.save(found, self.file)
+
+
+def test_densities_of_two_processes(tmp_path: Path, two_processes: dict[str, Any]) -> None:
+    found = []
+    for number, options in ((1, {}), (2, two_processes)):
+        torch.manual_seed(0)
+        model, data = Densities(tmp_path / f"{number}.pt"), make_data("CutPaste", train_batch_size=50 // number)
+        trainer = make_trainer(max_epochs=1, limit_val_batches=0, default_root_dir=tmp_path, **options)
+        trainer.fit(model, datamodule=data)
+        found.append(load(tmp_path / f"{number}.pt"))
+    one, both = found
+    assert len(one) == 4 * 2 + 3 + 3  # four Gaussians, three banks, and CSI's own statistics
+    for name, value in one.items():  # sums in another order
+        assert value[0].isfinite().all()
+        torch.testing.assert_close(both[name], value, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)

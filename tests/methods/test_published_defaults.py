@@ -106,6 +106,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "MSSSIMAutoencoder": {  # msssim_autoencoder.md, 3 and 4
         "latent_dim": 128, "loss": "ms_ssim", "rho": 0.0, "warmup_epochs": 1, "nu": 0.5, "lr": 1e-4, "weight_decay": 1e-6,
     },
+    "PANDA": {  # panda.md, 3 and 4: the early end; ResNet18 for parity with others, 2
+        "encoder": "resnet18", "encoder_weights": "imagenet", "fisher": None, "ewc_weight": 1e4, "clip": 1e-3, "neighbours": 2,
+        "centroids": None, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-5,
+    },
     "PEBAL": {  # pebal.md, 2, 3.1 to 3.5
         **TUNED, "abstention": "adaptive", "penalty_floor": 1.0, "penalty_detach": False, "penalty_blur": True,
         "fixed_penalty": 4.5, "outlier_weight": 0.1, "outlier_form": "released", "energy": True, "margin_in": -12.0,
@@ -230,6 +234,9 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     ),
     "MSSSIMAutoencoder": (  # msssim_autoencoder.md, 3
         "MSSSIMAutoencoder", SMALL, [Start("Adam", (1e-4,), WGAN, weight_decay=1e-6)],
+    ),
+    "PANDA": (  # panda.md, 3
+        "PANDA", {"encoder": "test_resnet", "encoder_weights": None}, [Start("SGD", (0.01,), betas=None, weight_decay=5e-5, momentum=0.9)],
     ),
     "PEBAL": ("PEBAL", NETWORK, [Start("Adam", (1e-5,))]),  # pebal.md, 2
     "RTFM": ("RTFM", FRAMES, [Start("Adam", (1e-3,), weight_decay=5e-3)]),  # rtfm.md, 3

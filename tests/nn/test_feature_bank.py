@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
-from anomaly_suite.nn.feature_bank import FeatureSample, nearest
+from anomaly_suite.nn.feature_bank import FeatureSample, count_rows, empty_bank, fill_bank, log_kernels, nearest
 
 CPU = torch.device("cpu")
 
@@ -52,3 +53,33 @@ def test_nearest_features() -> None:
     assert nearest(torch.tensor([[1.0]]), bank, neighbours=2).tolist() == [[1.0, 4.0]]  # panda.md, 7.5
     assert nearest(bank, bank, neighbours=1).tolist() == [[0.0]] * 3  # 7.7
     assert nearest(bank, bank, neighbours=5).shape == (3, 3)
+
+
+def test_empty_rows_of_a_bank_are_not_there() -> None:
+    features, query = F.normalize(torch.randn(5, 3), dim=1), F.normalize(torch.randn(4, 3), dim=1)
+    bank = empty_bank(8, 3)
+    assert count_rows(bank) == 0
+    fill_bank(bank, torch.randn(8, 3))
+    fill_bank(bank, features)
+    assert count_rows(bank) == 5
+    torch.testing.assert_close(nearest(query, bank, neighbours=7), nearest(query, features, neighbours=5))
+    slow = torch.exp(-0.7 * torch.cdist(query, features) ** 2).sum(1).log()
+    torch.testing.assert_close(log_kernels(query, bank, gamma=0.7), slow)
+
+
+class Scores(torch.nn.Module):
+    def __init__(self, bank: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank)
+
+    def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return nearest(feature, self.bank, neighbours=3).sum(1), log_kernels(feature, self.bank, gamma=1.0)
+
+
+def test_an_exported_bank_has_its_empty_rows() -> None:
+    bank, query = empty_bank(6, 3), torch.randn(4, 3)
+    fill_bank(bank, torch.randn(2, 3))  # fewer than neighbours, too
+    net = Scores(bank)
+    graph = torch.export.export(net, (query,), strict=False).module()
+    fill = torch.randn(2, 3)
+    torch.testing.assert_close(graph(fill.repeat(2, 1)), net(fill.repeat(2, 1)))

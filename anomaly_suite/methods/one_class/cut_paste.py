@@ -32,7 +32,7 @@ from anomaly_suite.errors import ConfigError
 from anomaly_suite.nn.blur import gaussian_blur
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.exporting import plain, portions
-from anomaly_suite.nn.feature_bank import FeatureSample
+from anomaly_suite.nn.feature_bank import FeatureSample, count_rows, empty_bank, fill_bank, log_kernels
 from anomaly_suite.nn.gaussian import inverse_cholesky
 from anomaly_suite.nn.patches import PATCHES_AT_ONCE, PatchGrid, random_patches
 from anomaly_suite.nn.shrinkage import FeatureMoments
@@ -123,7 +123,7 @@ class CutPaste(AnomalyModule):
         self.density, self.normalize, self.squared = density, normalize, squared
         size = self.encoder.out_features
         if density == "kde":
-            self.register_buffer("bank", torch.empty(0))  # (N, D)
+            self.register_buffer("bank", empty_bank(bank_size, size))
         else:
             self.register_buffer("feature_mean", torch.full((size,), math.nan, dtype=torch.float32))
             self.register_buffer("feature_whitening", torch.full((size, size), math.nan, dtype=torch.float32))
@@ -131,13 +131,13 @@ class CutPaste(AnomalyModule):
     @property
     def is_fitted(self) -> bool:
         """Whether there is a density."""
-        return self.bank.numel() > 0 if self.density == "kde" else bool(self.feature_mean.isfinite().all())
+        return bool((self.bank[0] if self.density == "kde" else self.feature_mean).isfinite().all())
 
     def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of what the fit fills."""
         size = self.encoder.out_features
         return (
-            {"bank": (None, size)}
+            {"bank": (self.bank_size, size)}
             if self.density == "kde"
             else {"feature_mean": (size,), "feature_whitening": (size, size)}
         )
@@ -248,9 +248,9 @@ class CutPaste(AnomalyModule):
         feature = self.embed(image)
         with torch.autocast(image.device.type, enabled=False):
             if self.density == "kde":
-                squared = (2 - 2 * feature @ self.bank.T).clamp_min(0)
-                near = torch.logsumexp(-squared / (2 * BANDWIDTH**2), 1)
-                return math.log(self.bank.shape[0]) - near
+                return count_rows(self.bank).float().log() - log_kernels(
+                    feature, self.bank, gamma=1 / (2 * BANDWIDTH**2)
+                )
             white = (feature - self.feature_mean) @ self.feature_whitening.T
             squared = (white**2).sum(1)
             return squared if self.squared else squared.sqrt()
@@ -294,7 +294,7 @@ class CutPaste(AnomalyModule):
         self.train(training)
         if self.density == "kde":
             gather = cast(Callable[[Tensor], Tensor], self.all_gather)
-            self.bank = sample.merge(self.encoder.out_features, all_gather=gather, device=self.device)
+            fill_bank(self.bank, sample.merge(self.encoder.out_features, all_gather=gather, device=self.device))
             return
         moments.merge(self.sum_over_ranks)
         self._fit_gaussian(moments)

@@ -19,7 +19,7 @@ from anomaly_suite.augment.weak import WeakAugmentation, mirrored
 from anomaly_suite.contract import Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.pretraining.contrast import Candidates
-from anomaly_suite.methods.pretraining.encoder_pretraining import EncoderPretraining
+from anomaly_suite.methods.pretraining.encoder_pretraining import Density, EncoderPretraining
 from anomaly_suite.methods.pretraining.positions import PositionHead, position_pairs
 from anomaly_suite.nn.patches import random_patches
 from anomaly_suite.nn.size import ImageSize
@@ -65,6 +65,8 @@ class ContrastivePretraining(EncoderPretraining):
         lr: Of SGD.
         momentum: Of SGD.
         weight_decay: Of SGD.
+        density: That scores.
+        bank_size: Most features of a bank.
 
     Raises:
         ConfigError: a number of versions that the augmentation does not have, no loss at all, or a network or size that does not fit.
@@ -91,10 +93,13 @@ class ContrastivePretraining(EncoderPretraining):
         lr: float,
         momentum: float,
         weight_decay: float,
+        density: Density = "gaussian",
+        bank_size: int = 10_000,
     ) -> None:
         super().__init__(
             encoder=encoder, encoder_weights=encoder_weights, image_size=image_size, width=width, patch_size=patch_size,
             patches_per_image=patches_per_image, lr=lr, momentum=momentum, weight_decay=weight_decay,
+            density=density, bank_size=bank_size,
         )  # fmt: skip
         if strong is not None:
             require_versions(strong, num_strong)

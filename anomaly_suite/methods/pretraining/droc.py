@@ -3,11 +3,13 @@
 Paper: Sohn et al., "Learning and Evaluating Representations for Deep One-Class Classification", ICLR 2021.
 Reference: google-research/deep_representation_one_class, as described in our notes, no code read.
 Differs: one recipe with CCD, its weak augmentations among it. Score: the paper's Gaussian of normalised features, up to a constant and a
-    square; its kernel density and OC-SVM are left out.
+    square, or its kernel density on a bank of bounded size; its OC-SVM is left out.
 Axes: A views of B items, D width of the encoder.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,7 @@ class DROC(ContrastivePretraining):
     """Pre-training: contrast of images, each in one of four rotations. Images must be square.
 
     Give the checkpoint as ``encoder_weights`` to a method with the same ``encoder``, size and ``width``. The anomaly score is the
-    distance to a Gaussian of the features; there is no map.
+    distance to a density of the features; there is no map.
 
     Args:
         temperature: tau.
@@ -48,6 +50,8 @@ class DROC(ContrastivePretraining):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
+        density: That scores: ``gaussian``, or ``kde``, a kernel on each feature of a bank.
+        bank_size: Most features that ``kde`` keeps; beyond it, a sample that the images alone decide.
 
     Raises:
         ConfigError: a network or size that does not fit.
@@ -69,12 +73,15 @@ class DROC(ContrastivePretraining):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 3e-4,
+        density: Literal["gaussian", "kde"] = "gaussian",
+        bank_size: int = 10_000,
     ) -> None:
         super().__init__(
             strong="rotation", num_strong=4, versions="one", crop_scale=crop_scale, colour=colour, blur=blur,
             projection="eight layers", weights={"contrast": 1.0}, position_pairs=0,
             encoder=encoder, encoder_weights=encoder_weights, image_size=image_size, width=width, patch_size=patch_size,
             patches_per_image=patches_per_image, lr=lr, momentum=momentum, weight_decay=weight_decay,
+            density=density, bank_size=bank_size,
         )  # fmt: skip
         self.save_hyperparameters()
         self.temperature = temperature

@@ -1,7 +1,7 @@
 """What self-supervised pre-trainings share: an encoder, SGD with a cosine, patches, and a Gaussian of its features as a score.
 
-Source: one recipe for all, that of CCD (Tian et al., MICCAI 2021), as comparisons need. The score is the density of Sohn et al., DROC (ICLR
-    2021): one Gaussian of normalised features. A baseline: what these methods are for is the encoder.
+Source: one recipe for all, that of CCD (Tian et al., MICCAI 2021), as comparisons need. The score is a density of Sohn et al., DROC (ICLR
+    2021): one Gaussian of normalised features, or a kernel on each. A baseline: what these methods are for is the encoder.
 
 Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a patch, D width of the encoder.
 """
@@ -9,22 +9,31 @@ Axes: B batch, C channels, H and W pixels, P patches of an image, S side of a pa
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from anomaly_suite.augment.draws import image_keys
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.exporting import portions
+from anomaly_suite.nn.feature_bank import FeatureSample, bank_rows, empty_bank, fill_bank, log_kernels
 from anomaly_suite.nn.gaussian import StreamedMoments, covariance, whitening_matrix
 from anomaly_suite.nn.patches import PatchGrid, random_patches
 from anomaly_suite.nn.size import ImageSize
 
 LAST_LR = 1e-3  # of the first learning rate, where the cosine ends
 RIDGE = 1e-6  # on the diagonal of the covariance
+KERNEL_SCALE = (
+    10.0  # gamma of a kernel is this over the variance of all entries of the bank and the number of its columns
+)
+SMALLEST_VARIANCE = 1e-12  # where all entries are equal
+
+Density = Literal["gaussian", "kde", "native"]
 PATCHES_AT_ONCE = 64
 """Patches of each image that are scored at once."""
 
@@ -46,6 +55,8 @@ class EncoderPretraining(AnomalyModule):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
+        density: That scores: one Gaussian; ``kde``, a kernel on each feature of a bank; or ``native``, which the subclass defines.
+        bank_size: Most features of the bank.
 
     Raises:
         ConfigError: an unknown network, or a size that does not fit.
@@ -58,6 +69,7 @@ class EncoderPretraining(AnomalyModule):
 
     feature_mean: Tensor
     feature_whitening: Tensor
+    bank: Tensor
 
     def __init__(
         self,
@@ -71,6 +83,8 @@ class EncoderPretraining(AnomalyModule):
         lr: float,
         momentum: float,
         weight_decay: float,
+        density: Density = "gaussian",
+        bank_size: int = 10_000,
     ) -> None:
         super().__init__()
         self.encoder = ImageEncoder(encoder, image_size=patch_size or image_size, width=width)
@@ -80,16 +94,23 @@ class EncoderPretraining(AnomalyModule):
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
-        if not self.has_gaussian:
+        self.density: Density = density
+        self.bank_size = bank_size
+        if not self.has_gaussian or density == "native":
             return
         size = self.encoder.out_features
+        if density == "kde":
+            self.register_buffer("bank", empty_bank(bank_size, size))
+            return
         self.register_buffer("feature_mean", torch.full((size,), math.nan, dtype=torch.float32))
         self.register_buffer("feature_whitening", torch.full((size, size), math.nan, dtype=torch.float32))
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a Gaussian, where one scores."""
-        return not self.has_gaussian or bool(self.feature_mean.isfinite().all())
+        """Whether there is a density, where one scores."""
+        if not self.has_gaussian:
+            return True
+        return bool((self.bank[0] if self.density == "kde" else self.feature_mean).isfinite().all())
 
     def load_pretrained(self) -> None:
         """Load what training starts from."""
@@ -128,7 +149,8 @@ class EncoderPretraining(AnomalyModule):
             image: Shape (B, C, H, W), in [0, 1].
 
         Returns:
-            Mahalanobis distance (B,), 0 or above, the largest of all patches where there are patches; and no map.
+            Mahalanobis distance (B,), 0 or above, or what :func:`kernel_distance` says; the largest of all patches where there are
+            patches; and no map.
 
         Raises:
             ShapeError: images of another size than the encoder takes, or smaller than a patch.
@@ -141,30 +163,61 @@ class EncoderPretraining(AnomalyModule):
         return torch.cat([distance.view(image.shape[0], -1) for distance in found], 1).amax(1), None
 
     def distance(self, image: Tensor) -> Tensor:
-        """Distance to the Gaussian (B,) of images or patches (B, C, S, S)."""
+        """Distance to the density (B,) of images or patches (B, C, S, S)."""
         with torch.autocast(image.device.type, enabled=False):
+            if self.density == "kde":
+                return kernel_distance(self.embed(image), self.bank)
             white = (self.embed(image) - self.feature_mean) @ self.feature_whitening.T
             distance: Tensor = torch.linalg.vector_norm(white, dim=1)
             return distance
 
     @torch.no_grad()
     def fit_statistics(self) -> None:
-        """Measure mean and covariance of the features of all training images, or of the patches of their grid."""
+        """Measure the density of the features of all training images, or of the patches of their grid."""
         if not self.has_gaussian:
             return
         training = self.training
         self.eval()
         moments = StreamedMoments(1, self.encoder.out_features, device=self.device)
+        sample = FeatureSample(self.bank_size)
         for image in self.training_images():
             for part in torch.split(image if self.grid is None else self.grid.cut(image), PATCHES_AT_ONCE * 4):
                 feature = self.embed(part)
                 self.watch("a feature", feature)
-                moments.add([feature.unsqueeze(1)])
+                if self.density == "kde":
+                    sample.add(image_keys(part), feature)
+                else:
+                    moments.add([feature.unsqueeze(1)])
         self.train(training)
+        if self.density == "kde":
+            gather = cast(Callable[[Tensor], Tensor], self.all_gather)
+            fill_bank(self.bank, sample.merge(self.encoder.out_features, all_gather=gather, device=self.device))
+            return
         count, total, second = (self.sum_over_ranks(each) for each in (moments.count, moments.total, moments.second))
         whitening = whitening_matrix(covariance(count, total, second), eps=RIDGE)
         self.feature_mean.copy_((total / count)[0])
         self.feature_whitening.copy_(whitening[0])
+
+
+def kernel_distance(feature: Tensor, bank: Tensor) -> Tensor:
+    """``-log(sum of exp(-gamma |feature - row|^2)) / gamma`` over the rows of a bank: the squared distance, where there is one.
+
+    Gamma is 10 over the variance of all entries of the bank and the number of its columns, as DROC has it.
+
+    Args:
+        feature: Of length 1, (B, D).
+        bank: Shape (M, D); rows of NaN are empty.
+
+    Returns:
+        Shape (B,).
+    """
+    rows, columns = bank_rows(bank), bank.shape[1]
+    known = ~rows[:, :1].isnan()
+    count = known.sum() * columns
+    mean = rows.nan_to_num(0).sum() / count
+    variance = torch.where(known, rows - mean, 0).square().sum() / count
+    gamma = KERNEL_SCALE / (columns * variance.clamp_min(SMALLEST_VARIANCE))
+    return -log_kernels(feature, bank, gamma=gamma) / gamma
 
 
 def cosine_decay(progress: float, *, start: float, end: float) -> float:

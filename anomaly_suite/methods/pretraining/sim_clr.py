@@ -9,6 +9,8 @@ Axes: A views, D width of the encoder.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def nt_xent(candidates: Candidates, *, temperature: float) -> Tensor:
 class SimCLR(ContrastivePretraining):
     """Pre-training: contrast of weakly augmented views.
 
-    Give the checkpoint as ``encoder_weights`` to a method with the same ``encoder``, size and ``width``. The anomaly score, a Gaussian of
+    Give the checkpoint as ``encoder_weights`` to a method with the same ``encoder``, size and ``width``. The anomaly score, a density of
     the features, is a baseline; there is no map.
 
     Args:
@@ -43,6 +45,8 @@ class SimCLR(ContrastivePretraining):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
+        density: That scores: ``gaussian``, or ``kde``, a kernel on each feature of a bank.
+        bank_size: Most features that ``kde`` keeps; beyond it, a sample that the images alone decide.
 
     Raises:
         ConfigError: a network or size that does not fit.
@@ -64,12 +68,15 @@ class SimCLR(ContrastivePretraining):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 3e-4,
+        density: Literal["gaussian", "kde"] = "gaussian",
+        bank_size: int = 10_000,
     ) -> None:
         super().__init__(
             strong=None, num_strong=1, versions="one", crop_scale=crop_scale, colour=colour, blur=blur,
             projection="two layers", weights={"contrast": 1.0}, position_pairs=0,
             encoder=encoder, encoder_weights=encoder_weights, image_size=image_size, width=width, patch_size=patch_size,
             patches_per_image=patches_per_image, lr=lr, momentum=momentum, weight_decay=weight_decay,
+            density=density, bank_size=bank_size,
         )  # fmt: skip
         self.save_hyperparameters()
         self.temperature = temperature

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +72,38 @@ def test_5_distances_equal_a_direct_solve(density: str, normalize: bool) -> None
         assert net(image[:1])[0].item() == 0
 
 
+def measured_features(feature: Tensor, **options: Any) -> CutPaste:
+    """A density of features (N, 32) that are given, in place of the encoder's."""
+    net = model(**{"normalize": False, **options})
+    net.embed = lambda image: image.flatten(1)  # type: ignore[method-assign]
+    net.training_images = lambda: iter(feature.view(-1, 1, 4, 8).split(500))  # type: ignore[method-assign]
+    net.sum_over_ranks = lambda value: value  # type: ignore[method-assign]
+    net.watch = lambda *_, **__: None  # type: ignore[method-assign]
+    net.fit_statistics()
+    return net
+
+
+def test_5_the_mean_score_of_gaussian_features_is_their_number() -> None:
+    mixing, shift = torch.randn(32, 32), torch.randn(32)
+    feature = torch.randn(20_000, 32) @ mixing + shift
+    net = measured_features(feature[:10_000], density="ridge", eps=0.0)  # without shrinkage
+    fresh = net(feature[10_000:].view(-1, 1, 4, 8))[0]
+    assert fresh.mean().item() == pytest.approx(
+        32, rel=0.02
+    )  # mean of a chi-squared variable of 32 degrees; 0.08 is its error
+    assert net(net.feature_mean.view(1, 1, 4, 8))[0].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_6_remixing_features_changes_no_distance() -> None:
+    feature, mixing = torch.randn(400, 32), torch.eye(32) + 0.1 * torch.randn(32, 32)
+    one = measured_features(feature, density="ridge", eps=0.0)
+    other = measured_features(feature @ mixing, density="ridge", eps=0.0)
+    new = torch.randn(50, 32)
+    torch.testing.assert_close(
+        other((new @ mixing).view(-1, 1, 4, 8))[0], one(new.view(-1, 1, 4, 8))[0], rtol=1e-3, atol=1e-3
+    )
+
+
 def test_7_the_head_does_not_score() -> None:
     image = torch.rand(40, 1, 16, 16)
     net = measured(image)
@@ -86,6 +121,14 @@ def test_kde_is_a_mean_of_kernels_over_a_bounded_bank() -> None:
         squared = torch.cdist(net.embed(image), net.bank) ** 2
         expected = -(torch.exp(-squared / 2).mean(1)).log()
         torch.testing.assert_close(net(image)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kde_of_one_image_is_its_squared_distance() -> None:
+    first, other = torch.rand(2, 1, 16, 16).split(1)
+    net = measured(first, density="kde", bank_size=5)  # four of whose rows stay empty
+    with torch.no_grad():
+        squared = (net.embed(other) - net.embed(first)).square().sum()
+        assert net(other)[0].item() == pytest.approx(squared.item() / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("heatmap", ["receptive_field", "average"])
@@ -110,6 +153,31 @@ def test_windows_become_a_map(heatmap: str) -> None:
     else:
         assert anomaly_map.std() < expected.std()
         assert anomaly_map.mean().item() == pytest.approx(expected.mean().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("density", ["ledoit_wolf", "kde"])
+def test_a_model_with_a_map_leaves_python(density: str, tmp_path: Path) -> None:
+    net = measured(torch.rand(8, 1, 20, 22), patch_size=8, patch_stride=4, density=density)
+    image, other = torch.rand(3, 1, 21, 27), torch.rand(5, 1, 21, 27)
+    with torch.no_grad():
+        expected = net(other)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, (image,), dynamic_shapes={"image": {0: batch}}, strict=False)
+    torch.testing.assert_close(program.module()(other), expected, rtol=1e-3, atol=1e-4)  # sums in another order
+    runtime, files = pytest.importorskip("onnxruntime"), [tmp_path / "trace.onnx"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = {"image": {0: "batch"}}
+        net.to_onnx(files[0], (image,), input_names=["image"], dynamic_axes=axes, dynamo=False)
+        if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9) and find_spec("onnxscript"):
+            files.append(tmp_path / "graph.onnx")
+            torch.onnx.export(
+                program, (), files[1], kwargs={"image": image}, dynamo=True, optimize=False, verbose=False
+            )
+    for file in files:
+        session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        for found, wanted in zip(session.run(None, {"image": other.numpy()}), expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_10_rates_fall_to_nothing_and_the_encoder_rests_at_first() -> None:

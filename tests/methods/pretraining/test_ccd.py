@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from anomaly_suite.augment.draws import GeneratorDraws
 from anomaly_suite.methods.pretraining.ccd import CCD, distribution_contrast
 from anomaly_suite.methods.pretraining.contrast import Candidates
 
@@ -59,6 +60,27 @@ def test_order_of_views_and_items_does_not_matter() -> None:
 
     assert loss(torch.arange(12)) == pytest.approx(loss(torch.arange(12).roll(6)))
     assert loss(torch.arange(12)) == pytest.approx(loss(torch.cat([order, order + 6])))
+
+
+def test_values_of_the_card() -> None:
+    label, source = torch.zeros(64).long(), torch.arange(32).repeat(2)
+    equal = Candidates(torch.ones(64, 1, dtype=torch.float64), label, source)
+    perfect = Candidates(torch.eye(32, dtype=torch.float64).repeat(2, 1), label, source)
+    loss = [distribution_contrast(each, temperature=TAU, negatives="all", anchors="both") for each in (equal, perfect)]
+    assert loss[0].item() == pytest.approx(math.log(63))
+    assert loss[1].item() == pytest.approx(math.log(1 + 62 * math.exp(-5)))
+
+
+def test_the_length_of_projections_does_not_matter() -> None:
+    model = CCD(encoder="residual", encoder_weights=None, image_size=16, width=2)
+    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    views = model.make_views(torch.rand(8, 3, 16, 16), GeneratorDraws(torch.Generator().manual_seed(0)))
+    feature, last = model.encoder(views.image), model.projection[-1]
+    before = model.terms(feature, views)["contrast"]
+    with torch.no_grad():
+        for weight in last.parameters():
+            weight.mul_(3)
+    torch.testing.assert_close(model.terms(feature, views)["contrast"], before)
 
 
 def test_an_anchor_without_negatives_has_a_loss_of_0() -> None:

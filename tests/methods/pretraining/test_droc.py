@@ -29,6 +29,12 @@ def test_first_views_against_all_second_ones() -> None:
     assert one_way_contrast(candidates(f.roll(6, 0)), temperature=TAU).item() != pytest.approx(found)
 
 
+def test_swapped_views_of_symmetric_similarities() -> None:
+    f = F.normalize(torch.randn(6, 5, dtype=torch.float64), dim=1).repeat(2, 1)  # equal views: i to j as j to i
+    found = one_way_contrast(candidates(f), temperature=TAU)
+    torch.testing.assert_close(one_way_contrast(candidates(f.roll(6, 0)), temperature=TAU), found)
+
+
 def test_of_two_processes_the_second_views_of_both() -> None:
     f = F.normalize(torch.randn(12, 5, dtype=torch.float64), dim=1)  # two processes with three items each
     order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]  # all first views, then all second ones

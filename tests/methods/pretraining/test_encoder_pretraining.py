@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import anomaly_suite.methods
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.methods import CCD
-from anomaly_suite.methods.pretraining.encoder_pretraining import cosine_decay
+from anomaly_suite.methods import CCD, DROC, SimCLR
+from anomaly_suite.methods.pretraining.encoder_pretraining import cosine_decay, kernel_distance
 from anomaly_suite.nn.encoders import ImageEncoder
 
 Make = Callable[..., Trainer]
@@ -64,6 +64,29 @@ class TestScore:
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # float32 against float64
         gaussian = torch.distributions.MultivariateNormal(feature.mean(0), covariance)
         assert torch.equal(found.argsort(), (-gaussian.log_prob(new)).argsort())
+        model.embed = lambda _: model.feature_mean.unsqueeze(0)  # type: ignore[method-assign]
+        assert model(image[:1])[0].item() == pytest.approx(0, abs=1e-5)  # no image scores less
+
+    @pytest.mark.parametrize("method", [DROC, SimCLR])
+    def test_it_can_be_a_density_of_kernels(self, method: type[DROC | SimCLR], trainer_in: Make) -> None:
+        image, model = images(24), method(**TINY, density="kde", bank_size=30)
+        trainer_in().fit(model, loader(image))
+        model.eval()
+        with torch.no_grad():
+            bank = model.embed(image)
+            gamma = 10 / (
+                bank.double().var(correction=0) * 16
+            )  # the card: over the variance of all entries and their number
+            squared = torch.cdist(model.embed(images(5, seed=1)).double(), bank.double()) ** 2
+            expected = -torch.exp(-gamma * squared).sum(1).log() / gamma
+            torch.testing.assert_close(model(images(5, seed=1))[0].double(), expected, rtol=1e-3, atol=1e-4)
+
+    def test_of_one_training_image_kernels_say_the_squared_distance(self) -> None:
+        bank, feature = F.normalize(torch.randn(6, 8), dim=1), F.normalize(torch.randn(4, 8), dim=1)
+        bank[1:] = torch.nan  # empty rows
+        torch.testing.assert_close(
+            kernel_distance(feature, bank), ((feature - bank[0]) ** 2).sum(1), rtol=1e-4, atol=1e-5
+        )
 
     def test_of_patches_it_is_the_largest(self, trainer_in: Make) -> None:
         model = make(patch_size=16, patches_per_image=2, position_weight=0)

@@ -73,6 +73,7 @@ class TestLosses:
         assert views.image.shape == (32, 3, 16, 16)  # two views of four versions of four images
         terms = model.terms(model.encoder(views.image), views)
         assert set(terms) == {"contrast", "center", "augmentation"}
+        assert not hasattr(model, "position_head")  # of the local run alone
         assert terms["augmentation"].item() == pytest.approx(1.386, abs=0.3)
         projection = model.projection(model.encoder(views.image))
         away = [projection[i] - model.centers[i % 4] for i in range(32)]  # versions of an image follow each other
