@@ -11,6 +11,7 @@ from anomaly_suite.callbacks.metrics import (
     SegmentationMetrics,
 )
 from anomaly_suite.callbacks.plots import ScorePlots
+from anomaly_suite.callbacks.reconstruction_panel import ReconstructionPanel
 from anomaly_suite.callbacks.score_curves import ScoreCurves
 from anomaly_suite.callbacks.table import ScoreTable
 
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddingPlot",
     "HeatmapExport",
     "LocalisationMetrics",
+    "ReconstructionPanel",
     "ScoreCurves",
     "ScorePlots",
     "ScoreTable",

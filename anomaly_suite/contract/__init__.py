@@ -5,7 +5,7 @@ yields a mapping, an ``(image, label)`` or an ``(image, label, mask)`` tuple wor
 batch through :func:`as_batch`.
 """
 
-from anomaly_suite.contract.batch import Batch, Prediction, as_batch, as_prediction, check_key_map
+from anomaly_suite.contract.batch import Batch, Prediction, Reconstruction, as_batch, as_prediction, check_key_map
 from anomaly_suite.contract.calibration import Calibration, Level
 from anomaly_suite.contract.data_module import AnomalyDataModule, Splits, Validation
 from anomaly_suite.contract.keys import KeyMap
@@ -26,6 +26,7 @@ __all__ = [
     "KeyMap",
     "Level",
     "Prediction",
+    "Reconstruction",
     "ShardSampler",
     "Splits",
     "Validation",

@@ -20,7 +20,11 @@ from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.contract.precision import KeepsStatistics, raise_epsilon
 
 ONE = {"limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1, "limit_predict_batches": 1}
-SHORT = {"DeepSVDD": {"ae_epochs": 1}, "FAnoGAN": {"gan_epochs": 1}}  # StudentTeacher's first phase is short already
+SHORT = {
+    "ADGAN": {"gan_epochs": 1},
+    "DeepSVDD": {"ae_epochs": 1},
+    "FAnoGAN": {"gan_epochs": 1},
+}  # StudentTeacher's first phase is short already
 TOLERANCE = {"64-true": 1e-4, "bf16-true": 0.5, "16-true": 0.1}
 """Of a score, in standard deviations of the scores: largest seen of 64 2e-5, 0.2 (bfloat16 keeps 8 bits) and 0.02; here are few."""
 ROUGH = {"StudentTeacher": 1.0, "PostHocScore": 0.8}

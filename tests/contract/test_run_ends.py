@@ -92,7 +92,12 @@ def test_a_run_that_is_stopped_inside_an_epoch_is_fitted_to_its_last_step(name: 
 
 # Two phases --------------------------------------------------------------------------------------------------------------
 
-PHASES = {"DeepSVDD": "ae_epochs=1", "FAnoGAN": "gan_epochs=2", "StudentTeacher": "teacher_epochs=1"}
+PHASES = {
+    "ADGAN": "gan_epochs=2",
+    "DeepSVDD": "ae_epochs=1",
+    "FAnoGAN": "gan_epochs=2",
+    "StudentTeacher": "teacher_epochs=1",
+}
 
 
 @pytest.mark.parametrize("end", ["max_steps", "max_epochs", "should_stop"])
@@ -128,7 +133,7 @@ def test_a_run_that_reaches_the_second_phase_is_fitted_and_stays_so(name: str, t
     assert prediction["anomaly_score"].isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "steps"), [("DeepSVDD", 2), ("FAnoGAN", 4), ("StudentTeacher", 2)])
+@pytest.mark.parametrize(("name", "steps"), [("ADGAN", 4), ("DeepSVDD", 2), ("FAnoGAN", 4), ("StudentTeacher", 2)])
 def test_a_run_that_is_planned_to_end_in_the_first_phase_says_so_at_its_start(name: str, steps: int) -> None:
     option, message = PHASES[name].partition("=")[0], f"{name} only .*max_steps={steps} does not exceed"
     with pytest.warns(UserWarning, match=rf"{message} {PHASES[name]} epochs. Raise max_steps or lower {option}"):
