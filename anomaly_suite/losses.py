@@ -330,6 +330,20 @@ def squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
     return ((image.float() - reconstruction.float()) ** 2).sum((1, 2, 3))
 
 
+def residual_scores(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error as image score and map.
+
+    Args:
+        image: Shape (B, C, H, W).
+        reconstruction: The same shape.
+
+    Returns:
+        Sum over channels and pixels (B,), and mean over channels (B, 1, H, W).
+    """
+    residual = (image.float() - reconstruction.float()) ** 2
+    return residual.sum((1, 2, 3)), residual.mean(1, keepdim=True)
+
+
 def squared_distance(code: Tensor, center: Tensor) -> Tensor:
     """Squared Euclidean distance, in float32.
 

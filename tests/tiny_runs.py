@@ -42,6 +42,7 @@ FIRST_PHASES = {
 FOLDER = tempfile.TemporaryDirectory()  # of run folders and checkpoints that several tests read
 SECTIONS = ("segmentation", "components")  # of metrics.json
 SHORT: dict[str, dict[str, Any]] = {
+    "ADGAN": {"gan_epochs": 2},
     "DeepSVDD": {"ae_epochs": 1},
     "FAnoGAN": {"gan_epochs": 2},
     "FSADNet": {"representation_epochs": 1},

@@ -11,6 +11,7 @@ from anomaly_suite.callbacks.metrics import (
     SegmentationMetrics,
 )
 from anomaly_suite.callbacks.plots import ScorePlots
+from anomaly_suite.callbacks.reconstruction_panel import ReconstructionPanel
 from anomaly_suite.callbacks.score_curves import ScoreCurves
 from anomaly_suite.callbacks.split_table import SplitTable
 from anomaly_suite.callbacks.summary import PredictionSummary
@@ -24,6 +25,7 @@ __all__ = [
     "HeatmapExport",
     "LocalisationMetrics",
     "PredictionSummary",
+    "ReconstructionPanel",
     "ScoreCurves",
     "ScorePlots",
     "ScoreTable",

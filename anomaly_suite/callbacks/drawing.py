@@ -17,6 +17,7 @@ from anomaly_suite.errors import ConfigError, did_you_mean
 Picture = npt.NDArray[np.uint8]
 
 TINY = float(np.finfo(np.float32).tiny)  # a range of width zero must not divide by zero
+MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit
 GAP = 4  # white pixels between and around the tiles
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 INK = (40, 40, 40)
@@ -72,6 +73,16 @@ def displayed(image: npt.NDArray[Any]) -> Picture:
     if low < 0 or high > 1:
         image = (image - low) / max(high - low, TINY)
     return np.ascontiguousarray((image * 255).round().astype(np.uint8))
+
+
+def png_of(picture: npt.NDArray[Any]) -> bytes:
+    """A picture as the content of a PNG file."""
+    return bytes(cv2.imencode(".png", picture)[1])
+
+
+def tile_factor(width: int) -> int:
+    """How often the pixels of an image so wide are repeated to be looked at."""
+    return -(-MIN_TILE_WIDTH // width)
 
 
 def enlarged(image: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:

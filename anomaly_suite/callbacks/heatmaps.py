@@ -28,22 +28,31 @@ from anomaly_suite.callbacks.drawing import (
     enlarged,
     outlined,
     pixels,
+    png_of,
     side_by_side,
+    tile_factor,
 )
 from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.callbacks.values import per_sample
-from anomaly_suite.callbacks.writing import WritesFiles, files_of, going_on, number_of_loaders, remove_former
+from anomaly_suite.callbacks.writing import (
+    WritesFiles,
+    files_of,
+    going_on,
+    image_writers,
+    number_of_loaders,
+    remove_former,
+    write_png,
+)
 from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, KeyMap, Prediction, check_key_map
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
-from anomaly_suite.io.atomic import fill, replacing_together, save_array, save_bytes, try_folder
+from anomaly_suite.io.atomic import fill, replacing_together, save_array, try_folder
 from anomaly_suite.io.naming import MirroredNames
 from anomaly_suite.io.png import with_text
 from anomaly_suite.io.written import WrittenFiles
 
 UNSCORED_GREY = 96  # of truth masks
 RAW_FILES = {"npy": (".npy",), "png16": (".png", ".json")}
-MIN_TILE_WIDTH = 128  # smaller images are enlarged by a whole factor, so that titles fit
 
 
 class HeatmapExport(WritesFiles, StageCallback):
@@ -166,7 +175,7 @@ class HeatmapExport(WritesFiles, StageCallback):
                 path = self._panel_folders[loader] / name
                 with going_on(trainer):
                     files.add(path)
-                    _write_png(path, panel)
+                    write_png(path, panel)
         if self.raw != "none":
             for name, anomaly_map in zip(names, pixels(prediction["anomaly_map"][:write]), strict=True):
                 path = self._raw_folders[loader] / name
@@ -205,13 +214,13 @@ class HeatmapExport(WritesFiles, StageCallback):
         return found
 
     def _to_log(self, trainer: Trainer, batch: Batch) -> int:
-        if not trainer.is_global_zero or self._logged >= self.log_images or not _image_writers(trainer):
+        if not trainer.is_global_zero or self._logged >= self.log_images or not image_writers(trainer):
             return 0
         return min(self.log_images - self._logged, len(batch["image"]))
 
     def _log(self, trainer: Trainer, panels: list[Picture], stage: str) -> None:
         for panel in panels:
-            for add_image in _image_writers(trainer):
+            for add_image in image_writers(trainer):
                 picture = cv2.cvtColor(panel, cv2.COLOR_BGR2RGB)
                 add_image(f"{stage}/heatmap_{self._logged}", picture, trainer.global_step, dataformats="HWC")
             self._logged += 1
@@ -263,7 +272,7 @@ class HeatmapExport(WritesFiles, StageCallback):
     def _tiles(
         self, image: Picture, level: npt.NDArray[Any], truth: npt.NDArray[Any] | None, marked: npt.NDArray[Any] | None
     ) -> dict[str, Picture]:
-        factor = -(-MIN_TILE_WIDTH // image.shape[1])
+        factor = tile_factor(image.shape[1])
         image = enlarged(image, factor)
         colors = cv2.applyColorMap(enlarged(level, factor), self._colors)
         tiles = {"image": image}
@@ -274,11 +283,6 @@ class HeatmapExport(WritesFiles, StageCallback):
         if marked is not None:
             tiles["predicted mask"] = outlined(image, enlarged(marked.astype(np.uint8), factor))
         return tiles
-
-
-def _image_writers(trainer: Trainer) -> list[Any]:
-    experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-    return [experiment.add_image for experiment in experiments if callable(getattr(experiment, "add_image", None))]
 
 
 def _paths(batch: Batch) -> list[str | None]:
@@ -318,14 +322,6 @@ def _scored(prediction: Prediction, batch: Batch, chosen: slice = slice(None)) -
     return anomaly_map
 
 
-def _png(picture: npt.NDArray[Any]) -> bytes:
-    return bytes(cv2.imencode(".png", picture)[1])
-
-
-def _write_png(path: Path, picture: npt.NDArray[Any]) -> None:
-    save_bytes(path, _png(picture))
-
-
 def _write_raw(path: Path, anomaly_map: npt.NDArray[np.float32], kind: Literal["png16", "npy"]) -> None:
     if kind == "npy":
         save_array(path.with_suffix(".npy"), anomaly_map)
@@ -337,5 +333,5 @@ def _write_raw(path: Path, anomaly_map: npt.NDArray[np.float32], kind: Literal["
     picture = ((anomaly_map.astype(np.float64) - low) * step).round().astype(np.uint16)
     scale = json.dumps({"low": low, "high": high})
     with replacing_together(path, path.with_suffix(".json")) as (image, text):
-        fill(image, with_text(_png(picture), "scale", scale))
+        fill(image, with_text(png_of(picture), "scale", scale))
         fill(text, f"{scale}\n".encode())

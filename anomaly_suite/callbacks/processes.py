@@ -76,8 +76,13 @@ def shared_by_all(trainer: Trainer, mine: list[T]) -> list[T]:
         trainer: Whose processes.
         mine: Sortable and hashable things that this process has.
     """
+    return sorted(set(of_all(mine)))  # type: ignore[type-var] # the caller's are sortable
+
+
+def of_all(mine: list[T]) -> list[T]:
+    """What all processes have, one process after another, the same list in every process; all must ask."""
     parts: list[list[T]] = [mine]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         parts = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(parts, mine)
-    return sorted(set(itertools.chain.from_iterable(parts)))  # type: ignore[type-var] # the caller's are sortable
+    return list(itertools.chain.from_iterable(parts))

@@ -8,15 +8,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy.typing as npt
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, output_folder
+from anomaly_suite.callbacks.drawing import png_of
 from anomaly_suite.callbacks.processes import gather_by_loader, in_any_process, shared_by_all
 from anomaly_suite.errors import FileWriteError
-from anomaly_suite.io.atomic import printable
+from anomaly_suite.io.atomic import printable, save_bytes
 from anomaly_suite.io.written import WrittenFiles
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,21 @@ def going_on(trainer: Trainer, instead: Callable[[], str] | None = None) -> Iter
             log.error("%s", error)
         if instead is not None:
             print(printable(instead()))
+
+
+def image_writers(trainer: Trainer) -> list[Any]:
+    """The functions ``add_image`` of the trainer's loggers that take images, such as TensorBoard's."""
+    experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+    return [experiment.add_image for experiment in experiments if callable(getattr(experiment, "add_image", None))]
+
+
+def write_png(path: Path, picture: npt.NDArray[Any]) -> None:
+    """Write a picture, blue first as cv2 has it.
+
+    Raises:
+        FileWriteError: it cannot be written.
+    """
+    save_bytes(path, png_of(picture))
 
 
 def number_of_loaders(trainer: Trainer, stage: Stage) -> int:

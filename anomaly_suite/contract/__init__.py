@@ -5,7 +5,7 @@ yields a mapping, an ``(image, label)`` or an ``(image, label, mask)`` tuple wor
 batch through :func:`as_batch`.
 """
 
-from anomaly_suite.contract.batch import Batch, Prediction, as_batch, as_prediction, check_key_map
+from anomaly_suite.contract.batch import Batch, Prediction, Reconstruction, as_batch, as_prediction, check_key_map
 from anomaly_suite.contract.calibration import Calibration, Level
 from anomaly_suite.contract.data_module import AnomalyDataModule, Listed, Preparation, Splits, Validation
 from anomaly_suite.contract.keys import KeyMap
@@ -29,6 +29,7 @@ __all__ = [
     "Listed",
     "Prediction",
     "Preparation",
+    "Reconstruction",
     "ShardSampler",
     "Splits",
     "Validation",

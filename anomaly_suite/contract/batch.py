@@ -6,7 +6,7 @@ Axes: B batch, C channels, H and W pixels, T snippets, D feature width, F frames
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -73,6 +73,17 @@ class Prediction(TypedDict, total=False):
     pred_label: Tensor
     pred_mask: Tensor
     normalized_score: Tensor
+
+
+class Reconstruction(NamedTuple):
+    """What a method makes of images; pictures are drawn of it.
+
+    ``image`` (B, C, H, W) is on the scale of the images given, [0, 1] but for what a network exceeds; C may be 3 for grey images.
+    ``hidden`` (B, 1, H, W) bool, where a method hides parts of its input, marks the pixels that the network did not see.
+    """
+
+    image: Tensor
+    hidden: Tensor | None = None
 
 
 FIELDS = tuple(Batch.__annotations__)

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomaly_suite.contract.averaging import AveragingSupport
-from anomaly_suite.contract.batch import Batch, Prediction, as_batch
+from anomaly_suite.contract.batch import Batch, Prediction, Reconstruction, as_batch
 from anomaly_suite.contract.calibration import Calibration
 from anomaly_suite.contract.checkpoint import CheckpointSupport
 from anomaly_suite.contract.finite import require_finite
@@ -91,6 +91,16 @@ class AnomalyModule(ChecksOptions, KeepsStatistics, AveragingSupport, Checkpoint
 
         Returns:
             What the encoder is given, shape (A, C, H, W), of patches smaller; and the number of the class of each, int64 (A,).
+        """
+        return None
+
+    def reconstruct(self, image: Tensor) -> Reconstruction | None:
+        """What the method makes of images, for pictures of it (``ReconstructionPanel``); None where it reconstructs none.
+
+        Called in evaluation mode and without gradients. Methods that reconstruct override it; no score is taken from it.
+
+        Args:
+            image: Shape (B, C, H, W), as :meth:`forward` takes them.
         """
         return None
 

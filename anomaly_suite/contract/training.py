@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, cast
 
@@ -209,6 +209,26 @@ class TrainingSupport(FiniteSupport, InputSupport):
             self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         return math.ceil(batches / self.trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
+
+    # Several optimisers -----------------------------------------------------------------------------------------------
+
+    def step_alone(self, *optimizers: Any, losses: Sequence[Tensor]) -> None:
+        """Let some of a method's optimisers take a step; the weights of all others stay, and have no gradient after it.
+
+        Args:
+            optimizers: Of Lightning's :meth:`optimizers`.
+            losses: Scalars, whose sum falls.
+        """
+        loss = torch.stack(list(losses)).sum()
+        # Gradients of the other optimizers' weights are neither needed nor computed, ...
+        weights = [weight for each in optimizers for group in each.param_groups for weight in group["params"]]
+        if self.trainer.world_size > 1:  # ... but DDP waits for a gradient of every parameter
+            weights = [weight for weight in self.parameters() if weight.requires_grad]
+            loss = loss + 0.0 * torch.stack([weight.sum() for weight in weights]).sum()
+        self.manual_backward(loss, inputs=weights)
+        for optimizer in optimizers:
+            optimizer.step()
+        self.zero_grad()
 
     # The training set and the processes ------------------------------------------------------------------------------
 

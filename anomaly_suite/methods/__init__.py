@@ -4,17 +4,19 @@ from anomaly_suite.methods.few_shot import FSADNet, LearningToReweight, Supervis
 from anomaly_suite.methods.one_class import ADACL, IGD, PANDA, CutPaste, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
-from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
+from anomaly_suite.methods.reconstruction import ADGAN, DAE, OCGAN, VAE, FAnoGAN, MemAE, MSSSIMAutoencoder
 from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
 
 __all__ = [
     "ADACL",
+    "ADGAN",
     "CCD",
     "CSI",
     "CTMIL",
     "DAE",
     "DROC",
     "IGD",
+    "OCGAN",
     "PANDA",
     "PEBAL",
     "PMSACL",
@@ -31,6 +33,7 @@ __all__ = [
     "KnowledgeDistillation",
     "LearningToReweight",
     "MSSSIMAutoencoder",
+    "MemAE",
     "PaDiM",
     "PostHocScore",
     "RotNet",

@@ -10,8 +10,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
@@ -19,6 +22,11 @@ from anomaly_suite.nn.size import ImageSize, height_width, require_image
 def to_signed(image: Tensor) -> Tensor:
     """[0, 1] to [-1, 1], the range of tanh; any shape, such as (B, C, H, W)."""
     return 2 * image - 1
+
+
+def to_unit(signed: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], the inverse of :func:`to_signed`, in float32."""
+    return (signed.float() + 1) / 2
 
 
 def default_widths(size: tuple[int, int]) -> tuple[int, ...]:
@@ -51,18 +59,26 @@ class DCGANEncoder(nn.Module):
         image_size: (H, W); sizes that do not halve evenly are padded with -1 (28 becomes 32).
         widths: Channels of each level, outermost first.
         out_features: Width of the vector.
+        kernel: Side of the convolutions, 4 or 5.
     """
 
     def __init__(
-        self, *, in_channels: int, image_size: tuple[int, int], widths: Sequence[int], out_features: int
+        self,
+        *,
+        in_channels: int,
+        image_size: tuple[int, int],
+        widths: Sequence[int],
+        out_features: int,
+        kernel: int = 4,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.image_size = image_size
         self.padding = _padding(image_size, len(widths))
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        edge = (kernel - 1) // 2
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], kernel, 2, edge), nn.LeakyReLU(0.2)]
         for narrow, wide in pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(narrow, wide, kernel, 2, edge, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
         self.levels = nn.Sequential(*layers)
         height, width = _grid(image_size, len(widths))
         self.head = nn.Linear(widths[-1] * height * width, out_features)
@@ -117,6 +133,19 @@ class DCGANDecoder(nn.Module):
         image: Tensor = self.levels(self.stem(latent))  # (B, C, padded H, padded W)
         (top, left), (height, width) = self.corner, self.image_size
         return image[:, :, top : top + height, left : left + width]
+
+
+@torch.no_grad()
+def dcgan_weights(net: nn.Module) -> None:
+    """Draw the weights as DCGAN does: those of convolutions and linear layers from N(0, 0.02^2), scales of batch norms from N(1, 0.02^2).
+
+    Biases and shifts are 0.
+    """
+    for layer in net.modules():
+        if isinstance(layer, _ConvNd | nn.Linear | _BatchNorm) and layer.weight is not None:
+            nn.init.normal_(layer.weight, 1.0 if isinstance(layer, _BatchNorm) else 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def dcgan_pair(

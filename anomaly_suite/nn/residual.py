@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.nn.size import require_image
+from anomaly_suite.nn.size import require_divisible, require_image
 
 Norm = Literal["batch", "layer", "group"]
 """``batch`` over the batch, ``layer`` over channels and pixels with one weight an element, ``group`` the same statistics
@@ -134,6 +134,8 @@ class ResidualEncoder(nn.Module):
         width: Channels of the first convolution; blocks end with 2, 4, 8 and 8 times as many.
         out_features: Z.
         norm: Kind of all norms.
+        channels: Instead of ``width``, those of the first convolution and of every block; the image is halved once a block, and
+            may have any size that can be.
 
     Raises:
         ConfigError: another image size.
@@ -147,12 +149,13 @@ class ResidualEncoder(nn.Module):
         width: int = 64,
         out_features: int = 512,
         norm: Norm = "batch",
+        channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.image_size = image_size
-        blocks, ends = _levels(image_size)
-        channels = _channels(width, blocks)
+        channels, ends = _plan(image_size, width, channels)
+        width = channels[0]
         stem = (
             nn.Conv2d(in_channels, width, 5, stride=2, padding=2)
             if ends
@@ -202,16 +205,25 @@ class ResidualDecoder(nn.Module):
         out_channels: C.
         image_size: (H, W), as for the encoder.
         width: Channels after the last block, as for the encoder.
+        channels: Instead of ``width``, outermost first, as for the encoder.
 
     Raises:
         ConfigError: another image size.
     """
 
-    def __init__(self, *, in_features: int, out_channels: int, image_size: tuple[int, int], width: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        in_features: int,
+        out_channels: int,
+        image_size: tuple[int, int],
+        width: int = 64,
+        channels: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        blocks, ends = _levels(image_size)
-        channels = _channels(width, blocks)[::-1]
-        rows, columns = (side // 2 ** (blocks + ends) for side in image_size)
+        channels, ends = _plan(image_size, width, channels)
+        channels = channels[::-1]
+        rows, columns = (side // 2 ** (len(channels) - 1 + ends) for side in image_size)
         layers: list[nn.Module] = [
             nn.Linear(in_features, channels[0] * rows * columns),
             nn.Unflatten(1, (channels[0], rows, columns)),
@@ -250,8 +262,11 @@ def glorot_weights(net: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def _levels(size: tuple[int, int]) -> tuple[int, int]:
-    """Residual blocks, and single convolutions that change the resolution."""
+def _plan(size: tuple[int, int], width: int, channels: Sequence[int] | None) -> tuple[Sequence[int], int]:
+    """Channels of the outermost convolution and of every block, and single convolutions that change the resolution."""
+    if channels is not None:
+        require_divisible(size, len(channels) - 1)
+        return channels, 0
     levels = (min(size) // INNER_SIDE).bit_length() - 1
     if not 1 <= levels <= MAX_BLOCKS + 2 or min(size) != INNER_SIDE * 2**levels or max(size) % 2**levels:
         raise ConfigError(
@@ -259,11 +274,7 @@ def _levels(size: tuple[int, int]) -> tuple[int, int]:
             f"got {size}. Resize the images (28-pixel sets to 32)."
         )
     blocks = min(levels, MAX_BLOCKS)
-    return blocks, levels - blocks
-
-
-def _channels(width: int, blocks: int) -> Sequence[int]:
-    return [width * min(2**level, 8) for level in range(blocks + 1)]
+    return [width * min(2**level, 8) for level in range(blocks + 1)], levels - blocks
 
 
 def _norm(kind: Norm, channels: int, size: tuple[int, int]) -> nn.Module:

@@ -176,6 +176,23 @@ class Scopes(nn.Module, Generic[Part]):
             maps.append(anomaly_map)
         return torch.stack(scores), torch.stack(maps)
 
+    def rebuild(self, image: Tensor, function: Callable[[Part, Tensor], Tensor]) -> Tensor:
+        """What the first scope makes of images: of whole ones, or else of all of their patches, put together again.
+
+        Args:
+            image: Shape (B, C, H, W).
+            function: Of a part and N images or patches; returns as many of one size, (N, C', height, width).
+
+        Returns:
+            Shape (B, C', H, W), the mean where patches overlap.
+
+        Raises:
+            ShapeError: an image smaller than a patch.
+        """
+        name, part = self.named_parts()[0]
+        made = torch.cat([function(part, piece) for piece in self.pieces(name, image)])
+        return made if name == "global" else self.patches.join(made, height=image.shape[2], width=image.shape[3])
+
 
 def mix_scores(scores: Tensor, *, share: float) -> Tensor:
     """One score an image from those of its scopes.

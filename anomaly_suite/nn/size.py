@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_suite.errors import ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError
 
 ImageSize = int | tuple[int, int]
 """Height and width in pixels, or one number for both."""
@@ -24,6 +24,23 @@ def height_width(size: ImageSize) -> tuple[int, int]:
     """
     height, width = size if isinstance(size, tuple | list) else (size, size)
     return int(height), int(width)
+
+
+def require_divisible(size: tuple[int, int], halvings: int) -> None:
+    """Refuse to build a network that could not halve the images so often.
+
+    Args:
+        size: (H, W).
+        halvings: How often.
+
+    Raises:
+        ConfigError: a side that is not divisible.
+    """
+    if any(side % 2**halvings for side in size):
+        raise ConfigError(
+            f"image_size must be divisible by {2**halvings} for {halvings} levels that halve it; got {size}. "
+            "Resize the images (28-pixel sets to 32), or give fewer widths."
+        )
 
 
 def resize_antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -226,7 +226,7 @@ def test_a_copy_that_nothing_moves_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["DeepSVDD", "IGD", "StudentTeacher", "FAnoGAN"])
+@pytest.mark.parametrize("name", ["ADGAN", "DeepSVDD", "IGD", "StudentTeacher", "FAnoGAN"])
 def test_a_resumed_average_goes_on(name: str, tmp_path: Path) -> None:
     model, data, _, trainer = prepare(name, "ema", tmp_path)
     trainer.fit(model, datamodule=data)

@@ -20,6 +20,7 @@ SHORT = {
     "DeepSVDD": {"ae_epochs": 0},
     "FAnoGAN": {"gan_epochs": 1},
     "FSADNet": {"representation_epochs": 1},
+    "ADGAN": {"gan_epochs": 1},
 }
 """The last phase is the one that scores."""
 
@@ -36,7 +37,7 @@ def fit_and_predict(name: str, how: str, *, every_stage: bool, folder: Path, bac
     elif how == "in place":
         module.compile(backend=backend)
     trainer = make_trainer(
-        max_epochs=2 if name in ("FAnoGAN", "FSADNet") else 1,
+        max_epochs=2 if {"gan_epochs", "representation_epochs"} & set(SHORT.get(name, {})) else 1,
         callbacks=[Calibrate(), AnomalyMetrics()],
         default_root_dir=folder,
         **ONE,

@@ -24,6 +24,7 @@ SHORT = {
     "DeepSVDD": {"ae_epochs": 1},
     "FAnoGAN": {"gan_epochs": 1},
     "FSADNet": {"representation_epochs": 1},
+    "ADGAN": {"gan_epochs": 1},
 }  # StudentTeacher's first phase is short already
 TOLERANCE = {"64-true": 1e-4, "bf16-true": 0.5, "16-true": 0.1}
 """Of a score, in standard deviations of the scores: largest seen of 64 2e-5, 0.2 (bfloat16 keeps 8 bits) and 0.02; here are few."""

@@ -96,6 +96,7 @@ PHASES = {
     "DeepSVDD": "ae_epochs=1",
     "FAnoGAN": "gan_epochs=2",
     "FSADNet": "representation_epochs=1",
+    "ADGAN": "gan_epochs=2",
     "StudentTeacher": "teacher_epochs=1",
 }
 
@@ -133,7 +134,9 @@ def test_a_run_that_reaches_the_second_phase_is_fitted_and_stays_so(name: str, t
     assert prediction["anomaly_score"].isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "steps"), [("DeepSVDD", 2), ("FAnoGAN", 4), ("FSADNet", 4), ("StudentTeacher", 2)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("ADGAN", 4), ("DeepSVDD", 2), ("FAnoGAN", 4), ("FSADNet", 4), ("StudentTeacher", 2)]
+)
 def test_a_run_that_is_planned_to_end_in_the_first_phase_says_so_at_its_start(name: str, steps: int) -> None:
     option, message = PHASES[name].partition("=")[0], f"{name} only .*max_steps={steps} does not exceed"
     with pytest.warns(UserWarning, match=rf"{message} {PHASES[name]} epochs. Raise max_steps or lower {option}"):

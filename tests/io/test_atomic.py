@@ -16,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_suite.callbacks.heatmaps import _write_png, _write_raw
+from anomaly_suite.callbacks.heatmaps import _write_raw
 from anomaly_suite.callbacks.overlay import _check_written, write_overlay
 from anomaly_suite.callbacks.plots import new_axes
 from anomaly_suite.callbacks.score_curves import _write_csv, _write_npy
 from anomaly_suite.callbacks.videos import Frames
+from anomaly_suite.callbacks.writing import write_png
 from anomaly_suite.errors import FileWriteError
 from anomaly_suite.features.record import growing_array
 from anomaly_suite.io.atomic import (
@@ -131,7 +132,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "b.csv": lambda path: save_columns(path, {"score": NOISE.ravel().tolist()}),
     "c.json": lambda path: save_json(path, NOISE.tolist()),
     "d.txt": lambda path: save_text(path, "a" * 9000),
-    "e.png": lambda path: _write_png(path, (255 * NOISE).astype(np.uint8).repeat(4, 0).repeat(4, 1) ^ 3),
+    "e.png": lambda path: write_png(path, (255 * NOISE).astype(np.uint8).repeat(4, 0).repeat(4, 1) ^ 3),
     "f.npy": lambda path: _write_raw(path, NOISE, "npy"),
     "g.png": lambda path: _write_raw(path, np.random.default_rng(1).random((96, 96)).astype(np.float32), "png16"),
     "h.npy": lambda path: _write_npy(path, FRAMES),

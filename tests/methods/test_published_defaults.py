@@ -44,6 +44,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "clip_in_loss": False,  # 2, 6: the literal clip never learns from outside
         "lr_min": 1e-4, "lr_max": 2e-3, "half_period": 2.0,  # 3, optimiser
     },
+    "ADGAN": {  # adgan.md, 2 and 3
+        "latent_dim": 128, "image_size": 64, "widths": None, "critic_steps": 5, "penalty_weight": 10.0, "latent_weight": 1.0,
+        "cycle_weight": 1.0, "izi_weight": 0.0, "detach_visual": False, "lr": 1e-4,
+    },
     "CCD": {  # ccd.md, 2 and 3
         **RECIPE, "strong": "permutation", "num_strong": 4, "negatives": "all", "anchors": "both", "crop_scale": (0.2, 1.0),
         "contrast_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "position_pairs": 32,
@@ -105,6 +109,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "MSSSIMAutoencoder": {  # msssim_autoencoder.md, 3 and 4
         "latent_dim": 128, "loss": "ms_ssim", "rho": 0.0, "warmup_epochs": 1, "nu": 0.5, "lr": 1e-4, "weight_decay": 1e-6,
+    },
+    "MemAE": {  # memae.md, 2 and 3
+        "frames": 1, "widths": None, "items": None, "code": None, "addressing": "dot", "temperature": 1.0, "shrinkage": None,
+        "warmup_epochs": 0, "entropy_weight": 0.0002, "lr": 1e-4,
+    },
+    "OCGAN": {  # ocgan.md, 2 and 3
+        "preset": "default", "widths": (64, 128, 256), "latent_dim": 128, "noise_std": 0.2, "latent_weight": 10.0, "reconstruction_weight": 10.0,
+        "mining_from": 0.75, "mining_start": "drawn", "mining_steps": 1, "mining_rate": 2.0, "score": "residual", "lr": 2e-4,
     },
     "PANDA": {  # panda.md, 3 and 4: the early end; ResNet18 for parity with others, 2
         "encoder": "resnet18", "encoder_weights": "imagenet", "fisher": None, "ewc_weight": 1e4, "clip": 1e-3, "neighbours": 2,
@@ -189,6 +201,10 @@ DCGAN = {"in_channels": 1, "image_size": 32, "widths": [8, 16, 16], "latent_dim"
 
 STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes that make it small, optimisers
     "ADACL": ("ADACL", {"widths": (8, 8, 8, 8), "hidden": 8}, [Start("Adam", (1e-4,))]),  # adacl.md, 3
+    "ADGAN": (  # adgan.md, 2: generator, critic, encoder, discriminator of codes
+        "ADGAN", {"in_channels": 1, "image_size": 8, "widths": [4], "latent_dim": 4},
+        [*[Start("Adam", (1e-4,), WGAN)] * 2, *[Start("Adam", (1e-4,), (0.5, 0.999))] * 2],
+    ),
     "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
     **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe
     "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
@@ -234,6 +250,12 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     ),
     "MSSSIMAutoencoder": (  # msssim_autoencoder.md, 3
         "MSSSIMAutoencoder", SMALL, [Start("Adam", (1e-4,), WGAN, weight_decay=1e-6)],
+    ),
+    "MemAE": (  # memae.md, 3
+        "MemAE", {"in_channels": 1, "image_size": 16, "widths": [4, 4], "items": 5}, [Start("Adam", (1e-4,))],
+    ),
+    "OCGAN": (  # ocgan.md, 3: classifier, discriminators, autoencoder
+        "OCGAN", {"in_channels": 1, "image_size": 8, "widths": [4, 4], "latent_dim": 4}, [Start("Adam", (2e-4,), (0.5, 0.999))] * 3,
     ),
     "PANDA": (  # panda.md, 3
         "PANDA", {"encoder": "test_resnet", "encoder_weights": None}, [Start("SGD", (0.01,), betas=None, weight_decay=5e-5, momentum=0.9)],

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from anomaly_suite.errors import ShapeError
-from anomaly_suite.nn.dcgan import DCGANDecoder, DCGANEncoder, dcgan_pair, default_widths, to_signed
+from anomaly_suite.nn.dcgan import (
+    DCGANDecoder,
+    DCGANEncoder,
+    dcgan_pair,
+    dcgan_weights,
+    default_widths,
+    to_signed,
+    to_unit,
+)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (28, 28), (28, 20), (37, 64), (9, 5), (4, 4)])
@@ -67,3 +75,27 @@ def test_a_pair_fits_together(widths: tuple[int, ...] | None, out_features: int 
 
 def test_the_signed_range() -> None:
     assert to_signed(torch.tensor([0.0, 0.25, 1.0])).tolist() == [-1.0, -0.5, 1.0]
+
+
+def test_signed_values_and_back() -> None:
+    assert to_unit(to_signed(torch.tensor([0.0, 0.25, 1.0]))).tolist() == [0.0, 0.25, 1.0]
+    assert to_unit(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_initial_weights() -> None:
+    encoder = DCGANEncoder(in_channels=3, image_size=(16, 16), widths=(64, 128), out_features=64, kernel=5)
+    dcgan_weights(encoder)
+    first, second, norm = encoder.levels[0], encoder.levels[2], encoder.levels[3]
+    assert first.kernel_size == second.kernel_size == (5, 5)
+    for layer in (first, second, encoder.head):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert norm.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert norm.weight.mean().item() == pytest.approx(1, abs=0.01)
+    assert not first.bias.any()
+    assert not norm.bias.any()
+
+
+def test_convolutions_of_5_halve_as_those_of_4() -> None:
+    encoder = DCGANEncoder(in_channels=1, image_size=(28, 20), widths=(2, 3), out_features=5, kernel=5).eval()
+    assert encoder.levels(torch.zeros(1, 1, 28, 20)).shape == (1, 3, 7, 5)
+    assert encoder(torch.zeros(2, 1, 28, 20)).shape == (2, 5)

@@ -23,7 +23,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Adam, Optimizer
 
-from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.contract import AnomalyModule, Batch, Reconstruction
 from anomaly_suite.contract.precision import KeepsStatistics
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import (
@@ -36,7 +36,7 @@ from anomaly_suite.losses import (
 )
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
 from anomaly_suite.nn.critic import ALPHA_MAX, InterpolationCritic, interpolate
-from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.encoders import destandardize, standardize
 from anomaly_suite.nn.patches import PatchGrid
 from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes, mix_scores
 from anomaly_suite.nn.size import ImageSize
@@ -263,6 +263,12 @@ class IGD(AnomalyModule):
         """
         scores, maps = self.descriptors.score(image, Descriptor.score)
         return mix_scores(scores, share=self.beta), maps.mean(0)
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) in [0, 1], encoded and decoded, whole ones or their patches; (B, 3, H, W)."""
+        return Reconstruction(
+            destandardize(self.descriptors.rebuild(image, lambda part, x: part.autoencoder(x)[1]).float())
+        )
 
     def on_train_epoch_start(self) -> None:
         """E-step for training, before the first epoch and every ``e_step_every`` epochs."""

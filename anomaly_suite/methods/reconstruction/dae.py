@@ -22,29 +22,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.contract import AnomalyModule, Batch, Reconstruction
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.losses import ReconstructionError
-from anomaly_suite.nn.dcgan import dcgan_pair, to_signed
+from anomaly_suite.losses import ReconstructionError, residual_scores
+from anomaly_suite.nn.dcgan import dcgan_pair, to_signed, to_unit
 from anomaly_suite.nn.size import ImageSize, height_width
 
 LOG_VARIANCE_RANGE = (-10.0, 10.0)  # log sigma^2 of the posterior; keeps exp() finite
 SIGNED_RANGE = 2.0  # of [-1, 1]
 SAMPLE_SEED = 0  # of the draws that scores are averaged over
-
-
-def residual_scores(image: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error as image score and map.
-
-    Args:
-        image: Shape (B, C, H, W).
-        reconstruction: The same shape.
-
-    Returns:
-        Sum over channels and pixels (B,), and mean over channels (B, 1, H, W).
-    """
-    residual = (image.float() - reconstruction.float()) ** 2
-    return residual.sum((1, 2, 3)), residual.mean(1, keepdim=True)
 
 
 def cross_entropy(image: Tensor, logits: Tensor) -> Tensor:
@@ -184,6 +170,10 @@ class DAE(AnomalyModule):
         reconstruction = self.decoder(self.encoder(x))
         return residual_scores(x, reconstruction) if self.error is None else self.error.with_map(x, reconstruction)
 
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) in [0, 1], encoded and decoded."""
+        return Reconstruction(to_unit(self.decoder(self.encoder(to_signed(image)))))
+
     def configure_optimizers(self) -> Optimizer:
         """Adam."""
         return Adam(self.parameters(), lr=self.lr)
@@ -307,6 +297,11 @@ class VAE(AnomalyModule):
         count = len(latents)
         scores = {"residual": residual / count, "elbo": likelihood_loss / count + self.beta * kl, "kl": kl}
         return scores[self.score], anomaly_map / count
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) in [0, 1], decoded from their latent means; for ``bernoulli`` the probabilities of white."""
+        decoded = self.decoder(self.encode(to_signed(image))[0].to(image.dtype))
+        return Reconstruction(decoded.float().sigmoid() if self.likelihood == "bernoulli" else to_unit(decoded))
 
     def configure_optimizers(self) -> Optimizer:
         """Adam."""

@@ -18,13 +18,12 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 from torch.optim import Adam, Optimizer, RMSprop
 
-from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.contract import AnomalyModule, Batch, Reconstruction
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.losses import with_idle_weights
-from anomaly_suite.nn.dcgan import to_signed
+from anomaly_suite.nn.adversarial import between, critic_loss, gradient_norm
+from anomaly_suite.nn.dcgan import to_signed, to_unit
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.patches import PatchGrid
 from anomaly_suite.nn.residual import ResidualDecoder, ResidualEncoder, glorot_weights
@@ -32,41 +31,7 @@ from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes
 from anomaly_suite.nn.size import ImageSize, height_width, require_image
 
 CRITIC_STEPS = 5  # n_critic of WGAN-GP: for each step of the generator
-PENALTY_WEIGHT = 10.0  # lambda of WGAN-GP
-EPSILON = 1e-12  # under the root of the gradient norm, whose derivative at 0 is infinite
 BETAS = (0.0, 0.9)  # of the Adams
-
-
-def gradient_norm(critic: nn.Module, point: Tensor) -> Tensor:
-    """Norm of the critic's gradient in each image, in float32 under any precision.
-
-    Args:
-        critic: Images (B, C, H, W) to (B, 1), each image alone.
-        point: Shape (B, C, H, W).
-
-    Returns:
-        Shape (B,), over channels and pixels; differentiable in the critic's weights.
-    """
-    with torch.autocast(point.device.type, enabled=False):
-        point = point.detach().float().requires_grad_()
-        tensors = {name: each.float() for name, each in (*critic.named_parameters(), *critic.named_buffers())}
-        value: Tensor = functional_call(critic, tensors, (point,))
-        (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
-        return (gradient.square().sum((1, 2, 3)) + EPSILON).sqrt()
-
-
-def critic_loss(real: Tensor, fake: Tensor, norm: Tensor) -> Tensor:
-    """Loss of the critic in WGAN-GP: the negative Wasserstein distance, and the gradient penalty.
-
-    Args:
-        real: What the critic gives normal images, shape (B, 1).
-        fake: What it gives generated ones, shape (B, 1).
-        norm: Of its gradient between them, shape (B,).
-
-    Returns:
-        A scalar.
-    """
-    return PENALTY_WEIGHT * (norm - 1).square().mean() - (real.mean() - fake.mean())
 
 
 def mean_square(first: Tensor, second: Tensor) -> Tensor:
@@ -308,6 +273,11 @@ class FAnoGAN(AnomalyModule):
         scores, maps = self.scopes.score(to_signed(image), self._score)
         return scores.sum(0), maps.sum(0)
 
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) in [0, 1] and what the generator makes of their codes, or of those of their patches."""
+        rebuilt = self.scopes.rebuild(to_signed(image), lambda part, x: part.generator(part.encode(x)))
+        return Reconstruction(to_unit(rebuilt))
+
     def _score(self, part: EncodedGAN, x: Tensor) -> tuple[Tensor, Tensor]:
         reconstruction, terms = self.residuals(part, x)
         score = terms["image_residual"] if self.score == "image" else self.weigh(terms)
@@ -336,19 +306,18 @@ class FAnoGAN(AnomalyModule):
         generator_optimizer, critic_optimizer, encoder_optimizer = cast(list[Any], self.optimizers())
         if not first_phase:
             self.has_encoder.fill_(1)
-            self._step(encoder_optimizer, [self._encoder_loss(*part, generator) for part in inputs])
+            self.step_alone(encoder_optimizer, losses=[self._encoder_loss(*part, generator) for part in inputs])
             return
-        self._step(critic_optimizer, [self._critic_loss(*part, generator) for part in inputs])
+        self.step_alone(critic_optimizer, losses=[self._critic_loss(*part, generator) for part in inputs])
         # The trainer counts the steps of all optimizers, and a checkpoint keeps its count.
         if self.global_step % (CRITIC_STEPS + 1) == CRITIC_STEPS:
-            self._step(generator_optimizer, [self._generator_loss(*part, generator) for part in inputs])
+            self.step_alone(generator_optimizer, losses=[self._generator_loss(*part, generator) for part in inputs])
 
     def _critic_loss(self, prefix: str, part: EncodedGAN, x: Tensor, generator: Generator) -> Tensor:
         with torch.no_grad():
             _, fake = part.sample(len(x), like=x, generator=generator)
         of_real, of_fake = part.critic(torch.cat([x, fake.to(x.dtype)])).float().chunk(2)
-        share = torch.rand(len(x), 1, 1, 1, generator=generator, dtype=torch.float32, device=x.device)
-        norm = gradient_norm(part.critic, x.float().lerp(fake.float(), share))
+        norm = gradient_norm(part.critic, between(x, fake, generator=generator))
         distance = (of_real.mean() - of_fake.mean()).detach()
         values = {"wasserstein": distance, "gradient_norm": norm.detach().mean()}
         self.log_dict({prefix + name: value for name, value in values.items()}, batch_size=len(x))
@@ -370,17 +339,6 @@ class FAnoGAN(AnomalyModule):
             loss = self.weigh(terms)
         self.log_dict({prefix + name: value.detach().mean() for name, value in terms.items()}, batch_size=len(x))
         return loss.mean()
-
-    def _step(self, optimizer: Any, losses: list[Tensor]) -> None:
-        loss = torch.stack(losses).sum()
-        # Gradients of the other optimizers' weights are neither needed nor computed, ...
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        if self.trainer.world_size > 1:  # ... but DDP waits for a gradient of every parameter
-            weights = list(self.parameters())
-            loss = with_idle_weights(loss, weights)
-        self.manual_backward(loss, inputs=weights)
-        optimizer.step()
-        self.zero_grad()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.setdefault(f"{prefix}has_encoder", torch.tensor(1.0))  # unknown of checkpoints of former versions

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.contract import AnomalyModule, Batch, Reconstruction
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import PixelComparison, PixelSpace, polynomial_decay
 from anomaly_suite.nn.autoencoder import DescriptorAutoencoder
-from anomaly_suite.nn.encoders import standardize
+from anomaly_suite.nn.encoders import destandardize, standardize
 from anomaly_suite.nn.patches import PatchGrid
 from anomaly_suite.nn.scopes import Scope, ScopeOptions, Scopes, mix_scores
 from anomaly_suite.nn.size import ImageSize
@@ -192,6 +192,10 @@ class MSSSIMAutoencoder(AnomalyModule):
         """
         scores, maps = self.scopes.score(image, lambda part, x: part(x))
         return mix_scores(scores, share=self.nu), maps.mean(0)
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) in [0, 1], encoded and decoded, whole ones or their patches; (B, 3, H, W)."""
+        return Reconstruction(destandardize(self.scopes.rebuild(image, lambda part, x: part.autoencoder(x)[1]).float()))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate, which follows from the step alone."""

@@ -1,24 +1,20 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import cv2
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from anomaly_suite.data import Digits
 from anomaly_suite.errors import ConfigError, ShapeError
 from anomaly_suite.methods.reconstruction import fanogan
-from anomaly_suite.methods.reconstruction.fanogan import EncodedGAN, FAnoGAN, critic_loss, gradient_norm, mean_square
+from anomaly_suite.methods.reconstruction.fanogan import EncodedGAN, FAnoGAN, mean_square
+from anomaly_suite.nn.adversarial import gradient_norm
 
 Make = Callable[..., Trainer]
 TINY: dict[str, Any] = {
@@ -79,46 +75,6 @@ class TestFormulas:
             torch.tensor([[[0.0, 1.0], [2.0, 1.0]], [[1.0] * 2] * 2]),
         )
         assert mean_square(first, second).tolist() == [1.0, (1 + 0 + 1 + 4) / 4]
-
-    def test_critic_loss_by_hand(self) -> None:
-        real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [0.5]])
-        assert critic_loss(real, fake, torch.tensor([1.0, 3.0])).item() == 10 * (0 + 4) / 2 - (2 - 0.5)
-
-    def test_gradient_norm_of_a_linear_critic_is_that_of_its_weights(self) -> None:
-        weight = torch.randn(2, 3, 5)
-        norm = gradient_norm(Linear(weight), torch.randn(4, 2, 3, 5))
-        torch.testing.assert_close(norm, weight.norm().expand(4))
-
-    def test_gradient_norm_against_the_jacobian_of_each_image(self) -> None:
-        critic = only(make()).critic
-        point = torch.rand(3, 1, 8, 8)
-        slow = [torch.autograd.functional.jacobian(lambda u: critic(u[None])[0, 0], image).norm() for image in point]
-        torch.testing.assert_close(gradient_norm(critic, point), torch.stack(slow))
-
-    def test_gradient_norm_is_differentiable_in_the_weights(self) -> None:
-        critic = Linear(torch.randn(1, 4, 4))
-        gradient_norm(critic, torch.randn(1, 1, 4, 4)).sum().backward()
-        torch.testing.assert_close(critic.weight.grad, critic.weight.detach() / critic.weight.detach().norm())
-
-    def test_a_flat_critic_has_finite_gradients(self) -> None:
-        critic = Linear(torch.zeros(1, 4, 4))
-        norm = gradient_norm(critic, torch.randn(2, 1, 4, 4))
-        (norm - 1).square().sum().backward()
-        assert norm.tolist() == pytest.approx([1e-6, 1e-6])
-        assert critic.weight.grad is not None
-        assert critic.weight.grad.isfinite().all()
-
-    def test_gradient_norm_is_float32_under_any_precision(self) -> None:
-        critic = only(make()).critic
-        point = torch.rand(3, 1, 8, 8)
-        exact = gradient_norm(critic, point)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert critic(point).dtype == torch.bfloat16
-            assert torch.equal(gradient_norm(critic, point), exact)
-        half = gradient_norm(critic.bfloat16(), point.bfloat16())
-        assert half.dtype == torch.float32
-        torch.testing.assert_close(half, exact, rtol=0.05, atol=0)
-        assert not torch.equal(half, half.bfloat16().float())  # it was computed in float32, not only converted to it
 
 
 class TestNetworks:
@@ -537,45 +493,21 @@ class TestResume:
                 torch.testing.assert_close(resumed.state_dict()[key], value, msg=key)
 
 
-class TestPanel:
-    @pytest.fixture
-    def panel(self) -> ModuleType:
-        script = Path(__file__).parents[3] / "benchmarks" / "fanogan_panel.py"
-        spec = importlib.util.spec_from_file_location("fanogan_panel", script)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    def test_rows_of_a_run_folder(self, panel: ModuleType, tmp_path: Path, trainer_in: Make) -> None:
-        settings = {"normal_class": 3, "image_size": 8}
-        model, data = make(), Digits(**settings)
-        trainer = trainer_in(max_epochs=2)
-        trainer.fit(model, datamodule=data)
-        trainer.save_checkpoint(tmp_path / "model.ckpt")
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"class_path": "Digits", "init_args": settings}}))
-        drawn: list[Any] = []
-        draw = panel.draw
-        panel.draw = lambda model, groups, file: drawn.append((model, groups)) or draw(model, groups, file)
-        panel.main([str(tmp_path), "--out", str(tmp_path / "sub" / "panel.png")])
-        loaded, groups = drawn[0]
-        assert [len(groups[name]) for name in ("normal", "anomalous")] == [9, 9]
-        test = [(label, path, image) for batch in data.test_dataloader() for label, path, image in
-                zip(batch["label"], batch["image_path"], batch["image"], strict=True)]  # fmt: skip
-        firsts = [next(image for _, path, image in test if path.startswith(f"{digit}/")) for digit in "012456789"]
-        assert torch.equal(groups["anomalous"], torch.stack(firsts))
-        assert torch.equal(groups["normal"], torch.stack([image for label, _, image in test if label == 0][:9]))
-        reconstruction, difference, score = panel.rebuild(loaded, groups["normal"])
-        expected_score, expected_map = model.eval()(groups["normal"])
-        torch.testing.assert_close(score, expected_score)
-        torch.testing.assert_close(2 * difference.unsqueeze(1), expected_map)  # shown on the scale of [0, 1]
-        assert 0 <= reconstruction.min() <= reconstruction.max() <= 1
-        picture = cv2.imread(str(tmp_path / "sub" / "panel.png"))
-        assert picture.shape == (595, 901, 3)
-        assert (picture < 250).mean() > 0.3  # not an empty page
-        with pytest.raises(ConfigError, match="shows whole images; got a run with scope=local"):
-            panel.rebuild(make(scope="local"), groups["normal"])
+def test_reconstructions_are_those_that_are_scored() -> None:
+    image = blobs(3, size=16)
+    for scope in ("global", "local"):
+        model = shake(make(scope=scope, image_size=16))
+        made = model.reconstruct(image)
+        assert made.hidden is None
+        assert made.image.shape == image.shape
+        if scope == "global":  # of the other, differences are averaged, not reconstructions
+            torch.testing.assert_close(2 * (image - made.image).abs(), model(image)[1])
+        else:
+            first = only(model, scope)
+            patch = first.generator(first.encode(2 * image[:, :, :8, :8] - 1))
+            torch.testing.assert_close(
+                made.image[:, :, :4, :4], (patch[:, :, :4, :4] + 1) / 2
+            )  # where no other patch lies
 
 
 class TestOptions:
