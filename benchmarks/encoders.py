@@ -48,7 +48,7 @@ from anomaly_suite.errors import AnomalySuiteError
 from anomaly_suite.methods import CCD, IGD, PMSACL, PaDiM, RotNet, SimCLR
 from anomaly_suite.nn.encoders import ImageEncoder
 
-NETWORK = "efficientnet_lite0"
+NETWORK = "tf_efficientnet_lite0"  # with the padding of the network that the file was trained in
 STEPS, IGD_STEPS = 60, 20
 CHANNELS = 100  # of PaDiM
 IMAGES = 32  # of a step; RotNet, which has four views of each in place of two, takes half of them
@@ -77,7 +77,12 @@ class Cell(NamedTuple):
     @property
     def key(self) -> Record:
         """What tells this cell from others in the file of results."""
-        budget = {"steps": STEPS, "igd_steps": IGD_STEPS, "size": SETS[self.set].size if self.set in SETS else 0}
+        budget = {
+            "network": NETWORK,
+            "steps": STEPS,
+            "igd_steps": IGD_STEPS,
+            "size": SETS[self.set].size if self.set in SETS else 0,
+        }
         return {**self._asdict(), **budget}
 
 
