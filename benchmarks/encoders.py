@@ -197,7 +197,7 @@ def detector_scores(cell: Cell, weights: Path, data: Folder) -> dict[str, Any]:
             encoder=NETWORK, encoder_weights=str(weights), freeze_encoder=True, image_size=SETS[cell.set].size,
             width=8, lr=1e-3,
         )  # fmt: skip
-    fit(model, data, -1 if cell.detector == "padim" else IGD_STEPS)
+    fit(model, data, -1 if cell.detector == "padim" else 2 * IGD_STEPS)  # Lightning counts both optimisers of IGD
     model.eval()
     with torch.inference_mode():
         batches = list(data.test_dataloader())
@@ -258,7 +258,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
     for name in options.sets:
         for detector in NUMBERS:
             yield Cell(name, "none", detector, 0, "none")
-    for seed, name, encoder, detector in product(options.seeds, options.sets, ENCODERS, DETECTORS):
+    for seed, name, encoder, detector in product(options.seeds, options.sets, options.encoders, options.detectors):
         yield Cell(name, encoder, detector, seed, options.start if encoder in PRETRAININGS else "none")
 
 
@@ -284,6 +284,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="for images, weights and results; continued")
     parser.add_argument("--weights", type=Path, help=f"file of ImageNet weights of {NETWORK}")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--encoders", nargs="+", default=ENCODERS, choices=ENCODERS)
+    parser.add_argument("--detectors", nargs="+", default=DETECTORS, choices=DETECTORS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--start", default="imagenet", choices=["imagenet", "random"], help="of pre-trainings")
     parser.add_argument("--threads", type=int, default=1)
