@@ -218,6 +218,8 @@ class ImageDataModule(AnomalyDataModule):
         if self.new is not None:  # other samples are scored, and the data set need not be there
             return
         trained = set(state_dict.get("labelled_anomalies", ()))
+        if not trained and self.labelled_anomalies is None:
+            return
         tested = [
             name for name in map(self._shown, getattr(self.require_splits().test, "names", ())) if name in trained
         ]
