@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import wrong_inputs_medical as medical
+
 # Command lines -----------------------------------------------------------------------------------------------------------
 
 SHORT = (
@@ -1336,3 +1338,10 @@ def fit(method: str, batch: Any) -> None:
     from lightning.pytorch import Trainer
 
     Trainer(**{**QUIET, "max_epochs": 2}).fit(tiny(method), Loader([batch]))
+
+
+COMMANDS += medical.COMMANDS
+FIT += medical.FIT
+FOLDERS += medical.FOLDERS
+OPTIONS |= medical.OPTIONS
+BATCHES += medical.BATCHES

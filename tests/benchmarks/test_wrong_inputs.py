@@ -17,6 +17,8 @@ FEW = (
     "second file: model: [}",
     "folder: MVTecAD --data.root nowhere nothing",
     "option: ADACL(labels='continous')",
+    "option: PMSACL(alpha=0)",
+    "command: fit --then nowhere.yaml",
     "batch: ADACL called images(2, 3)",
     "call: as_batch({'image': torch.rand(2, 3, 4, 4), 'label': ['good', 'bad']})",
 )

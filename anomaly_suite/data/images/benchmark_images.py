@@ -61,6 +61,9 @@ class BenchmarkImages(ImageFileModule):
         ConfigError: an option is not known or does not fit the images.
     """
 
+    takes_less = "subset: true"
+    """Option by which other counts than the published ones are taken, for messages."""
+
     def __init__(
         self,
         *,
@@ -168,7 +171,7 @@ class BenchmarkImages(ImageFileModule):
         if not self.subset:
             raise DatasetError(
                 f"{type(self).__name__} expects the published number of images in '{self.root}'; found {told}. "
-                "Complete the data set, or set subset: true to use what is there."
+                f"Complete the data set, or set {self.takes_less} to use what is there."
             )
         rank_zero_warn(
             f"{type(self).__name__} in '{self.root}' is not the published set: {told}. Its figures do not stand beside published ones."

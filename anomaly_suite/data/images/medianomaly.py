@@ -16,7 +16,7 @@ from anomaly_suite.data.images.benchmark_images import BenchmarkImages, require_
 from anomaly_suite.data.images.bit_depth import Bits
 from anomaly_suite.data.images.image_files import Found, Item
 from anomaly_suite.data.images.label_lists import read_label_lists
-from anomaly_suite.errors import DatasetError
+from anomaly_suite.errors import DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import (
     by_name,
     data_root,
@@ -165,7 +165,7 @@ class MedIAnomaly(BenchmarkImages):
 
     def _listed(self, folder: Path) -> Found:
         file = folder / "data.json"
-        require_files([file], source="MedIAnomaly's layout")
+        _require_list(file)
         lists = read_label_lists(file)
         files = by_name(
             require_images(folder / "images", dataset="MedIAnomaly"),
@@ -212,11 +212,23 @@ def _found(train: list[Path], normal: list[Path], anomalous: list[Item]) -> Foun
     return Found([Item(path) for path in train], [], [Item(path) for path in normal] + anomalous)
 
 
+def _require_list(file: Path) -> None:
+    """Check that a list of images is there.
+
+    Raises:
+        DatasetNotFoundError: it is not.
+    """
+    if not file.is_file():
+        raise DatasetNotFoundError(
+            f"MedIAnomaly expects the list '{file}', which does not exist. Unpack the published archive again."
+        )
+
+
 def _isic_part(folder: Path, part: str, *, subset: bool) -> list[Item]:
     """Images of one part with labels: a naevus (NV) is normal."""
     name = f"ISIC2018_Task3_{part}"
     table = folder / f"{name}_GroundTruth" / f"{name}_GroundTruth.csv"
-    require_files([table], source="MedIAnomaly's layout")
+    _require_list(table)
     listed = [row.values for row in read_rows(table, ("image", "nv"))]
     rows = {row["image"]: row["nv"] for row in listed}
     if twice := [name for name, count in Counter(row["image"] for row in listed).items() if count > 1]:

@@ -220,7 +220,10 @@ def normal_among_polyps(root: Path) -> Path:
         (wrong_level, r"LiuColonoscopy: root should be '.*', which holds train and test; got"),
         (packed, r"holds the archive 'colonoscopy.tar.gz'\. Unpack it in"),
         (without_polyps, r"expects images .* in '.*test/abnormal', which does not exist\. Beside it: normal"),
-        (too_few, r"expects the published number of images in '.*'; found train 11 of 12"),
+        (
+            too_few,
+            r"expects the published number of images in '.*'; found train 11 of 12\. Complete the data set, or set strict_counts: false",
+        ),
         (
             same_patient,
             r"patient '2' has '.*1.png' in the training and validation part and '.*test/abnormal/3.png' in the test part \(1",

@@ -151,7 +151,7 @@ def same_content(root: Path) -> Path:
     [
         (wrong_level, r"MedIAnomaly: root should be '.*', which holds the folder RSNA; got"),
         (packed, r"holds the archive 'RSNA.tar.gz'\. Unpack it in"),
-        (without_list, r"1 files listed in MedIAnomaly's layout do not exist: .*data.json"),
+        (without_list, r"MedIAnomaly expects the list '.*data.json', which does not exist\. Unpack"),
         (without_image, r"1 files listed in '.*data.json' do not exist: .*a1.png"),
         (in_two_lists, r"lists 'n0.png' in train.0 and in test.0"),
         (unlabeled_is_tested, r"lists 'u0.png' in test.0 and in unlabeled.0"),
