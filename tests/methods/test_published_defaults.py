@@ -401,8 +401,8 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "methods.pretraining.encoder_pretraining": {"LAST_LR": 1e-3, "RIDGE": 1e-6},  # ccd.md, 3; contrastive_baselines.md, 4
     "methods.pretraining.positions": {"HIDDEN": 128, "JITTER": (0.2, 0.2, 0.2, 0.05)},  # ccd.md, 2, 3; the jitter is ours
     "methods.reconstruction.dae": {"LOG_VARIANCE_RANGE": (-10.0, 10.0)},  # dae_vae.md, 3
-    "methods.reconstruction.fanogan": {"CRITIC_STEPS": 5, "EPSILON": 1e-12},  # fanogan.md, 3 and 6.2
-    "nn.adversarial": {"PENALTY_WEIGHT": 10.0},  # fanogan.md, 3; adgan.md, 3
+    "methods.reconstruction.fanogan": {"CRITIC_STEPS": 5},  # fanogan.md, 3
+    "nn.adversarial": {"PENALTY_WEIGHT": 10.0, "EPSILON": 1e-12},  # fanogan.md, 3 and 6.2; adgan.md, 3
     "methods.reconstruction.ms_ssim_autoencoder": {"WARMUP_RHO": 0.85},  # msssim_autoencoder.md, 3
     "methods.weak_video.ctmil": {  # ctmil.md, 2 and 3
         "EMBEDDING_KERNEL": 3, "TOP_K": 3, "CONTRAST_WEIGHT": 0.25, "PENALTY": {"released": 8e-5, "thesis": 5e-4},
