@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -33,8 +34,8 @@ from anomaly_suite.callbacks import (
 )
 from anomaly_suite.cli.catalog import options_of
 from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
-from anomaly_suite.cli.samples import origin_line
-from anomaly_suite.cli.trainer_options import check_trainer, require_mapping
+from anomaly_suite.cli.samples import check_config, origin_line
+from anomaly_suite.cli.trainer_options import check_trainer, require_end, require_mapping
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
@@ -82,6 +83,7 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
         subcommand: fit, validate, test or predict.
         words: The rest of the command line.
     """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")  # Lightning's own business
     warnings.filterwarnings(
         "ignore", message="The dirpath has changed"
@@ -95,10 +97,15 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
         save_config_callback=RunConfig if subcommand == "fit" else None,
         save_config_kwargs={"save_to_log_dir": False},  # RunConfig writes it itself
         seed_everything_default=0,
-        trainer_defaults={"default_root_dir": "runs"},
+        trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
         parser_class=SuiteParser,
         args=[subcommand, *words],
     )
+
+
+def is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning is about the run, and not about other products."""
+    return "Tip:" not in str(record.msg)
 
 
 @contextmanager
@@ -145,6 +152,10 @@ class SuiteCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words given; LightningCLI would warn that they are also in ``sys.argv``."""
         self.words = list(args)
+        known = {action.dest.partition(".")[0] for action in self._parser(self.words[0])._actions}
+        for option, value in options_of(self.words):
+            if option == "--config":
+                check_config(Path(value), known - {"help", "print_config", "config"})
         self.config = parser.parse_args(self.words)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -154,7 +165,7 @@ class SuiteCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.filename": "model", "checkpoint.enable_version_counter": False})
         parser.add_argument(
-            "--disable", type=list[str], default=[], help=f"Callbacks to leave out: {', '.join(LAYER)}."
+            "--disable", type=list[str] | str, default=[], help=f"Callbacks to leave out: {', '.join(LAYER)}."
         )
 
     def before_instantiate_classes(self) -> None:
@@ -169,6 +180,8 @@ class SuiteCLI(LightningCLI):
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
         for name in (*LAYER, "checkpoint"):
             require_mapping(name, config[name])
+        if isinstance(config.disable, str):  # one name, or several with commas
+            config.disable = [name.strip() for name in config.disable.strip("[]").split(",") if name.strip()]
         for name in config.disable:
             if name not in LAYER:
                 raise ConfigError(f"disable knows {', '.join(LAYER)}; got {name!r}.{did_you_mean(name, LAYER)}")
@@ -178,6 +191,8 @@ class SuiteCLI(LightningCLI):
             # would lose its last epochs.
             config.checkpoint.save_on_train_epoch_end = True
         check_trainer(config.trainer)
+        if self.subcommand == "fit":
+            require_end(config.trainer, single_pass=is_single_pass(config.model.class_path))
         if config.ckpt_path == "best" or (self.subcommand != "fit" and config.ckpt_path in ("last", "hpc")):
             raise ConfigError(
                 f"ckpt_path must be the file of a checkpoint; got {config.ckpt_path!r}, which only the process of the fit knows. Give "

@@ -8,7 +8,7 @@ in ``_cpu`` or a line of its head is ``# device: cpu``, else for a GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,6 +118,48 @@ def condition(figure: Figure) -> str:
     """
     words = {"of": figure.get("of"), "on": figure.get("data"), "with": figure.get("options")}
     return " ".join(f"{word} {value}" for word, value in words.items() if value)
+
+
+def check_config(file: Path, known: Collection[str]) -> None:
+    """Refuse a configuration with the slips that the parser would report by something else.
+
+    Args:
+        file: A YAML file; a missing one is left to others.
+        known: Names on the highest level.
+
+    Raises:
+        ConfigError: it is no YAML, a name on the highest level is unknown, or an option of a class stands beside ``class_path``.
+    """
+    if not file.is_file():
+        return
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"'{file}' is no text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        reason = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            f"'{file}'{place} is no YAML: {' '.join(str(reason).split())}. Look at its indentation and colons."
+        ) from error
+    if not isinstance(content, dict):
+        return  # the parser says what it should be
+    for name in content:
+        if name not in known:
+            raise ConfigError(
+                f"'{file}' has {name!r}, which is no part of a configuration.{did_you_mean(str(name), known)}"
+            )
+    for part in ("model", "data"):
+        options = content.get(part)
+        if isinstance(options, dict) and "class_path" in options:
+            beside = [name for name in options if name not in ("class_path", "init_args", "dict_kwargs")]
+            if beside:
+                raise ConfigError(
+                    f"'{file}' has {part}.{beside[0]} beside class_path, where it is not read. Indent it under {part}.init_args."
+                )
 
 
 def find_configs(words: list[str]) -> list[str]:

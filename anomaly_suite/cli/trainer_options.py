@@ -50,6 +50,24 @@ def check_trainer(settings: Any) -> None:
             )
 
 
+def require_end(settings: Any, *, single_pass: bool) -> None:
+    """Refuse a fit that nothing ends: Lightning would train 1,000 epochs.
+
+    Args:
+        settings: Options of ``Trainer`` by name, as parsed.
+        single_pass: Whether the method ends by itself.
+
+    Raises:
+        ConfigError: neither epochs nor steps nor time end it.
+    """
+    ends = (settings.get("max_epochs"), settings.get("max_time"), settings.get("fast_dev_run") or None)
+    if not single_pass and all(end is None for end in ends) and settings.get("max_steps") in (None, -1):
+        raise ConfigError(
+            "fit needs to know when to end; got neither trainer.max_epochs nor max_steps nor max_time. Give --trainer.max_epochs N "
+            "(-1 trains until it is stopped); anomaly-suite list configs METHOD shows configurations with the published number."
+        )
+
+
 def require_mapping(name: str, settings: Any) -> None:
     """Refuse a group of options that is something else than a mapping, which the parser lets through.
 

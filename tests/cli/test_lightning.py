@@ -112,3 +112,10 @@ def test_a_seed_of_ones_own_is_saved_and_changes_the_weights(flow, cwd):
     assert any(
         not torch.equal(value, other[name]) for name, value in weights("runs/fast/checkpoints/model.ckpt").items()
     )
+
+
+@pytest.mark.parametrize("given", ["heatmaps", "heatmaps, plots", "[heatmaps]"])
+def test_names_to_disable_need_no_brackets(cwd, given):
+    said = succeed("fit", *FAST, "--trainer.fast_dev_run", "true", "--disable", given)
+    assert "FLOPs" not in said.out
+    assert "Tip:" not in said.out + said.err

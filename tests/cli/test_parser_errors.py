@@ -32,7 +32,7 @@ WRONG_WORDS = {
     "model_option": (["fit", *FAST, "--model.hiden", "3"], "ADACL has no option 'hiden'. Did you mean 'hidden'?"),
     "data_option": (["fit", *FAST, "--data.normal_clas", "3"], "Digits has no option 'normal_clas'. Did you mean 'normal_class'?"),
     "trainer_option": (["fit", *FAST, "--trainer.max_epohs", "3"], "no option 'trainer.max_epohs'. Did you mean 'trainer.max_epochs'?"),
-    "group": (["fit", *FAST, "--trainr.max_epochs", "3"], "no option 'trainr.max_epochs'. Did you mean 'trainer.max_epochs'?"),
+    "group": (["fit", *FAST, "--trainr.max_epochs", "3"], "'second.yaml' has 'trainr', which is no part of a configuration. Did you mean 'trainer'?"),
     "callback_option": (["fit", *FAST, "--calibrate.rlue", "auto"], "Did you mean 'calibrate.rule'?"),
     "model_value": (["fit", *FAST, "--model.hidden", "many"], "hidden: Expected a <class 'int'>.* many"),
     "model_choice": (["fit", *FAST, "--model.labels", "continous"], "labels: .*'continuous', 'discrete'.* continous"),
@@ -72,10 +72,10 @@ WRONG_FILES = {
         "Digits has no option 'normal_clas'. Did you mean 'normal_class'?",
     ),
     "trainer_option": ("trainer: {max_epoch: 3}", "no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
-    "group": ("trainr: {max_epochs: 3}", "no option 'trainr.max_epochs'. Did you mean 'trainer.max_epochs'?"),
+    "group": ("trainr: {max_epochs: 3}", "'second.yaml' has 'trainr', which is no part of a configuration. Did you mean 'trainer'?"),
     "value": ("model: {class_path: ADACL, init_args: {hidden: many}}", "hidden: Expected a <class 'int'>.* many"),
     "callback": ("trainer: {callbacks: [{class_path: EarlyStoping}]}", "trainer.callbacks: .*EarlyStoping"),
-    "yaml": ("model: [}", "Problems parsing config.* line 1"),
+    "yaml": ("model: [}", "'second.yaml', line 1, column 9 is no YAML: expected"),
 }
 
 

@@ -17,6 +17,7 @@ import anomaly_suite.metrics
 from anomaly_suite.cli import lightning, main, samples
 from anomaly_suite.cli.catalog import catalog
 from anomaly_suite.cli.samples import (
+    check_config,
     condition,
     find_config,
     find_configs,
@@ -376,3 +377,43 @@ def test_the_quickstart_takes_one_step(tmp_path, monkeypatch):
     assert checkpoint["global_step"] == 1
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     assert thresholds("runs/quickstart/checkpoints/model.ckpt")["image"]["split"] == "augmented"
+
+
+KNOWN = {"model", "data", "trainer", "seed_everything"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "model:\n  class_path: PaDiM\n   x: 3\n",
+            r"slip\.yaml', line 3, column 5 is no YAML: mapping values are not allowed here",
+        ),
+        ("model: [PaDiM\n", r"slip\.yaml', line 2, column 1 is no YAML"),
+        (
+            "modle:\n  class_path: PaDiM\n",
+            r"slip\.yaml' has 'modle', which is no part of a configuration\. Did you mean 'model'\?",
+        ),
+        ("3: 4\n", "has 3, which is no part"),
+        (
+            "model:\n  class_path: PaDiM\n  weights: null\n",
+            r"has model\.weights beside class_path, where it is not read\. Indent it under model\.init_args",
+        ),
+        ("data:\n  class_path: Digits\n  init_args: {}\n  root: x\n", r"has data\.root beside class_path"),
+    ],
+)
+def test_slips_of_a_configuration_are_found_in_it(tmp_path, text, says):
+    (tmp_path / "slip.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says):
+        check_config(tmp_path / "slip.yaml", KNOWN)
+
+
+def test_what_is_no_slip(tmp_path):
+    (tmp_path / "fine.yaml").write_text(
+        "model:\n  class_path: my.Own\n  init_args: {a: 1}\n  dict_kwargs: {b: 2}\ndata: other.yaml\n"
+    )
+    check_config(tmp_path / "fine.yaml", KNOWN)
+    check_config(tmp_path / "gone.yaml", KNOWN)
+    (tmp_path / "latin.yaml").write_bytes(b"data: caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"latin\.yaml' is no text in UTF-8.*Save it as UTF-8"):
+        check_config(tmp_path / "latin.yaml", KNOWN)

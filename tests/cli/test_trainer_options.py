@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from anomaly_suite.cli.trainer_options import check_trainer
+from anomaly_suite.cli.trainer_options import check_trainer, require_end
 from anomaly_suite.errors import ConfigError
 
 
@@ -44,3 +44,20 @@ def test_the_least_is_not_above_the_most() -> None:
 def test_a_group_is_a_mapping(settings: Any) -> None:
     with pytest.raises(ConfigError, match=r"^trainer must be a mapping of options to values; got"):
         check_trainer(settings)
+
+
+NO_END: dict[str, Any] = {"max_epochs": None, "max_steps": -1, "max_time": None, "fast_dev_run": False}
+
+
+def test_a_fit_that_nothing_ends_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^fit needs to know when to end; got neither trainer\.max_epochs nor"):
+        require_end(Namespace(**NO_END), single_pass=False)
+    require_end(Namespace(**NO_END), single_pass=True)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"max_epochs": -1}, {"max_epochs": 3}, {"max_steps": 9}, {"max_time": "00:01:00:00"}, {"fast_dev_run": True}],
+)
+def test_anything_may_end_a_fit(end: dict[str, Any]) -> None:
+    require_end(Namespace(**{**NO_END, **end}), single_pass=False)

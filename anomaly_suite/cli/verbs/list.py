@@ -6,17 +6,24 @@ from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
 from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
 
+USAGE = f"""usage: anomaly-suite list {"|".join(KINDS)}
+       anomaly-suite list configs [METHOD]
+
+What the package offers, or its sample configurations: data, device and published figure."""
+
 
 def list_names(words: list[str]) -> None:
     """Run the verb ``list``.
 
     Args:
-        words: A kind of class, or ``configs`` and, if wanted, a method.
+        words: A kind of class, or ``configs`` and, if wanted, a method; ``--help`` prints the usage.
 
     Raises:
         ConfigError: anything else, or an unknown method.
     """
-    if words[:1] == ["configs"] and len(words) <= 2:
+    if {"-h", "--help"} & set(words):
+        print(USAGE)
+    elif words[:1] == ["configs"] and len(words) <= 2:
         _list_configs(*words[1:])
     elif len(words) == 1 and words[0] in KINDS:
         _list_classes(words[0])

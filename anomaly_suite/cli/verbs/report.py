@@ -15,6 +15,12 @@ RESULTS = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
 FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
 
 
+USAGE = """usage: anomaly-suite report RUN
+
+The metrics of a run that was tested, beside the published figures of its configuration. RUN is the folder that fit wrote, or one that
+holds runs, of which the newest is taken."""
+
+
 def report(words: list[str]) -> None:
     """Run the verb ``report``.
 
@@ -26,6 +32,9 @@ def report(words: list[str]) -> None:
         DatasetNotFoundError: the folder is no run, or has not been tested.
         DatasetError: its results cannot be read.
     """
+    if {"-h", "--help"} & set(words):
+        print(USAGE)
+        return
     if len(words) != 1:
         raise ConfigError(f"report needs one run folder; got {' '.join(words) or 'nothing'}.")
     folder = find_run(words[0])

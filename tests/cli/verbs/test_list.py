@@ -41,3 +41,8 @@ def test_list_configs_of_one_method():
     assert "ctmil" not in said
     done = command("list", "configs", "RTFN")
     assert "Did you mean 'RTFM'?" in one_sentence(done, ConfigError)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["configs", "-h"]])
+def test_list_says_what_it_takes(words):
+    assert succeed("list", *words).out.startswith("usage: anomaly-suite list methods|data|metrics|callbacks\n")
