@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -25,16 +26,18 @@ def test_the_sample_depends_on_keys_alone() -> None:
     assert torch.equal(banks[0], feature[keys.argsort()[:12]])
 
 
-def test_two_processes_have_the_sample_of_one() -> None:
-    keys, feature = torch.randperm(9), torch.randn(9, 2)
+@pytest.mark.parametrize("total", [9, 6])  # more than the bank holds, and fewer
+def test_two_processes_have_the_sample_of_one(total: int) -> None:
+    keys, feature = torch.randperm(total), torch.randn(total, 2)
     one = FeatureSample(7)
     one.add(keys, feature)
     parts = [FeatureSample(7), FeatureSample(7)]
     parts[0].add(keys[:2], feature[:2])
     parts[1].add(keys[2:], feature[2:])
-    counts = torch.tensor([2, 7])
-    padded_keys = torch.stack([torch.cat([keys[:2].sort().values, torch.full((5,), 2**63 - 1)]), parts[1].keys])
-    padded = torch.stack([torch.cat([parts[0].features, torch.zeros(5, 2)]), parts[1].features])
+    missing = total - 4
+    counts = torch.tensor([2, total - 2])
+    padded_keys = torch.stack([torch.cat([keys[:2].sort().values, torch.full((missing,), 2**63 - 1)]), parts[1].keys])
+    padded = torch.stack([torch.cat([parts[0].features, torch.zeros(missing, 2)]), parts[1].features])
     answers = iter([counts, padded_keys, padded])
     asked = []
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from anomaly_suite.augment.draws import GeneratorDraws
+from anomaly_suite.augment.pasted import paste_patch, paste_scar
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods.one_class.cut_paste import CutPaste
 
@@ -70,6 +71,14 @@ def test_5_distances_equal_a_direct_solve(density: str, normalize: bool) -> None
         torch.testing.assert_close(net(image)[0].double(), expected.sqrt(), rtol=1e-3, atol=1e-4)
         net.embed = lambda _: net.feature_mean.unsqueeze(0)  # type: ignore[method-assign]
         assert net(image[:1])[0].item() == 0
+
+
+def test_3_every_class_has_its_own_kind_of_piece() -> None:
+    assert model().pieces == (paste_patch, paste_scar)
+    net, image = model(), torch.rand(4, 1, 16, 16)
+    net.pieces = tuple(lambda x, _, number=number: (x + number, x > 2) for number in (1, 2))
+    batch, label = net.classes(image, GeneratorDraws(torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(batch - batch[:4].repeat(3, 1, 1, 1), label.view(-1, 1, 1, 1).expand_as(batch).float())
 
 
 def measured_features(feature: Tensor, **options: Any) -> CutPaste:
