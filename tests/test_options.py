@@ -49,18 +49,24 @@ class Heir(BenchmarkImages):
 
 
 class Passing(BenchmarkImages):
-    """Passes on what it names and what it does not name; ``channels`` and ``val_size`` it takes for something else."""
+    """Passes on what it names and what it does not name; ``channels``, ``val_size`` and ``bit_depth`` it takes for something else."""
 
     def __init__(
         self,
         threshold_set="leaky",
         channels: str = "rgb",
         val_size=None,
+        bit_depth: int | str = "auto",
         exif: Literal["apply", "ignore"] = "apply",
         **options: Any,
     ) -> None:
         super().__init__(
-            threshold_set=threshold_set, channels={"rgb": 3}[channels], val_size=val_size or 0.2, exif=exif, **options
+            threshold_set=threshold_set,
+            channels={"rgb": 3}[channels],
+            val_size=val_size or 0.2,
+            bit_depth=8 if bit_depth == "any" else bit_depth,
+            exif=exif,
+            **options,
         )
 
 
@@ -95,8 +101,8 @@ def test_options_that_a_class_of_ones_own_inherits_or_passes_on(
 
 
 def test_an_option_that_a_class_of_ones_own_means_otherwise_is_its_own() -> None:
-    data = Passing(channels="rgb", val_size=None, image_size=8)
-    assert (data.channels, data.val_size, data.threshold_set) == (3, 0.2, "leaky")
+    data = Passing(channels="rgb", val_size=None, bit_depth="any", image_size=8)
+    assert (data.channels, data.val_size, data.bit_depth, data.threshold_set) == (3, 0.2, 8, "leaky")
     assert Grandchild(channels="rgb", wrong=-1).exif == "apply"
     with pytest.raises(UnknownOptionError, match=r"^Heir has no option 'subsets'. Did you mean 'subset'[?]$"):
         Heir(subsets=True)  # type: ignore[call-arg]
