@@ -165,7 +165,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--metrics", nargs="+", default=("frame_AUROC", "frame_AP"), help="columns of the table")
     parser.add_argument("--vary", nargs="+", metavar="OPTION VALUE", help="whole-number option of the data module")
     parser.add_argument(
-        "--subsets", type=int, nargs="+", help="values of anomalous_seed: other labelled anomalies in training"
+        "--subsets",
+        type=int,
+        nargs="*",
+        help="values of anomalous_seed: other labelled anomalies in training; 0 1 2 if none are given",
     )
     parser.add_argument("--model", nargs="+", default=[], metavar="OPTION=VALUE", help="of the model, for every run")
     parser.add_argument(
@@ -174,6 +177,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", type=Path, help="folder for checkpoints")
     options = parser.parse_args(words)
     grid.prepare(options, parser)
+    options.subsets = [0, 1, 2] if options.subsets == [] else options.subsets
     name, *values = options.vary or ["", ""]
     if options.vary and (not values or not all(value.isdigit() for value in values)):
         parser.error(f"--vary needs an option of the data module and whole numbers; got {' '.join(options.vary)}.")

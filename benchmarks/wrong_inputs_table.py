@@ -341,6 +341,33 @@ FIT = """
 --data.num_workers -1
 --data.seed x
 --data.seed -1
+--data.num_anomalous -1
+--data.num_anomalous 2.5
+--data.num_anomalous x
+--data.num_anomalous null
+--data.num_anomalous 5000
+--data.num_anomalous 1614
+--data.num_anomalous 3 --data.anomalous_seed -1
+--data.num_anomalous 3 --data.anomalous_seed x
+--data.num_anomalous 3 --data.anomalous_types [3]
+--data.num_anomalous 3 --data.anomalous_types [12]
+--data.num_anomalous 3 --data.anomalous_types [zero]
+--data.num_anomalous 3 --data.anomalous_types []
+--data.num_anomalous 3 --data.anomalous_types 4.5
+--data.num_anomalous 200 --data.anomalous_types [4]
+--data.num_anomalous 3 --data.anomalous_list {text}
+--data.anomalous_types [4] --data.anomalous_list {text}
+--data.anomalous_list nowhere.txt
+--data.anomalous_list ''
+--data.anomalous_list {text}
+--data.anomalous_list {folder}
+--data.anomalous_list {binary}
+--data.anomalous_list {image}
+--data.balanced 1.5
+--data.balanced 0.0
+--data.balanced -0.5
+--data.balanced x
+--data.balanced null
 --data.train_transform x
 --data.train_transform [x]
 --data.root nowhere
@@ -620,6 +647,14 @@ FOLDERS: list[tuple[str, str, str]] = [
     ("MVTecAD", _AD + " --data.category ../ad/bottle", _GOOD + "\n" + _TEST),
     ("MVTecAD", _AD + " --data.category 3", _GOOD + "\n" + _TEST),
     ("MVTecAD", _AD + " --data.val_size 6", _GOOD + "\n" + _TEST),
+    ("MVTecAD", _AD + " --data.num_anomalous 1", _GOOD + "\n" + _TEST),
+    ("MVTecAD", _AD + " --data.num_anomalous 1 --data.anomalous_types [brokn]", _GOOD + "\n" + _TEST),
+    ("MVTecAD", _AD + " --data.num_anomalous 1 --data.anomalous_types [good]", _GOOD + "\n" + _TEST),
+    ("MVTecAD", _AD + " --data.anomalous_list l.txt", _GOOD + "\n" + _TEST + "\nl.txt=text:"),
+    ("MVTecAD", _AD + " --data.anomalous_list l.txt", _GOOD + "\n" + _TEST + "\nl.txt=text:bottle/test/broken/0.png"),
+    ("MVTecAD", _AD + " --data.anomalous_list l.txt", _GOOD + "\n" + _TEST + "\nl.txt=text:bottle/test/broken/1.png"),
+    ("MVTecAD", _AD + " --data.anomalous_list l.txt", _GOOD + "\n" + _TEST + "\nl.txt=text:bottle/test/good/0.png"),
+    ("MVTecAD", _AD + " --data.anomalous_list l.txt", _GOOD + "\n" + _TEST + "\nl.txt=text:bottle/train/good/0.png"),
     ("MVTecAD", _AD + " --data.channels 1", _GOOD + "\n" + _TEST),
     ("MVTecAD", _AD + " --data.channels 4", _GOOD + "\n" + _TEST),
     ("MVTecAD", _AD + " --data.center_crop 64", _GOOD + "\n" + _TEST),
@@ -651,6 +686,13 @@ FOLDERS: list[tuple[str, str, str]] = [
     ),
     ("Folder", _F + " --data.test_fraction 0", _NORMAL + "\n" + _ABNORMAL),
     ("Folder", _F + " --data.test_fraction 2", _NORMAL + "\n" + _ABNORMAL),
+    ("Folder", _F + " --data.num_anomalous 2", _NORMAL + "\n" + _ABNORMAL),
+    ("Folder", _F + " --data.num_anomalous 1 --data.anomalous_types [broken]", _NORMAL + "\n" + _ABNORMAL),
+    (
+        "Folder",
+        _F + " --data.anomalous_list l.txt",
+        _NORMAL + "\n" + _ABNORMAL + "\nl.txt=text:abnormal/0.png\\nabnormal/0.png",
+    ),
     ("Folder", _F + " --data.normal_dir good", _NORMAL + "\n" + _ABNORMAL),
     ("Folder", _F + " --data.normal_dir []", _NORMAL + "\n" + _ABNORMAL),
     ("Folder", _F + " --data.normal_dir abnormal", _NORMAL + "\n" + _ABNORMAL),
@@ -984,7 +1026,9 @@ hidden=(1,)
 dropout=-0.1
 """,
     "Digits": "normal_class=11\nnormal_class=1.5\nnormal_class='cat'\nnormal_class=None\nnormal_class=[3]\nimage_size='32'\ntrain_transform=3\nvalidation='x'\n"
-    "train_fraction=0\ncontamination=1.0\nval_size='x'\nval_size=None\nroot='x'",
+    "train_fraction=0\ncontamination=1.0\nval_size='x'\nval_size=None\nroot='x'\nnum_anomalous=-1\nnum_anomalous='3'\nnum_anomalous=2.5\n"
+    "num_anomalous=True, anomalous_list='x'\nanomalous_types=4\nanomalous_types='4'\nanomalous_types=[]\nanomalous_types=[4.5]\nanomalous_seed=-1\n"
+    "anomalous_seed='x'\nanomalous_list=3\nanomalous_list='x', num_anomalous=3\nbalanced=1.0\nbalanced='x'\nbalanced=0.0\nbalanced=None",
     "SyntheticTextures": "channels=2\nchannels='3'\nimage_size=(32, 32)\nimage_size=1\ntrain_size=0\ntest_size='x'\ndifficulty=2\ndifficulty='x'\nval_anomalies=-1\nvalidation=None",
     "SyntheticVideos": "layout='x'\nlength_rule='x'\nfeature_dim=0\ncrops=0\nsegments=0\nbatches_per_epoch=0\ncache=3\nscene='x'",
     "SyntheticStreets": "image_size=64\nimage_size=(64,)\nimage_size=(1, 1)\ncrop_size=0\nscales=()\nscales=1.0\nscales=(0.0,)\nscale_range=(2, 1)\nflip=2\n"

@@ -45,6 +45,11 @@ def test_every_notebook_runs_and_draws(executed, tmp_path):
         assert flagged.equal(score >= names["threshold"])
         assert 0 < flagged[label == 0].float().mean() < 0.4 < flagged[label == 1].float().mean()
         assert (tmp_path / "runs/notebook/metrics.json").is_file()
+    if name == "few_shot":
+        assert set(names["auroc"]) == set("012345679")
+        assert all(0.8 < value <= 1 for value in names["means"].values())
+        assert names["mean"][0] < names["mean"][2] > 0.95
+        assert (tmp_path / "runs/few_shot_notebook/metrics.json").is_file()
     if name == "driving_scenes":
         before, after = names["before"], names["after"]
         assert before["test/mIoU"] > 0.6

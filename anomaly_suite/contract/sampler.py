@@ -36,12 +36,11 @@ class ShardSampler(DistributedSampler[Any]):
         """Samples of this process that the next pass leaves out: a resumed run has seen them."""
 
     def __iter__(self) -> Iterator[int]:
-        order = (
-            np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-            if self.shuffle
-            else np.arange(self.count)
-        )
+        order = self._generator().permutation(self.count) if self.shuffle else np.arange(self.count)
         return self._rest(self._even(order) if self.shuffle else order[self.rank :: self.num_replicas])
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.epoch))
 
     def _even(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """This process's share of an order of indices, as long as that of the others by padding."""
@@ -103,7 +102,7 @@ class BalancedSampler(ShardSampler):
         self.num_samples = len(self.pattern)
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng((self.seed, self.epoch))
+        rng = self._generator()
         normal = rng.permutation(self.normal)
         rounds = -(-self.draws // len(self.anomalous))
         drawn = rng.permuted(np.tile(self.anomalous, (rounds, 1)), axis=1)

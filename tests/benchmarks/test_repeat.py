@@ -103,28 +103,15 @@ def test_spreads_over_subsets_and_over_seeds_are_told_apart(benchmark: ModuleTyp
 
 
 def test_subsets_of_labelled_anomalies(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = {"class_path": "SyntheticTextures", "init_args": {"train_size": 8, "test_size": 12, "image_size": 32}}
     model = {"class_path": "PaDiM", "init_args": {"weights": None, "num_channels": 8}}
     file = tmp_path / "few.yaml"
     file.write_text(yaml.safe_dump({**CONFIG, "model": model, "data": data}))
     results = tmp_path / "few.jsonl"
-    words = [
-        str(file),
-        "--results",
-        str(results),
-        "--seeds",
-        "0",
-        "--subsets",
-        "0",
-        "1",
-        "--vary",
-        "num_anomalous",
-        "0",
-        "2",
-    ]
-    assert benchmark.main([*words, "--metrics", "image_AUROC"]) == 0
+    words = [str(file), "--results", str(results), "--seeds", "0", "--vary", "num_anomalous", "0", "2", "--subsets"]
+    assert benchmark.main([*words, "0", "1", "--metrics", "image_AUROC"]) == 0
     records = [json.loads(line) for line in results.read_text().splitlines()]
     assert [(each["num_anomalous"], each["anomalous_seed"]) for each in records] == [(0, 0), (0, 1), (2, 0), (2, 1)]
     values = [each["metrics"]["image_AUROC"] for each in records]
@@ -133,3 +120,8 @@ def test_subsets_of_labelled_anomalies(
     assert lines[0].endswith("subsets 0, 1: mean ± standard deviation over subsets, then over seeds")
     assert lines[-2] == f"| few, num_anomalous 0 | {values[0]:.4f} ± 0.0000 (subsets) |"
     assert lines[-1].startswith(f"| few, num_anomalous 2 | {(values[2] + values[3]) / 2:.4f} ± ")
+    monkeypatch.setattr(
+        benchmark.grid, "run_all", lambda runs, *rest: [{**run.key, "metrics": {"image_AUROC": 0.5}} for run in runs]
+    )
+    assert benchmark.main([*words, "--metrics", "image_AUROC"]) == 0
+    assert "; subsets 0, 1, 2: mean" in capsys.readouterr().out

@@ -95,7 +95,7 @@ class TestBalancedSampler:
         assert rounds[0][:10] != rounds[1][:10]
 
     @pytest.mark.parametrize("share", [0.5, 0.25, 1 / 3, 0.9])
-    @pytest.mark.parametrize(("normal", "anomalous"), [(12, 3), (13, 3), (7, 9), (5, 1)])
+    @pytest.mark.parametrize(("normal", "anomalous"), [(12, 3), (13, 3), (14, 3), (7, 9), (5, 1)])
     def test_two_processes_share_the_order_of_one(self, normal: int, anomalous: int, share: float) -> None:
         labels = [0] * normal + [1] * anomalous
         (one,), halves = balanced(labels, share=share), balanced(labels, 2, share=share)
@@ -103,6 +103,9 @@ class TestBalancedSampler:
         seen = [{index for index in half if index >= 0} for half in halves]
         assert not seen[0] & seen[1]
         assert sorted(seen[0] | seen[1]) == sorted(one)
+        for order in halves:  # evenly spread: only at its end is one kind used up
+            seen_of = np.cumsum([(index if index >= 0 else -1 - index) % len(labels) >= normal for index in order])[:-2]
+            assert (np.abs(seen_of - share * np.arange(1, len(seen_of) + 1)) < 1).all()
         repeats = [-1 - index for half in halves for index in half if index < 0]
         assert set(repeats) <= set(one)
         assert len(repeats) == normal % 2 + (len(one) - normal) % 2

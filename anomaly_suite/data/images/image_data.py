@@ -216,6 +216,8 @@ class ImageDataModule(AnomalyDataModule):
             CheckpointError: other labelled anomalies than those of the checkpoint.
         """
         trained = set(state_dict.get("labelled_anomalies", ()))
+        if not trained and self.labelled_anomalies is None:
+            return
         tested = [
             name for name in map(self._shown, getattr(self.require_splits().test, "names", ())) if name in trained
         ]

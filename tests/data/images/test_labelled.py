@@ -31,6 +31,7 @@ def test_kinds_take_turns_and_fewer_are_among_more() -> None:
     assert [drawn(pool(), count, seed=0, kinds=None) for count in range(1, 10)] == [
         nine[:count] for count in range(1, 10)
     ]
+    assert {kinds_of(drawn(pool(), 1, seed=seed, kinds=None))[0] for seed in range(20)} == {"crack", "spot", "hole"}
     assert len({tuple(drawn(pool(), 3, seed=seed, kinds=None)) for seed in range(20)}) > 10
 
 
