@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from anomaly_suite.data import Digits
 
@@ -34,6 +35,7 @@ def test_every_subset_has_every_row(few_shot: ModuleType) -> None:
     assert {(cell["kind"], cell["k"]) for cell in typed} == {(kind, 40) for kind in few_shot.TYPES["tile"]}
 
 
+@pytest.mark.matrix
 def test_a_cell_of_each_kind(few_shot: ModuleType, tmp_path: Path) -> None:
     data = partial(Digits, normal_class=8, image_size=24)
     for cell in (
@@ -45,6 +47,29 @@ def test_a_cell_of_each_kind(few_shot: ModuleType, tmp_path: Path) -> None:
         assert 0 < found["auroc"] < 1
         assert ("seen" in found) == (cell["kind"] is not None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-autoencoder.ckpt", "digits-infomax.ckpt"]
+
+
+@pytest.mark.parametrize("row", ["FSAD-Net", "learning to reweight"])
+def test_codes_computed_once_train_the_same_network(few_shot: ModuleType, row: str) -> None:
+    found = []
+    for once in (True, False):
+        torch.manual_seed(0)
+        variant = few_shot.VARIANTS[row]
+        model = variant.build(image_size=24, encoder_weights=None)
+        data = Digits(
+            normal_class=8,
+            image_size=24,
+            num_anomalous=10,
+            balanced=variant.balanced,
+            train_batch_size=64,
+            validation="none",
+        )
+        if once:
+            few_shot.fit_on_codes(model, data, 4)  # into a second epoch
+        else:
+            few_shot.trainer(max_steps=4).fit(model, datamodule=data)
+        found.append(torch.cat([weight.flatten() for weight in model.scorer.parameters()]).detach())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)  # codes of other batches differ in the last bits
 
 
 def test_tables_take_the_digits_together(few_shot: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
