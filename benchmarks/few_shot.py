@@ -12,7 +12,8 @@ was chosen by a result.
 For k = 0 an image's score is the Mahalanobis distance of its code to those of the training images. ``--types`` trains on anomalies of
 one kind and tests that kind and the others apart.
 
-The budget is small: encoders of width 16, 300 steps for a representation and 150 with labels (6,000 and 1,000 epochs in the thesis).
+The budget is small: one grey channel of 32 pixels, encoders of width 16, 300 steps for a representation and 150 with labels (6,000 and
+1,000 epochs in the thesis). Score networks of a resting encoder are trained on codes that are computed once.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from PIL import Image
 from torch import Tensor
 
+from anomaly_suite.augment.draws import image_keys
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
-from anomaly_suite.data import MNIST, Folder, MVTecAD
-from anomaly_suite.data.images.image_files import ImageFiles
+from anomaly_suite.data import MNIST, Folder
 from anomaly_suite.methods import FSADNet, LearningToReweight, SupervisedHead
+from anomaly_suite.methods.few_shot.labelled_scorer import LabelledScorer
+from anomaly_suite.methods.few_shot.learning_to_reweight import normalized, usefulness
 from anomaly_suite.metrics import auroc
 from anomaly_suite.nn.gaussian import inverse_cholesky
 
@@ -46,17 +50,22 @@ SUBSETS = (0, 1, 2)
 BATCH, WIDTH = 64, 16
 FIRST_STEPS, STEPS = 300, 150
 FIRST_LR, LR = 5e-4, 1e-3
+DENSE_STEPS = 40  # of the DenseNet, twenty times the cost of the others
 TEST_BATCHES = {"mnist": 4}  # of 500 images: the first 2,000 of the official test set
 RIDGE = 1e-6
+SIDE = 32  # px
+NORMAL = ("normal", "good")
+TWICE = "00002658_001.jpg"  # a test image that is a training image under another name
 SMALL = {"width": WIDTH, "lr": LR}
 
 
 class Variant(NamedTuple):
-    """A row: how its model is built, whether batches are balanced, which representation it rests on, its steps and numbers of anomalies."""
+    """A row: how its model is built, whether batches are balanced, its representation, whether the encoder rests, steps, numbers of anomalies."""
 
     build: Callable[..., AnomalyModule]
     balanced: bool = True
     on: str | None = None
+    rests: bool = True
     steps: int = STEPS
     ks: tuple[int, ...] = KS
 
@@ -68,45 +77,45 @@ VARIANTS = {
     "focal loss": Variant(partial(RESTING, loss="focal"), on="infomax"),
     "learning to reweight": Variant(partial(LearningToReweight, **SMALL), balanced=False, on="infomax"),
     "AE network": Variant(RESTING, on="autoencoder"),
-    "without representation, trained": Variant(partial(RESTING, freeze_encoder=False)),
-    "without representation, random": Variant(RESTING),
+    "without representation, trained": Variant(partial(RESTING, freeze_encoder=False), rests=False),
     "DevNet on pixels": Variant(partial(RESTING, encoder="pixels", margin=5.0, reference_draws=5000)),
     "DenseNet-121, cross-entropy": Variant(
-        partial(SupervisedHead, width=WIDTH, lr=LR, augment="heavy"), steps=60, ks=(10, 40)
+        partial(SupervisedHead, width=WIDTH, lr=LR), rests=False, steps=DENSE_STEPS, ks=(40,)
     ),
 }
 TYPED = ("FSAD-Net", "cross-entropy", "AE network")  # rows of --types
 TYPES = {"tile": ["blowhole", "break", "uneven"], "chest_xray": ["pneumonia", "covid19"]}
 
 
-class Data(NamedTuple):
-    """A data set: how its module is built, and the side of its images."""
-
-    build: Callable[..., AnomalyDataModule]
-    side: int
+Build = Callable[..., AnomalyDataModule]
 
 
-def data_sets(root: Path, folder: Path) -> dict[str, Data]:
-    """The data sets by name, in the folder of all; ``folder`` gets the list of the X-rays."""
-    index = folder / "chest_xray.csv"
-    index.write_text("\n".join(["path,label,split,defect_type", *x_rays(root / "chest_xray")]) + "\n", encoding="utf-8")
-    digit = partial(MNIST, root=str(root / "mnist"), image_size=32, train_fraction=0.1)
+def data_sets(root: Path, folder: Path) -> dict[str, Build]:
+    """The data sets by name, in the folder of all; ``folder`` gets small copies of files."""
+    digit = partial(MNIST, root=str(root / "mnist"), image_size=SIDE, train_fraction=0.1)
     return {
-        "mnist_3": Data(partial(digit, normal_class=3), 32),
-        "mnist_8": Data(partial(digit, normal_class=8), 32),
-        "chest_xray": Data(partial(Folder, index=str(index), channels=1, image_size=32), 32),
-        "tile": Data(
-            partial(MVTecAD, root=str(root / "magnetic_tile"), category="tile", channels=1, image_size=64), 64
-        ),
+        "mnist_8": partial(digit, normal_class=8),
+        "chest_xray": partial(copies, root / "chest_xray", folder / "chest_xray"),
+        "tile": partial(copies, root / "magnetic_tile" / "tile", folder / "tile"),
+        "mnist_3": partial(digit, normal_class=3),
     }
 
 
-def x_rays(root: Path) -> Iterator[str]:
-    """Rows of an index, without the one test image that is a training image under another name."""
-    for path in sorted(root.glob("*/*/*.*")):
-        kind, split = path.parent.name, path.parent.parent.name
-        if path.name != "00002658_001.jpg":
-            yield f"{path},{int(kind != 'normal')},{split},{kind if kind != 'normal' else ''}"
+def copies(source: Path, folder: Path, **options: Any) -> AnomalyDataModule:
+    """Grey copies of a set in ``train`` and ``test``, of the size that is used: files are then read in no time."""
+    index = folder / "index.csv"
+    if not index.is_file():
+        rows = ["path,label,split,defect_type"]
+        for path in sorted(source.glob("t*/*/*.*")):
+            part, kind = path.parts[-3:-1]
+            if part not in ("train", "test") or path.name == TWICE:
+                continue
+            copy = folder / part / kind / f"{path.stem}.png"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(copy)
+            rows.append(f"{copy.relative_to(folder)},{int(kind not in NORMAL)},{part},{'' if kind in NORMAL else kind}")
+        index.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return Folder(index=str(index), channels=1, image_size=SIDE, **options)
 
 
 def trainer(**ends: Any) -> Trainer:
@@ -115,19 +124,19 @@ def trainer(**ends: Any) -> Trainer:
     return Trainer(accelerator="cpu", devices=1, logger=False, limit_val_batches=0, max_epochs=-1, **quiet, **ends)
 
 
-def build_data(data: Data, **options: Any) -> AnomalyDataModule:
+def build_data(data: Build, **options: Any) -> AnomalyDataModule:
     """The data module, validated on nothing; anomalies as the options say."""
-    return data.build(train_batch_size=BATCH, eval_batch_size=500, validation="none", seed=0, **options)
+    return data(train_batch_size=BATCH, eval_batch_size=500, validation="none", seed=0, **options)
 
 
-def pretrained(folder: Path, name: str, data: Data, kind: str) -> Path:
+def pretrained(folder: Path, name: str, data: Build, kind: str) -> Path:
     """The checkpoint of a representation of normal images, trained if it is not there yet."""
     file = folder / f"{name}-{kind}.ckpt"
     if not file.is_file():
         seed_everything(0, verbose=False)
         model = FSADNet(
             representation=kind,
-            image_size=data.side,
+            image_size=SIDE,
             width=WIDTH,
             representation_lr=FIRST_LR,
             representation_epochs=10**6,
@@ -139,7 +148,7 @@ def pretrained(folder: Path, name: str, data: Data, kind: str) -> Path:
 
 
 @torch.no_grad()
-def test_scores(
+def scores_of_test(
     name: str, module: AnomalyDataModule, score: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Scores, labels and kinds of the test images."""
@@ -166,25 +175,60 @@ def without_labels(module: AnomalyDataModule, encoder: Callable[[Tensor], Tensor
     return lambda image: ((encoder(image).double() - mean) @ white[0].T).norm(dim=1)
 
 
-def measure(folder: Path, name: str, data: Data, cell: dict[str, Any]) -> dict[str, Any]:
+def fit_on_codes(model: LabelledScorer, module: AnomalyDataModule, steps: int) -> None:
+    """Train a score network as the method does, with the codes of its resting encoder computed once: same batches, loss and optimiser."""
+    loader: Any = module.train_dataloader()
+    whole = loader.dataset.__getitems__(list(range(len(loader.dataset))))
+    with torch.no_grad():
+        code, label = model.eval().encoder(whole["image"]), whole["label"]
+    found = model.configure_optimizers()
+    optimizer: Any = found[-1] if isinstance(found, list) else found
+    keys = image_keys(whole["image"])
+    model.scorer.train()
+    losses: Any = partial(model.label_losses, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    for rows in itertools.islice(epochs(loader), steps):
+        score = model.scorer(code[rows])
+        weight = torch.full((len(rows),), 1 / len(rows))
+        if isinstance(model, LearningToReweight):
+            order = keys.argsort(stable=True)
+            clean = torch.cat([order[label[order] == kind][: model.clean_size] for kind in (0, 1)])
+            useful = usefulness(model.scorer, code[rows], label[rows], code[clean], label[clean], losses)
+            weight = normalized(useful, useful.clamp_min(0).sum())
+        optimizer.zero_grad()
+        (weight * losses(score, label[rows])).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def epochs(loader: Any) -> Iterator[list[int]]:
+    """Rows of the batches of one epoch after another."""
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)
+        for rows in loader.batch_sampler:
+            yield [row % len(loader.dataset) for row in rows]
+
+
+def measure(folder: Path, name: str, data: Build, cell: dict[str, Any]) -> dict[str, Any]:
     """Train and test one cell."""
     variant, k, kind = VARIANTS[cell["variant"]], cell["k"], cell["kind"]
     weights = str(pretrained(folder, name, data, variant.on)) if variant.on else None
     begun = time.process_time()
     seed_everything(0, verbose=False)
-    model = variant.build(image_size=data.side, encoder_weights=weights)
+    model = variant.build(image_size=SIDE, encoder_weights=weights)
     more = {"anomalous_types": [kind]} if kind else {}
     module = build_data(
         data, num_anomalous=k, anomalous_seed=cell["subset"], balanced=variant.balanced and k > 0, **more
     )
-    if k:
+    model.load_pretrained()
+    if k and variant.rests:
+        fit_on_codes(model, module, variant.steps)  # type: ignore[arg-type]
+    elif k:
         trainer(max_steps=variant.steps).fit(model, datamodule=module)
-        model.eval()
+    model.eval()
+    if k:
         score: Callable[[Tensor], Tensor] = partial(with_labels, model)
     else:
-        model.load_pretrained()
-        score = without_labels(module, model.eval().encoder)  # type: ignore[arg-type]
-    scores, label, kinds = test_scores(name, module, score)
+        score = without_labels(module, model.encoder)  # type: ignore[arg-type]
+    scores, label, kinds = scores_of_test(name, module, score)
     found = {"auroc": float(auroc(scores, label)), "cpu_s": round(time.process_time() - begun, 1)}
     if kind:
         seen = torch.tensor([each == kind for each in kinds[: len(label)]])
@@ -202,24 +246,10 @@ def cells(names: list[str], *, typed: bool, subsets: tuple[int, ...] = SUBSETS) 
                 for kind, variant in itertools.product(TYPES.get(name, ()), TYPED):
                     yield name, {"variant": variant, "k": 40, "subset": subset, "kind": kind}
                 continue
-            for variant, (_, _, on, _, ks) in VARIANTS.items():
+            for variant, (_, _, on, _, _, ks) in VARIANTS.items():
                 unlabelled = [0] if subset == 0 and variant in ("FSAD-Net", "AE network") and on else []
                 for k in (*unlabelled, *ks):
                     yield name, {"variant": variant, "k": k, "subset": subset, "kind": None}
-
-
-def keep_images() -> None:
-    """Read every image file once: they are few and small, and no transform of these data sets is random."""
-    read: Callable[..., Any] = ImageFiles._read
-    kept: dict[str, Any] = {}
-
-    def _read(self: ImageFiles, index: int) -> Any:
-        name = str(self.items[index % len(self.items)].path)
-        if name not in kept:
-            kept[name] = read(self, index)
-        return kept[name]
-
-    ImageFiles._read = _read  # type: ignore[method-assign]
 
 
 Table = dict[tuple[Any, ...], list[float]]
@@ -290,6 +320,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--folder", type=Path, required=True, help="of checkpoints and results, made or continued")
     parser.add_argument("--only", nargs="+", help="data sets")
+    parser.add_argument("--rows", nargs="+", help="rows of the tables, by their beginnings")
     parser.add_argument("--subsets", nargs="+", type=int, default=SUBSETS)
     parser.add_argument("--types", action="store_true", help="train on one kind of defect")
     parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
@@ -308,10 +339,11 @@ def main() -> None:
     if options.plot or options.table:
         return
     sets = data_sets(options.root, options.folder)
-    keep_images()
     todo = list(cells(options.only or list(sets), typed=options.types, subsets=tuple(options.subsets)))
     for number, (name, cell) in enumerate(todo, 1):
         key = {"data": name, **cell}
+        if options.rows and not cell["variant"].startswith(tuple(options.rows)):
+            continue
         if any(key.items() <= record.items() for record in records):
             continue
         records.append({**key, **measure(options.folder, name, sets[name], cell)})

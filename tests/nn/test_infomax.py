@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomaly_suite.errors import ConfigError, ShapeError
+from anomaly_suite.errors import ConfigError, ShapeError, WeightsError
+from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.infomax import (
     PRIOR_WIDTHS,
     GlobalDiscriminator,
@@ -176,3 +177,15 @@ def test_the_encoder_comes_closer_to_the_prior() -> None:
     with torch.no_grad():
         code -= 0.1 * code.grad  # type: ignore[operator]
     assert net(code).mean().item() > before  # this fails with the sign of the port
+
+
+@pytest.mark.parametrize(("name", "cells"), [("infomax", (5, 5)), ("infomax_released", (14, 14))])
+def test_any_method_can_have_it_as_its_encoder(name: str, cells: tuple[int, int]) -> None:
+    encoder, image = ImageEncoder(name, image_size=20, width=4), torch.rand(2, 1, 20, 20)
+    assert isinstance(encoder.net, InfomaxEncoder)
+    assert (encoder.out_features, encoder.net.local_size) == (4, cells)
+    torch.testing.assert_close(encoder.eval()(image), encoder.net(image))
+    encoder.train()(image[:1])  # a single training image moves no running statistics
+    assert all(not norm.num_batches_tracked for norm in encoder.modules() if isinstance(norm, nn.BatchNorm2d))
+    with pytest.raises(WeightsError, match=rf"the {name} encoder takes its weights .* Pre-train one \(FSADNet\)"):
+        encoder.load_weights("imagenet")
