@@ -263,6 +263,8 @@ MUTANTS: list[tuple[str, ...]] = [
     ("data/images/image_data.py", "{*moved, *gone}", "{*moved}"),
     ("data/images/image_data.py", "test=test.take(left)", "test=test"),
     ("data/images/image_data.py", "train=train.plus(test, moved)", "train=train"),
+    ("data/images/image_data.py", "[bool(label) and kind in seen for", "[bool(label) for"),
+    ("callbacks/metrics/anomaly_metrics.py", "(normal | seen, normal | ~seen)", "(normal | ~seen, normal | seen)", "data/images/test_image_data.py"),
     ("data/images/image_data.py", "if label and name in held:", "if False:"),
     ("data/images/image_data.py", "elif label and self.subject_of(name) in patients:", "elif False:"),
     ("data/images/image_data.py", "or not self.balanced or not self.gives_labels:", "or not self.balanced:"),
