@@ -70,8 +70,8 @@ ROWS = {
     "ADGAN, printed sign of the critic": Row("adgan", around=printed_sign, classes=(1,)),
     "ADGAN, encoder not trained": Row("adgan", {"gan_epochs": 750}, classes=(1,)),
     "MemAE": Row("memae", least=0.97),
-    "MemAE, cosine": Row("memae", {"addressing": "cosine"}, classes=(1,)),
-    "MemAE, shrinkage 3/N": Row("memae", {"shrinkage": 3 / 50}, classes=(1,)),
+    "MemAE, cosine": Row("memae", {"addressing": "cosine"}),
+    "MemAE, shrinkage 3/N": Row("memae", {"shrinkage": 3 / 50}),
     "OCGAN": Row("ocgan", least=0.95, also=("visual",)),
     "OCGAN, latent weight 1": Row("ocgan", {"latent_weight": 1.0}, classes=(1,)),
     "OCGAN, its autoencoder alone, without noise": Row(
@@ -80,17 +80,19 @@ ROWS = {
 }
 
 
-def run(row: Row, digit: int, seed: int) -> dict[str, Any]:
-    """Train and score one model."""
+def run(row: Row, digit: int, seed: int, share: float) -> dict[str, Any]:
+    """Train and score one model, for a share of its epochs."""
     torch.set_num_threads(1)
     file = samples_folder() / "reconstruction" / f"{row.sample}_digits_cpu.yaml"
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    options = {**settings["model"]["init_args"], **row.options}
+    options, epochs = {**settings["model"]["init_args"], **row.options}, settings["trainer"]["max_epochs"]
+    if "gan_epochs" in options:
+        options["gan_epochs"] = round(share * options["gan_epochs"])
     seed_everything(seed, verbose=False)
     model: AnomalyModule = getattr(anomaly_suite.methods, settings["model"]["class_path"])(**options)
     data = Digits(**{**settings["data"]["init_args"], "normal_class": digit, "seed": seed, "validation": "none"})
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", devices=1, max_epochs=settings["trainer"]["max_epochs"], **quiet)
+    trainer = Trainer(accelerator="cpu", devices=1, max_epochs=round(share * epochs), **quiet)
     began = time.process_time()
     with row.around():
         trainer.fit(model, train_dataloaders=_training(data))
@@ -120,7 +122,7 @@ def _test(model: AnomalyModule, data: Digits) -> float:
     return float(auroc(score, label))
 
 
-def table(records: dict[str, Any], classes: Sequence[int], seeds: Sequence[int]) -> str:
+def table(records: dict[str, Any], classes: Sequence[int], seeds: Sequence[int], share: float) -> str:
     """Markdown: a row for each variant that has runs, AUROC of every digit, and their mean."""
     lines = [
         "| | " + " | ".join(map(str, classes)) + " | mean | gate | processor s a fit |",
@@ -128,7 +130,8 @@ def table(records: dict[str, Any], classes: Sequence[int], seeds: Sequence[int])
     ]
     for name, row in ROWS.items():
         cells = {
-            digit: [records[key] for seed in seeds if (key := f"{name}/{digit}/{seed}") in records] for digit in classes
+            digit: [records[key] for seed in seeds if (key := f"{name}/{digit}/{seed}/{share:g}") in records]
+            for digit in classes
         }
         for score in ("auroc", *row.also):
             found = {digit: statistics.fmean(each[score] for each in runs) for digit, runs in cells.items() if runs}
@@ -150,6 +153,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, required=True, help="file of finished runs, a JSON a line")
     parser.add_argument("--only", help="rows whose names begin so")
     parser.add_argument("--classes", nargs="+", type=int, default=CLASSES)
+    parser.add_argument("--share", type=float, default=1.0, help="of the epochs of all phases, for a first look")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args(words)
     options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -160,13 +164,13 @@ def main(words: Sequence[str] | None = None) -> int:
             continue
         for seed in options.seeds:
             for digit in options.classes if row.classes is None else row.classes:
-                key = f"{name}/{digit}/{seed}"
+                key = f"{name}/{digit}/{seed}/{options.share:g}"
                 if key not in records:
-                    records[key] = {"run": key, **run(row, digit, seed)}
+                    records[key] = {"run": key, **run(row, digit, seed, options.share)}
                     with options.results.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(records[key]) + "\n")
                     print(json.dumps(records[key]), file=sys.stderr, flush=True)
-    print(table(records, options.classes, options.seeds))
+    print(table(records, options.classes, options.seeds, options.share))
     return 0
 
 
