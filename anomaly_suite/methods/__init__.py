@@ -3,7 +3,7 @@
 from anomaly_suite.methods.one_class import ADACL, IGD, CutPaste, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
-from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MSSSIMAutoencoder
+from anomaly_suite.methods.reconstruction import DAE, VAE, FAnoGAN, MemMCMAE, MSSSIMAutoencoder
 from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "FAnoGAN",
     "KnowledgeDistillation",
     "MSSSIMAutoencoder",
+    "MemMCMAE",
     "PaDiM",
     "PostHocScore",
     "RotNet",

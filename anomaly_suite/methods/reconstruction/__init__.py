@@ -2,6 +2,7 @@
 
 from anomaly_suite.methods.reconstruction.dae import DAE, VAE
 from anomaly_suite.methods.reconstruction.fanogan import FAnoGAN
+from anomaly_suite.methods.reconstruction.memmc_mae import MemMCMAE
 from anomaly_suite.methods.reconstruction.ms_ssim_autoencoder import MSSSIMAutoencoder
 
-__all__ = ["DAE", "VAE", "FAnoGAN", "MSSSIMAutoencoder"]
+__all__ = ["DAE", "VAE", "FAnoGAN", "MSSSIMAutoencoder", "MemMCMAE"]
