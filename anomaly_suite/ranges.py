@@ -67,15 +67,17 @@ NAMES: dict[Range, str] = {
     SHARE: "mining_from rho low high focal_alpha",
     SOME_SHARE: "attention_threshold outlier_class_share sample train_fraction outlier_share crop_scale",
     NOT_ALL: "encoder_alpha dropout select_dropout betas contamination shift momentum",
-    PROPER: "balanced test_fraction outlier_clamp mix_share cut_share",
+    PROPER: "balanced test_fraction outlier_clamp mix_share cut_share mask_ratio",
     BITS: "bit_depth",
     SIZE: "image_size center_crop window stride patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
     "feature_dim in_channels strides kernel_size kernel kv_stride depth heads num_classes output_stride channels segments "
     "train_crops crops num_students ssim_scales ssim_window",
-    COUNT: "critic_steps frames items mining_steps train_batch_size eval_batch_size batches_per_epoch e_step_every batch_size patches_per_step patches_per_image gan_epochs "
-    "train_size test_size boundary_steps clean_size reference_draws representation_epochs threshold_images localisation_size bank_size centroids neighbours num_strong position_pairs",
-    COUNT_OR_NONE: "ae_epochs teacher_epochs warmup_epochs relaxation_epochs lr_milestones ae_lr_milestones samples boundary_width "
-    "strict_classes outlier_min_size val_anomalies max_images log_images limit localisation_groups shots freeze_steps num_anomalous score_views",
+    COUNT: "critic_steps frames items mining_steps train_batch_size eval_batch_size batches_per_epoch e_step_every batch_size "
+    "patches_per_step patches_per_image gan_epochs train_size test_size boundary_steps clean_size reference_draws "
+    "representation_epochs threshold_images localisation_size bank_size centroids neighbours num_strong position_pairs mask_seeds",
+    COUNT_OR_NONE: "ae_epochs teacher_epochs warmup_epochs relaxation_epochs lr_milestones ae_lr_milestones samples boundary_width strict_classes "
+    "outlier_min_size val_anomalies max_images log_images limit localisation_groups shots freeze_steps num_anomalous score_views "
+    "memory_slots",
     WORKERS: "num_workers",
     SEED: "anomalous_seed seed",
 }

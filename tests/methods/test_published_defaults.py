@@ -114,6 +114,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "frames": 1, "widths": None, "items": None, "code": None, "addressing": "dot", "temperature": 1.0, "shrinkage": None,
         "warmup_epochs": 0, "entropy_weight": 0.0002, "lr": 1e-4,
     },
+    "MemMCMAE": {  # memmc_mae.md, 2, 3 and 4; skips and the score are our readings
+        "size": "base", "image_size": 224, "patch_size": 16, "weights": None, "mask_ratio": 0.75, "mask_seeds": 10,
+        "memory_slots": None, "decay_memory": False, "cross_attention": True, "gate": "channel", "scale_levels": True,
+        "cross_residual": True, "skips": True, "attention": "dot", "comparison": "ms_ssim", "pixel_space": "unit", "score": "pasted",
+        "optimizer": "adamw", "lr": 1.5e-3, "betas": (0.9, 0.95), "weight_decay": 0.05, "warmup_epochs": 5,
+    },
     "OCGAN": {  # ocgan.md, 2 and 3
         "preset": "default", "widths": (64, 128, 256), "latent_dim": 128, "noise_std": 0.2, "latent_weight": 10.0, "reconstruction_weight": 10.0,
         "mining_from": 0.75, "mining_start": "drawn", "mining_steps": 1, "mining_rate": 2.0, "score": "residual", "lr": 2e-4,
@@ -254,6 +260,10 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     "MemAE": (  # memae.md, 3
         "MemAE", {"in_channels": 1, "image_size": 16, "widths": [4, 4], "items": 5}, [Start("Adam", (1e-4,))],
     ),
+    "MemMCMAE": (  # memmc_mae.md, 3: what decays, what does not
+        "MemMCMAE", {"size": "tiny", "image_size": 16, "patch_size": 4, "warmup_epochs": 0},
+        [Start("AdamW", (1.5e-3, 1.5e-3), (0.9, 0.95), weight_decay=0.05)],
+    ),
     "OCGAN": (  # ocgan.md, 3: classifier, discriminators, autoencoder
         "OCGAN", {"in_channels": 1, "image_size": 8, "widths": [4, 4], "latent_dim": 4}, [Start("Adam", (2e-4,), (0.5, 0.999))] * 3,
     ),
@@ -282,7 +292,7 @@ class FirstStep(Callback):
     def on_before_optimizer_step(self, trainer: Any, *args: Any) -> None:
         for optimizer in () if self.starts else trainer.optimizers:
             groups = optimizer.param_groups
-            (decay,) = {group["weight_decay"] for group in groups}
+            decay = max(group["weight_decay"] for group in groups)  # some weights may be spared
             (betas,) = {group.get("betas") for group in groups}
             (momentum,) = {group.get("momentum") for group in groups}
             eps = groups[0]["eps"] if isinstance(optimizer, Adagrad) else None
@@ -403,6 +413,11 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "methods.reconstruction.dae": {"LOG_VARIANCE_RANGE": (-10.0, 10.0)},  # dae_vae.md, 3
     "methods.reconstruction.fanogan": {"CRITIC_STEPS": 5},  # fanogan.md, 3
     "nn.adversarial": {"PENALTY_WEIGHT": 10.0, "EPSILON": 1e-12},  # fanogan.md, 3 and 6.2; adgan.md, 3
+    "methods.reconstruction.memmc_mae": {  # memmc_mae.md, 2; tiny is its test preset, small half of base but for its depth
+        "SIZES": {
+            "tiny": (64, 4, 4, 48, 2, 4, 16), "small": (384, 12, 6, 256, 8, 8, 40), "base": (768, 12, 12, 512, 8, 16, 40),
+        },
+    },
     "methods.reconstruction.ms_ssim_autoencoder": {"WARMUP_RHO": 0.85},  # msssim_autoencoder.md, 3
     "methods.weak_video.ctmil": {  # ctmil.md, 2 and 3
         "EMBEDDING_KERNEL": 3, "TOP_K": 3, "CONTRAST_WEIGHT": 0.25, "PENALTY": {"released": 8e-5, "thesis": 5e-4},
@@ -418,8 +433,11 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "IMAGENET_MEAN": (0.485, 0.456, 0.406), "IMAGENET_STD": (0.229, 0.224, 0.225), "STANDARDIZED_RANGE": 4.7579,
     },
     "nn.lenet": {"BN_EPS": 1e-4, "GREY_WIDTHS": (8, 4), "COLOUR_WIDTHS": (32, 64, 128)},  # deep_svdd.md, 2
+    "nn.memory_transformer": {"EPS": 1e-6, "MLP_RATIO": 4},  # memmc_mae.md, 2
+    "nn.multi_level_decoder": {"TOKEN_STD": 0.02},  # memmc_mae.md, 2
     "nn.multiscale_temporal": {"DILATIONS": (1, 2, 4)},  # rtfm.md, 2
     "nn.patch_network": {"SLOPE": 5e-3},  # student_teacher.md, 2
+    "nn.patch_tokens": {"PERIOD": 10_000.0},  # memmc_mae.md, 2
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from anomaly_suite.methods.reconstruction.adgan import ADGAN
 from anomaly_suite.methods.reconstruction.dae import DAE, VAE
 from anomaly_suite.methods.reconstruction.fanogan import FAnoGAN
 from anomaly_suite.methods.reconstruction.memae import MemAE
+from anomaly_suite.methods.reconstruction.memmc_mae import MemMCMAE
 from anomaly_suite.methods.reconstruction.ms_ssim_autoencoder import MSSSIMAutoencoder
 from anomaly_suite.methods.reconstruction.ocgan import OCGAN
 
-__all__ = ["ADGAN", "DAE", "OCGAN", "VAE", "FAnoGAN", "MSSSIMAutoencoder", "MemAE"]
+__all__ = ["ADGAN", "DAE", "OCGAN", "VAE", "FAnoGAN", "MSSSIMAutoencoder", "MemAE", "MemMCMAE"]
