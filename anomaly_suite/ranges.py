@@ -63,17 +63,17 @@ NAMES: dict[Range, str] = {
     RATE: "lr ae_lr teacher_lr encoder_lr lr_min lr_max",
     POSITIVE: "half_period temperature fixed_penalty payoff margin encoder_eps alpha",
     NOT_NEGATIVE: "variance_floor weight_decay ae_weight_decay noise_std latent_noise_std lr_power restart_power eps sigma kappa beta penalty_floor "
-    "class_weight_bound weight_penalty xi_global xi_local outlier_fraction",
+    "class_weight_bound weight_penalty epsilon foreground_difference xi_global xi_local outlier_fraction",
     SHARE: "rho low high",
     SOME_SHARE: "attention_threshold outlier_class_share sample train_fraction outlier_share crop_scale",
-    NOT_ALL: "encoder_alpha dropout select_dropout betas contamination shift momentum",
-    PROPER: "test_fraction outlier_clamp mix_share cut_share",
+    NOT_ALL: "anomalous_share encoder_alpha dropout select_dropout betas contamination shift momentum",
+    PROPER: "foreground_share test_fraction outlier_clamp mix_share cut_share",
     BITS: "bit_depth",
     SIZE: "image_size center_crop window stride patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
     "feature_dim in_channels strides kernel_size kernel kv_stride depth heads num_classes output_stride channels segments "
     "train_crops crops num_students ssim_scales ssim_window",
     COUNT: "train_batch_size eval_batch_size batches_per_epoch e_step_every batch_size patches_per_step patches_per_image gan_epochs "
-    "train_size test_size boundary_steps threshold_images localisation_size bank_size num_strong position_pairs",
+    "train_size test_size boundary_steps threshold_images localisation_size bank_size num_strong position_pairs distorter_every train_every",
     COUNT_OR_NONE: "ae_epochs teacher_epochs warmup_epochs relaxation_epochs lr_milestones ae_lr_milestones samples boundary_width "
     "strict_classes outlier_min_size val_anomalies max_images log_images limit localisation_groups shots freeze_steps",
     WORKERS: "num_workers",

@@ -39,6 +39,7 @@ MATRIX = {
         *SCENES,
         *CONTRASTS,
         "CCD",
+        "ALPS",
         "PMSACL",
         "RotNet",
         "DeepLabV3Plus",
@@ -51,6 +52,7 @@ MATRIX = {
     "contract/test_export.py": {
         *SCENES,
         *CONTRASTS,
+        "ALPS",
         "CCD",
         "CTMIL",
         "DAE",
@@ -69,7 +71,7 @@ MATRIX = {
     "contract/test_precision.py": {
         *SCENES,
         *CONTRASTS,
-        *("DAE", "DeepSVDD", "KnowledgeDistillation"),
+        *("ALPS", "DAE", "DeepSVDD", "KnowledgeDistillation"),
         *("CutPaste", "DeepLabV3Plus", "MSSSIMAutoencoder", "PMSACL", "RTFM", "RotNet", "StudentTeacher", "VAE"),
     },
     "contract/test_processes.py": {*CONTRASTS, "RotNet", "DeepGamblers", "EntropyMaximisation"},
@@ -79,7 +81,7 @@ MATRIX = {
     "contract/test_unreadable.py": {
         *SCENES,
         *CONTRASTS,
-        *("CCD", "CutPaste", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
+        *("ALPS", "CCD", "CutPaste", "DeepLabV3Plus", "KnowledgeDistillation", "PEBAL", "PMSACL", "RotNet", "VAE"),
     },
     "test_contract.py": {*TUNED, *CONTRASTS},
     "test_golden.py": CONTRASTS,

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anomaly_suite.contract.batch import as_batch
@@ -18,6 +19,14 @@ from anomaly_suite.errors import ConfigError
 from anomaly_suite.options import ChecksOptions
 
 Validation = Literal["holdout", "augmented", "medmix", "test", "none"]
+
+
+class FrameTruth(NamedTuple):
+    """What is known of the frames of a test, all clips one after another: clip of each (F,), label (F,), anomalous pixels (F,) or None."""
+
+    clip: Tensor
+    label: Tensor
+    area: Tensor | None
 
 
 class Splits(NamedTuple):
@@ -56,6 +65,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
     dataset_version: str | None = None
     """Which of several published versions of the data set was read, for the result file; None where there is one."""
+
+    frames: FrameTruth | None = None
+    """Of the test, where its images are frames of clips or parts of them; their batches then say the ``frame`` of each."""
 
     def __init__(
         self,

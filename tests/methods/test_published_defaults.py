@@ -44,6 +44,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "clip_in_loss": False,  # 2, 6: the literal clip never learns from outside
         "lr_min": 1e-4, "lr_max": 2e-3, "half_period": 2.0,  # 3, optimiser
     },
+    "ALPS": {  # alps.md, 2 and 3; the score, 4
+        "image_size": 28, "widths": (64, 96, 128), "latent_dim": 64, "pool": "mean", "perturbation": "tanh", "epsilon": 1.0,
+        "perturbed_weight": 1.0, "clean_weight": 1.0, "distorter_every": 3, "score": "chosen", "lr": 5e-4,
+    },
     "CCD": {  # ccd.md, 2 and 3
         **RECIPE, "strong": "permutation", "num_strong": 4, "negatives": "all", "anchors": "both", "crop_scale": (0.2, 1.0),
         "contrast_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "position_pairs": 32,
@@ -170,6 +174,10 @@ DCGAN = {"in_channels": 1, "image_size": 32, "widths": [8, 16, 16], "latent_dim"
 
 STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes that make it small, optimisers
     "ADACL": ("ADACL", {"widths": (8, 8, 8, 8), "hidden": 8}, [Start("Adam", (1e-4,))]),  # adacl.md, 3
+    "ALPS": (  # alps.md, 2: autoencoder, distorter
+        "ALPS", {"image_size": 16, "widths": (4, 6, 8), "latent_dim": 4},
+        [Start("Adam", (5e-4,), (0.5, 0.9)), Start("Adam", (5e-4,), (0.5, 0.9))],
+    ),
     "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
     **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe
     "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
