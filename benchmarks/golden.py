@@ -45,6 +45,11 @@ Entries = dict[str, Any]
 _PATCHES = {"patch_size": 8, "patch_stride": 4, "patches_per_step": 24}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another path through a method's code
     "ADACL": {"bce": {"loss": "bce", "labels": "discrete", "clip_in_loss": True}},
+    "ALPS": {
+        "literal": {"perturbation": "unbounded", "clean_weight": 0.0, "pool": "flatten", "score": "clean"},
+        "noise": {"perturbation": "noise", "score": "average"},
+        "plain": {"perturbation": "none"},
+    },
     "CCD": {"paper": {"strong": "rotation", "negatives": "same_augmentation", "versions": "all"}},
     "DeepSVDD": {
         "soft": {"objective": "soft-boundary", "warmup_epochs": 1, "ae_epochs": 1},

@@ -7,6 +7,7 @@ from anomaly_suite.callbacks.heatmaps import HeatmapExport
 from anomaly_suite.callbacks.metrics import (
     AnomalyMetrics,
     ComponentMetrics,
+    FrameMetrics,
     LocalisationMetrics,
     SegmentationMetrics,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Calibrate",
     "ComponentMetrics",
     "EmbeddingPlot",
+    "FrameMetrics",
     "HeatmapExport",
     "LocalisationMetrics",
     "PredictionSummary",

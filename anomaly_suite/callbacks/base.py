@@ -150,6 +150,7 @@ def of_data(
         "labelled_anomalies",
         "validates_anomalies",
         "validated_on",
+        "frames",
     ],
     default: Any,
 ) -> Any:

@@ -5,9 +5,17 @@ yields a mapping, an ``(image, label)`` or an ``(image, label, mask)`` tuple wor
 batch through :func:`as_batch`.
 """
 
-from anomaly_suite.contract.batch import Batch, Prediction, Reconstruction, as_batch, as_prediction, check_key_map
+from anomaly_suite.contract.batch import (
+    VARIANTS,
+    Batch,
+    Prediction,
+    Reconstruction,
+    as_batch,
+    as_prediction,
+    check_key_map,
+)
 from anomaly_suite.contract.calibration import Calibration, Level
-from anomaly_suite.contract.data_module import AnomalyDataModule, Listed, Preparation, Splits, Validation
+from anomaly_suite.contract.data_module import AnomalyDataModule, FrameTruth, Listed, Preparation, Splits, Validation
 from anomaly_suite.contract.keys import KeyMap
 from anomaly_suite.contract.module import AnomalyModule
 from anomaly_suite.contract.sampler import BalancedSampler, ShardSampler
@@ -18,12 +26,14 @@ __all__ = [
     "OUTLIER",
     "SEGMENTS",
     "SNIPPET_FRAMES",
+    "VARIANTS",
     "VOID",
     "AnomalyDataModule",
     "AnomalyModule",
     "BalancedSampler",
     "Batch",
     "Calibration",
+    "FrameTruth",
     "KeyMap",
     "Level",
     "Listed",

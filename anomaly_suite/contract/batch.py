@@ -28,6 +28,7 @@ class Batch(TypedDict, total=False):
     ``group`` (B,) long is the number of an image's group for localisation, 0 for none; ``pseudo_class`` (B,) long that of a class
     made without labels, such as how many lesions were pasted in, for ``EmbeddingPlot``; ``seen_type`` (B,) bool is True where a method may have
     been trained on anomalies of the same kind of defect, and there only if there are others;
+    ``frame`` (B,) long is the number of an image's frame among those of a test, and ``area`` (B,) long counts the anomalous pixels of a part of one;
     ``padding`` (B,) bool marks samples repeated by the sampler, which gives every process equally many.
     Weak video: ``snippet_features`` (B, C, T, D) float of C crops, ``length`` (B,) snippets of each video, the others being
     padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
@@ -45,6 +46,8 @@ class Batch(TypedDict, total=False):
     group: Tensor
     pseudo_class: Tensor
     seen_type: Tensor
+    frame: Tensor
+    area: Tensor
     padding: Tensor
     snippet_features: Tensor
     length: Tensor
@@ -60,7 +63,8 @@ class Prediction(TypedDict, total=False):
     """Output of every validation, test and predict step.
 
     ``anomaly_score`` (B,) and ``anomaly_map`` (B, 1, H, W) are raw and never overwritten: higher is more anomalous, on
-    any scale. The score of a driving scene with ``ood_mask`` is the highest of its scored pixels. Video: ``snippet_score`` (B, T), ``frame_score`` (F,). Driving scenes: ``pred_target`` (B, H, W) long, the
+    any scale. ``clean_score``, ``perturbed_score`` and ``average_score`` (B,) are those of a method that has several, of which one is the
+    ``anomaly_score``. The score of a driving scene with ``ood_mask`` is the highest of its scored pixels. Video: ``snippet_score`` (B, T), ``frame_score`` (F,). Driving scenes: ``pred_target`` (B, H, W) long, the
     most probable known class, and ``confidence`` (B, H, W), its probability among the known classes. A fitted
     :class:`Calibration` adds ``pred_label`` (B,) bool, ``pred_mask`` (B, 1, H, W) bool and ``normalized_score`` (B,) in
     [0, 1] with 0.5 at the threshold.
@@ -68,6 +72,9 @@ class Prediction(TypedDict, total=False):
 
     anomaly_score: Tensor
     anomaly_map: Tensor
+    clean_score: Tensor
+    perturbed_score: Tensor
+    average_score: Tensor
     snippet_score: Tensor
     frame_score: Tensor
     pred_target: Tensor
@@ -91,6 +98,8 @@ class Reconstruction(NamedTuple):
 FIELDS = tuple(Batch.__annotations__)
 SCORES = ("anomaly_score", "anomaly_map", "snippet_score", "frame_score", "pred_target")
 """Keys of a prediction; what a step returns without any of them is none."""
+VARIANTS = ("clean", "perturbed", "average")
+"""Names of the scores that a method may give beside the one it uses, as ``<name>_score``."""
 NAMES = (*FIELDS, *Prediction.__annotations__)
 OTHERS = tuple(name for names in (*OF_BATCHES.values(), *OF_PREDICTIONS.values()) for name in names)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anomaly_suite.contract.batch import as_batch
@@ -32,6 +33,14 @@ class Listed(NamedTuple):
     category: str = ""
     defect_type: str = ""
     group: int = 0
+
+
+class FrameTruth(NamedTuple):
+    """What is known of the frames of a test, all clips one after another: clip of each (F,), label (F,), anomalous pixels (F,) or None."""
+
+    clip: Tensor
+    label: Tensor
+    area: Tensor | None
 
 
 class Splits(NamedTuple):
@@ -101,6 +110,9 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
 
     validated_on: str | None = None
     """What validation is, where the word of ``validation`` does not say it all, for the record of thresholds; None where it does."""
+
+    frames: FrameTruth | None = None
+    """Of the test, where its images are frames of clips or parts of them; their batches then say the ``frame`` of each."""
 
     def __init__(
         self,

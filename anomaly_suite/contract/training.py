@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -27,6 +28,8 @@ from anomaly_suite.contract.processes import share_running_statistics
 from anomaly_suite.errors import ConfigError, LabelError
 from anomaly_suite.io.seeds import derive_seed
 from anomaly_suite.tracing import untraced, untraced_itself
+
+TRAINING_SET = "the training set"  # in messages
 
 
 class TrainingSupport(FiniteSupport, InputSupport):
@@ -245,18 +248,33 @@ class TrainingSupport(FiniteSupport, InputSupport):
             raise ConfigError(
                 f"{type(self).__name__} needs a training set; the trainer has no train_dataloader. Give fit a data module or train_dataloaders."
             )
+        yield from self._pass(loader, self.trainer.num_training_batches, TRAINING_SET)
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """One pass over what a fit validates on, as :meth:`training_batches`, outside the validation loop; for :meth:`fit_statistics`.
+
+        ``limit_val_batches`` and ``overfit_batches`` hold for it, too. Nothing where no validation is about to begin, as at the end of an epoch
+        without one: a resumed run would not know its loaders. A method that decides by it must not where it is the test set.
+        """
+        if not self.trainer.validating:
+            return
+        loaders = CombinedLoader(self.trainer.val_dataloaders, "sequential").flattened
+        for loader, limit in zip(loaders, self.trainer.num_val_batches, strict=True):
+            yield from self._pass(loader, limit, "the validation set")
+
+    def _pass(self, loader: Any, limit: float, what: str) -> Iterator[Batch]:
         if isinstance(loader, DataLoader):
-            # Persistent workers serve one iterator at a time: ours must not use up the training loop's.
+            # Persistent workers serve one iterator at a time: ours must not use up the loop's.
             loader = copy.copy(loader)
             loader._iterator = None
-        limit = self.trainer.num_training_batches
         for raw in islice(loader, int(limit) if math.isfinite(limit) else None):
             # In the precision of the weights, as the loops give them.
             converted = self.trainer.precision_plugin.convert_input(raw)
             batch = as_batch(self.trainer.strategy.batch_to_device(converted, self.device))
             self.check_input(batch)
-            self._require_normal(batch, "a pass over the training set")
-            self.see(batch, "a pass over the training set")
+            if what == TRAINING_SET:
+                self._require_normal(batch, f"a pass over {what}")
+            self.see(batch, f"a pass over {what}")
             yield batch
         self.stop_if_not_finite()
 

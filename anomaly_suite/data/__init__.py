@@ -18,6 +18,7 @@ from anomaly_suite.data.images.medmnist import MedMNIST
 from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
+from anomaly_suite.data.images.ucsd_ped import UCSDPed
 from anomaly_suite.data.scenes.camvid import CamVid
 from anomaly_suite.data.scenes.cityscapes import Cityscapes
 from anomaly_suite.data.scenes.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
@@ -57,6 +58,7 @@ __all__ = [
     "SyntheticTextures",
     "SyntheticVideos",
     "UCFCrime",
+    "UCSDPed",
     "UCSDPedWeak",
     "XDViolence",
 ]

@@ -4,12 +4,23 @@ from anomaly_suite.methods.few_shot import FSADNet, LearningToReweight, Supervis
 from anomaly_suite.methods.one_class import ADACL, IGD, PANDA, CutPaste, DeepSVDD, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
-from anomaly_suite.methods.reconstruction import ADGAN, DAE, OCGAN, VAE, FAnoGAN, MemAE, MemMCMAE, MSSSIMAutoencoder
+from anomaly_suite.methods.reconstruction import (
+    ADGAN,
+    ALPS,
+    DAE,
+    OCGAN,
+    VAE,
+    FAnoGAN,
+    MemAE,
+    MemMCMAE,
+    MSSSIMAutoencoder,
+)
 from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
 
 __all__ = [
     "ADACL",
     "ADGAN",
+    "ALPS",
     "CCD",
     "CSI",
     "CTMIL",

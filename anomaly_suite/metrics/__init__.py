@@ -15,6 +15,7 @@ from anomaly_suite.metrics.aupro import AUPRO, aupro
 from anomaly_suite.metrics.calibration_error import ECE, MCE, expected_calibration_error, maximum_calibration_error
 from anomaly_suite.metrics.components import PPV, MeanF1, SIoU, component_values
 from anomaly_suite.metrics.decision import FAR, Accuracy, Dice, IoU, Sensitivity, Specificity, confusion
+from anomaly_suite.metrics.frames import detection_scores, localised_scores, patch_frame_scores
 from anomaly_suite.metrics.ranking import (
     AP,
     AUROC,
@@ -62,12 +63,15 @@ __all__ = [
     "component_values",
     "confusion",
     "confusion_matrix",
+    "detection_scores",
     "equal_error_rate",
     "expected_calibration_error",
     "f1_max",
     "fpr_at_tpr",
     "intersection_over_union",
+    "localised_scores",
     "maximum_calibration_error",
+    "patch_frame_scores",
     "precision_recall_area",
     "scored_pixels",
 ]

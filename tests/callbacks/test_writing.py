@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from anomaly_suite.callbacks import (
     AnomalyMetrics,
     ComponentMetrics,
+    FrameMetrics,
     HeatmapExport,
     LocalisationMetrics,
     ScoreCurves,
@@ -63,6 +64,7 @@ CALLBACKS = [
     AnomalyMetrics,
     SegmentationMetrics,
     ComponentMetrics,
+    FrameMetrics,
     LocalisationMetrics,
     HeatmapExport,
     ScorePlots,

@@ -59,6 +59,7 @@ DATA = {  # data set in a file's name, and its data module
     "synthetic_textures": "SyntheticTextures",
     "synthetic_videos": "SyntheticVideos",
     "ucf_crime": "UCFCrime",
+    "ucsd_ped": "UCSDPed",
     "ucsd_ped2": "UCSDPedWeak",
     "xd_violence": "XDViolence",
 }
@@ -100,7 +101,7 @@ def test_every_sample_config_parses(name, parser):
     assert type(config.seed_everything) is int
 
 
-NATIVE_SIZE = {"MNIST": 28, "FashionMNIST": 28, "CIFAR10": 32}
+NATIVE_SIZE = {"UCSDPed": 30, "MNIST": 28, "FashionMNIST": 28, "CIFAR10": 32}
 
 
 def check_image_size(config):

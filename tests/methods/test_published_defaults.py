@@ -48,6 +48,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "latent_dim": 128, "image_size": 64, "widths": None, "critic_steps": 5, "penalty_weight": 10.0, "latent_weight": 1.0,
         "cycle_weight": 1.0, "izi_weight": 0.0, "detach_visual": False, "lr": 1e-4,
     },
+    "ALPS": {  # alps.md, 2 and 3; the score, 4
+        "image_size": 28, "widths": (64, 96, 128), "latent_dim": 64, "pool": "mean", "perturbation": "tanh", "epsilon": 1.0,
+        "perturbed_weight": 1.0, "clean_weight": 1.0, "distorter_every": 3, "score": "chosen", "lr": 5e-4,
+    },
     "CCD": {  # ccd.md, 2 and 3
         **RECIPE, "strong": "permutation", "num_strong": 4, "negatives": "all", "anchors": "both", "crop_scale": (0.2, 1.0),
         "contrast_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "position_pairs": 32,
@@ -210,6 +214,10 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     "ADGAN": (  # adgan.md, 2: generator, critic, encoder, discriminator of codes
         "ADGAN", {"in_channels": 1, "image_size": 8, "widths": [4], "latent_dim": 4},
         [*[Start("Adam", (1e-4,), WGAN)] * 2, *[Start("Adam", (1e-4,), (0.5, 0.999))] * 2],
+    ),
+    "ALPS": (  # alps.md, 2: autoencoder, distorter
+        "ALPS", {"image_size": 16, "widths": (4, 6, 8), "latent_dim": 4},
+        [Start("Adam", (5e-4,), (0.5, 0.9)), Start("Adam", (5e-4,), (0.5, 0.9))],
     ),
     "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
     **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe

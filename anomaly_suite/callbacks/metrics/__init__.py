@@ -2,7 +2,8 @@
 
 from anomaly_suite.callbacks.metrics.anomaly_metrics import AnomalyMetrics
 from anomaly_suite.callbacks.metrics.components import ComponentMetrics
+from anomaly_suite.callbacks.metrics.frames import FrameMetrics
 from anomaly_suite.callbacks.metrics.localisation import LocalisationMetrics
 from anomaly_suite.callbacks.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["AnomalyMetrics", "ComponentMetrics", "LocalisationMetrics", "SegmentationMetrics"]
+__all__ = ["AnomalyMetrics", "ComponentMetrics", "FrameMetrics", "LocalisationMetrics", "SegmentationMetrics"]

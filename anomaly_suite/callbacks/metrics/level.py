@@ -83,7 +83,11 @@ class Level:
 
     def wants(self, group: Group) -> bool:
         """Whether a metric of this group was asked for."""
-        return group in self._names
+        return bool(self.names_of(group))
+
+    def names_of(self, group: Group) -> list[str]:
+        """Metrics of one group that were asked for."""
+        return self._names.get(group, [])
 
     def names(self) -> list[str]:
         """Metrics that were asked for."""
@@ -112,7 +116,7 @@ class Level:
         if group.own:
             return MetricCollection({name: metric.clone() for name, metric in self.own.items()}, compute_groups=False)
         # The first of a group of rankings keeps the state, and AUPRO needs more.
-        names = sorted(self._names[group], key=lambda name: name != "AUPRO")
+        names = sorted(self.names_of(group), key=lambda name: name != "AUPRO")
         options: dict[str, Any] = {} if group.decides else {"exact": self.exact}
         members: dict[str, Metric | MetricCollection] = {
             name: getattr(metrics, name.partition("_")[0])(**options) for name in names

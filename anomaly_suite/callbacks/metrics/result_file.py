@@ -3,7 +3,8 @@
 Top level: what ``AnomalyMetrics`` found (``metrics``, ``undefined``, ``error_bound``, ``definitions``, ``data``) and where it comes from
 (``method``, ``dataset``, ``dataset_version`` where there are several, ``labelled_anomalies`` where some were moved into training, ``validation``, ``calibration``, ``seed``, ``checkpoint``,
 ``command``, ``versions``). Then a section per callback:
-``segmentation`` of ``SegmentationMetrics``, ``components`` of ``ComponentMetrics``, ``localisation`` of ``LocalisationMetrics``.
+``segmentation`` of ``SegmentationMetrics``, ``components`` of ``ComponentMetrics``, ``localisation`` of ``LocalisationMetrics``,
+``frames`` of ``FrameMetrics``.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from anomaly_suite.contract import SEGMENTS, Validation
 from anomaly_suite.data.videos.feature_files import Layout, Video, find_features, require_features
 from anomaly_suite.data.videos.frame_truth import LengthRule, mark_events
-from anomaly_suite.data.videos.lists import read_lines
 from anomaly_suite.data.videos.module import VideoFeatures
+from anomaly_suite.data.videos.ucsd_clips import OBTAIN, annotated_spans
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import by_name, data_root, find_root, image_files, subfolders
 from anomaly_suite.io.images import read_mask
@@ -28,7 +28,6 @@ from anomaly_suite.io.videos import frame_files
 
 log = logging.getLogger(__name__)
 
-OBTAIN = "UCSD_Anomaly_Dataset comes from the page of UCSD's Statistical Visual Computing Lab."
 FOLDERS = {"ped1": "UCSDped1", "ped2": "UCSDped2"}
 PUBLISHED = {"ped1": (34, 36), "ped2": (16, 12)}  # normal and anomalous clips
 
@@ -200,22 +199,13 @@ class UCSDPedWeak(VideoFeatures):
     def _from_annotation(self, names: list[str]) -> dict[str, npt.NDArray[np.bool_]]:
         """Truth from the lines ``TestVideoFile{end+1}.gt_frame = [5:90, 140:200];``, one for each clip in order."""
         file = self._folder / "Test" / f"{FOLDERS[self.subset]}.m"
-        lines = read_lines(file, dataset="UCSDPedWeak", obtain=OBTAIN)
-        found = [match[1] for line in lines if (match := re.search(r"gt_frame\s*=\s*\[(.*)\]", line))]
+        found = annotated_spans(file, dataset="UCSDPedWeak")
         truth = {}
         for name in names:
             number = int(name.removeprefix("Test"))
             if not 0 < number <= len(found):
                 raise DatasetError(f"'{file}' annotates {len(found)} clips, so not {name}. Restore the published file.")
-            spans = re.split(r"[,\s]+", found[number - 1].strip())
-            if not all(re.fullmatch(r"\d+(:\d+)?", span) for span in spans):
-                raise DatasetError(
-                    f"'{file}' annotates {name} with [{found[number - 1]}]; expected frames as 5:90, 140:200. "
-                    "Restore the published file."
-                )
-            ends = [[int(end) for end in span.split(":")] for span in spans]
-            events = [(end[0] - 1, end[-1]) for end in ends]  # first and last frame, from 1
-            truth[name] = mark_events(events, self._frames("Test", name), video=name)
+            truth[name] = mark_events(found[number - 1], self._frames("Test", name), video=name)
         return truth
 
     def _from_masks(self, name: str) -> npt.NDArray[np.bool_]:
