@@ -25,7 +25,8 @@ class Batch(TypedDict, total=False):
 
     Images: ``image`` (B, C, H, W) float, in [0, 1] from the data modules of this package; ``label`` (B,) long, 1 is
     anomalous; ``mask`` (B, 1, H, W) bool, True is anomalous; ``image_path`` and ``category``, one string per image;
-    ``group`` (B,) long is the number of an image's group for localisation, 0 for none;
+    ``group`` (B,) long is the number of an image's group for localisation, 0 for none; ``seen_type`` (B,) bool is True where a method may have
+    been trained on anomalies of the same kind of defect, and there only if there are others;
     ``padding`` (B,) bool marks samples repeated by the sampler, which gives every process equally many.
     Weak video: ``snippet_features`` (B, C, T, D) float of C crops, ``length`` (B,) snippets of each video, the others being
     padding, ``label`` (B,) of whole videos (``bag_label`` is another name for it), ``image_path`` their names. With frame
@@ -41,6 +42,7 @@ class Batch(TypedDict, total=False):
     image_path: list[str]
     category: list[str]
     group: Tensor
+    seen_type: Tensor
     padding: Tensor
     snippet_features: Tensor
     length: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.utils.data import Dataset
 
@@ -17,6 +19,9 @@ class BatchedDataset(Dataset[Batch]):
     fresh_draws = False
     """Whether an index ``i + n * len(self)`` asks for item ``i`` with random steps of its own: it is drawn for the n-th time in an epoch."""
 
+    seen_types: Sequence[bool] | None = None
+    """For each item whether it is an anomaly of a kind that is in training, too; batches then have ``seen_type``."""
+
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__.")
 
@@ -29,7 +34,10 @@ class BatchedDataset(Dataset[Batch]):
         raise NotImplementedError(f"{type(self).__name__} must define batch(indices).")
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        batch = self.batch([index if index >= 0 else -1 - index for index in indices])
+        rows = [index if index >= 0 else -1 - index for index in indices]
+        batch = self.batch(rows)
+        if self.seen_types is not None:
+            batch["seen_type"] = torch.tensor([self.seen_types[row] for row in rows])
         if min(indices) < 0:
             batch["padding"] = torch.tensor([index < 0 for index in indices])
         return batch

@@ -32,6 +32,10 @@ from anomaly_suite.options import ChecksOptions
 log = logging.getLogger(__name__)
 
 POOLED = ""  # the key of all categories together
+SEEN = (
+    "seen",
+    "unseen",
+)  # all normal images with the anomalies of kinds that are in training, too, and with the others
 LEVELS: tuple[type[Level], ...] = (ImageLevel, PixelLevel, SceneLevel, VideoLevel, FrameLevel)
 
 
@@ -61,6 +65,9 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
     A metric without a value, such as an AUROC on one label, is left out of the log, explained once, and listed under
     ``undefined`` in ``metrics.json``; it never becomes NaN or 0. So is a level of which an epoch has scores without truth, or neither: the
     warning says which keys were wanted and which were there.
+
+    With several categories, metrics of samples are those of each and their mean, too, as ``bottle/image_AUROC``. Where some kinds of anomalies were in
+    training and others not, ``seen/`` and ``unseen/`` are those of all normal images with the anomalies of either.
 
     Several loaders have a result each and one of all together, named as ``callbacks/metrics/columns.py`` says.
 
@@ -367,14 +374,18 @@ def _own_value(name: str, metric: Metric) -> float:
 def _rows_by_category(batch: Batch) -> dict[str, Tensor]:
     """Which rows belong to each category, shape (B,) bool; empty where batches have none."""
     categories = batch.get("category", [])
-    return {one: torch.tensor([item == one for item in categories]) for one in sorted(set(categories))}
+    rows = {one: torch.tensor([item == one for item in categories]) for one in sorted(set(categories))}
+    if "seen_type" in batch and "label" in batch:
+        normal, seen = batch["label"].cpu() == 0, batch["seen_type"].cpu()
+        rows |= dict(zip(SEEN, (normal | seen, normal | ~seen), strict=True))
+    return rows
 
 
 def _category_means(values: dict[str, float]) -> dict[str, float]:
     """Mean over categories of every metric, under ``mean/``; nothing for a single category."""
     grouped: dict[str, list[float]] = {}
     for key, value in values.items():
-        _category, slash, name = key.rpartition("/")
-        if slash:
+        category, slash, name = key.rpartition("/")
+        if slash and category not in SEEN:
             grouped.setdefault(name, []).append(value)
     return {f"mean/{name}": sum(items) / len(items) for name, items in grouped.items() if len(items) > 1}

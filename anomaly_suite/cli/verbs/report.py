@@ -97,7 +97,7 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
     if version := result.get("dataset_version"):  # which list, protocol or subset
         console.print(f"data set: {version}", soft_wrap=True)
     if moved := result.get("labelled_anomalies"):
-        types = ", ".join(f"{count} {kind}" for kind, count in moved["types"].items())
+        types = ", ".join(f"{kind}: {count}" for kind, count in moved["types"].items())
         drawn = f"seed {moved['seed']}" if "seed" in moved else f"list {moved['list']}"
         used = "in training" if moved["trained_on"] else "left out of training and of the test"
         console.print(f"labelled anomalies {used}: {moved['count']} ({types}), {drawn}", soft_wrap=True)

@@ -164,7 +164,14 @@ class ImageDataModule(AnomalyDataModule):
             "left_out": len(gone),
             "images": [self._shown(pool.names[place]) for place in moved],
         }
-        return splits._replace(train=train.plus(test, moved), test=test.take(left))
+        train, test = train.plus(test, moved), test.take(left)
+        seen = {pool.kinds[place] for place in moved}
+        anomalous = [kind for kind, label in zip(test.kinds, test.labels, strict=True) if label]
+        if not {"", *seen}.issuperset(anomalous):  # or nothing could be told apart
+            test.seen_types = [
+                bool(label) and kind in seen for kind, label in zip(test.kinds, test.labels, strict=True)
+            ]
+        return splits._replace(train=train, test=test)
 
     def _pool(self, splits: Splits) -> Pool:
         train: Any = splits.train

@@ -106,10 +106,10 @@ def test_report_names_the_protocol_of_the_data(tmp_path):
 def test_report_says_which_anomalies_were_trained_on(tmp_path):
     moved = {"count": 3, "seed": 4, "types": {"crack": 2, "hole": 1}, "left_out": 0, "images": [], "trained_on": True}
     said = run_folder(tmp_path, report_of(labelled_anomalies=moved))
-    assert "\nlabelled anomalies in training: 3 (2 crack, 1 hole), seed 4\n" in said
+    assert "\nlabelled anomalies in training: 3 (crack: 2, hole: 1), seed 4\n" in said
     moved = {**{key: value for key, value in moved.items() if key != "seed"}, "list": "few.txt", "trained_on": False}
     said = run_folder(tmp_path, report_of(labelled_anomalies=moved))
-    assert "\nlabelled anomalies left out of training and of the test: 3 (2 crack, 1 hole), list few.txt\n" in said
+    assert "\nlabelled anomalies left out of training and of the test: 3 (crack: 2, hole: 1), list few.txt\n" in said
 
 
 def test_report_finds_the_sections_of_older_runs_in_their_files(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from anomaly_suite import data as data_modules
@@ -450,6 +451,27 @@ def test_a_checkpoint_is_never_tested_on_what_it_was_trained_on(tmp_path: Path) 
     trainer(tmp_path).test(
         Blind(), datamodule=digits(), ckpt_path=tmp_path / "blind.ckpt", weights_only=True, verbose=False
     )
+
+
+def test_metrics_tell_seen_kinds_from_others(tmp_path: Path) -> None:
+    data = digits(num_anomalous=4, anomalous_types=[4, 7], eval_batch_size=100)
+    run = trainer(tmp_path, callbacks=[AnomalyMetrics(image=["AUROC"])])
+    run.test(Reader(), datamodule=data, verbose=False)
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    test: Any = data.require_splits().test
+    score, label = everything(test)["image"].mean((1, 2, 3)), test.label
+    seen = torch.tensor([kind in ("4", "7") for kind in test.kinds])
+    for name, rows in (("", label >= 0), ("seen/", (label == 0) | seen), ("unseen/", (label == 0) | ~seen)):
+        expected = roc_auc_score(label[rows].numpy(), score[rows].numpy())
+        assert found[f"{name}image_AUROC"] == pytest.approx(expected, abs=1e-6)
+    assert set(found) == {"image_AUROC", "seen/image_AUROC", "unseen/image_AUROC"}
+    assert (
+        int(torch.cat([batch["seen_type"] for batch in data.test_dataloader()]).sum())
+        == int(seen.sum())
+        == 181 + 179 - 4
+    )
+    for other in (digits(num_anomalous=9), digits(), textures(num_anomalous=2)):  # all kinds, none, not known
+        assert "seen_type" not in next(iter(other.test_dataloader()))
 
 
 @pytest.mark.parametrize("model", [Reader, Blind])
