@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="of checkpoints and results, made or continued")
     parser.add_argument("--only", nargs="+", help="data sets")
     parser.add_argument("--rows", nargs="+", help="rows of the tables, by their beginnings")
+    parser.add_argument("--ks", nargs="+", type=int, default=(0, *KS), help="numbers of labelled anomalies")
     parser.add_argument("--subsets", nargs="+", type=int, default=SUBSETS)
     parser.add_argument("--types", action="store_true", help="train on one kind of defect")
     parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
@@ -342,7 +343,7 @@ def main() -> None:
     todo = list(cells(options.only or list(sets), typed=options.types, subsets=tuple(options.subsets)))
     for number, (name, cell) in enumerate(todo, 1):
         key = {"data": name, **cell}
-        if options.rows and not cell["variant"].startswith(tuple(options.rows)):
+        if cell["k"] not in options.ks or not cell["variant"].startswith(tuple(options.rows or ("",))):
             continue
         if any(key.items() <= record.items() for record in records):
             continue
