@@ -299,7 +299,7 @@ MUTANTS: list[tuple[str, ...]] = [
     ("contract/sampler.py", "order[~self.pattern] = self._even(normal)", "order[~self.pattern] = np.resize(normal, (~self.pattern).sum())"),
     ("contract/sampler.py", "pattern[np.flatnonzero(~pattern)[-missing:]] = True", "pattern[np.flatnonzero(~pattern)[:missing]] = True"),
     ("contract/loader.py", '{"balanced": sampler.share} if', "{} if", "data/images/test_image_data.py"),
-    ("contract/training.py", 'self._require_normal(batch, "a pass over the training set")', "pass", "contract/test_labels.py"),
+    ("contract/training.py", 'self._require_normal(batch, f"a pass over {what}")', "pass", "contract/test_labels.py"),
     ("contract/training.py", "            self._require_normal(checked, where)\n", "", "contract/test_labels.py"),
     ("contract/training.py", "            cls.reads_labels = False\n", "            cls.reads_labels = True\n", "contract/test_labels.py"),
     ("contract/data_module.py", "default_rng(self.seed).permutation(count)", "default_rng(0).permutation(count)"),

@@ -78,6 +78,15 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def as_loud_as_before() -> Iterator[None]:
+    """Scripts silence Lightning for their process; the next test wants to hear it."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    yield
+    log.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real data sets; the test is skipped where there is none."""

@@ -279,7 +279,9 @@ class FSADNet(LabelledScorer):
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         if several:  # DDP waits for a gradient of every parameter
             weights = [weight for weight in self.parameters() if weight.requires_grad]
-            loss = with_idle_weights(torch.zeros((), device=self.device) if loss is None else loss, weights)
+            loss = with_idle_weights(
+                torch.zeros((), dtype=torch.float32, device=self.device) if loss is None else loss, weights
+            )
         self.manual_backward(cast(Tensor, loss), inputs=weights)
         optimizer.step()
         self.zero_grad()

@@ -113,7 +113,7 @@ class LabelledScorer(AnomalyModule):
     def on_train_epoch_start(self) -> None:
         """Begin to count the anomalies of an epoch."""
         super().on_train_epoch_start()
-        self._anomalies = torch.zeros((), device=self.device) if self.needs_anomalies() else None
+        self._anomalies = torch.zeros((), dtype=torch.float32, device=self.device) if self.needs_anomalies() else None
 
     def on_train_epoch_end(self) -> None:
         """Refuse to go on without anomalies: every score would become the same.

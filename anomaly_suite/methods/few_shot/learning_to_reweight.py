@@ -139,7 +139,7 @@ class LearningToReweight(LabelledScorer):
         """
         super().on_train_start()
         samples = [FeatureSample(self.clean_size) for _ in range(2)]
-        image = torch.empty(0)
+        image = torch.empty(0, dtype=torch.float32)
         for batch in self.training_batches():
             image, label = batch["image"], self.labels(batch)
             used = ~batch["padding"] if "padding" in batch else torch.ones_like(label, dtype=torch.bool)

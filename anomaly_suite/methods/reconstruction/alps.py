@@ -263,7 +263,7 @@ class ALPS(AnomalyModule):
     @torch.no_grad()
     def _validated(self, batches: Iterable[Batch]) -> Tensor:
         """Clean score, perturbed score and label of this process's validation images, shape (3, B)."""
-        parts = [torch.empty(3, 0, device=self.device)]
+        parts = [torch.empty(3, 0, dtype=torch.float32, device=self.device)]
         for batch in batches:
             if "label" not in batch:
                 continue
