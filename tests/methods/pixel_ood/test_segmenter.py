@@ -76,7 +76,7 @@ def test_default_stride_is_two_thirds_rounded_up(side: int, step: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 32, "stride": 33}, "stride must be at least 1 and window=\\(32, 32\\)"),
+        ({"window": 32, "stride": 33}, "stride must be between 1 and window=\\(32, 32\\)"),
         ({"window": (32, 64), "stride": (32, 0)}, "stride must be at least 1"),
         ({"stride": 32}, "needs a window"),
     ],
