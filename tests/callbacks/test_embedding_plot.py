@@ -153,6 +153,7 @@ def test_a_fit_without_validation_shows_the_classes_alone_or_says_why_nothing(tr
         model = Encoded()
         model.automatic_optimization = False
         fit(trainer_in, model, EmbeddingPlot(), limit_val_batches=0)
+        fit(trainer_in, model, EmbeddingPlot(), check_val_every_n_epoch=5)  # the sanity check is no validation
     assert [groups for _, groups, _ in drawn] == [{f"pseudo-class {number}": 24 for number in range(3)}]
     assert (
         "nothing to draw of fit: no image was validated, and the method has no classes of training images."
