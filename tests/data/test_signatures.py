@@ -32,8 +32,12 @@ NAMES = (
     "MedMNIST",
     "SyntheticTextures",
     "SyntheticVideos",
+    "UCSDPed",
 )
-OWN_DEFAULTS: dict[str, dict[str, Any]] = {"SyntheticVideos": {"eval_batch_size": 1}}
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "SyntheticVideos": {"eval_batch_size": 1},
+    "UCSDPed": {"train_batch_size": 128, "eval_batch_size": 500, "val_size": 150},
+}
 GIVEN = {
     "train_batch_size": 3,
     "eval_batch_size": 5,
@@ -82,6 +86,20 @@ STEPS = [{"class": "HorizontalFlip"}]
         ("MedMNIST", {"size": 64, "normal_class": 1, "subset": True, "train_transform": max}),
         ("CIFAR10", {**CLASSES, "protocol": "pooled_2to1", "train_transform": max}),
         ("Digits", {**CLASSES, "train_transform": max}),
+        (
+            "UCSDPed",
+            {
+                "subset": "ped1",
+                "mode": "frames",
+                "image_size": (240, 360),
+                "patch_size": 20,
+                "motion": True,
+                "foreground_difference": 15.0,
+                "foreground_share": 0.2,
+                "anomalous_share": 0.0,
+                "train_every": 3,
+            },
+        ),
         (
             "SyntheticVideos",
             {
