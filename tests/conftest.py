@@ -70,11 +70,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
         file = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
-        if name in METHODS and (
-            name not in KEPT.get(file, METHODS) or (file in ("test_contract.py", "test_golden.py") and name in SKIPPED)
-        ):
-            item.add_marker("matrix")
-        elif file in ("test_notebooks.py", "cli/test_samples.py") and any(part in item.name for part in LEFT):
+        if (
+            name in METHODS
+            and (
+                name not in KEPT.get(file, METHODS)
+                or (file in ("test_contract.py", "test_golden.py") and name in SKIPPED)
+            )
+        ) or (file in ("test_notebooks.py", "cli/test_samples.py") and any(part in item.name for part in LEFT)):
             item.add_marker("matrix")
 
 
