@@ -20,9 +20,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_suite.contract import AnomalyModule, Batch, Prediction
+from anomaly_suite.contract import AnomalyModule, Batch, Prediction, Reconstruction
 from anomaly_suite.losses import with_idle_weights
-from anomaly_suite.nn.dcgan import to_signed
+from anomaly_suite.nn.dcgan import to_signed, to_unit
 from anomaly_suite.nn.pooled_autoencoder import Pool, PooledDecoder, PooledEncoder, running_statistics_kept
 from anomaly_suite.nn.size import ImageSize
 
@@ -209,6 +209,10 @@ class ALPS(AnomalyModule):
         x = to_signed(image)
         clean, perturbed = self.errors(x, self.encoder(x), self.perturb(x))
         return clean.flatten(1).mean(1).lerp(perturbed.flatten(1).mean(1), self.perturbed_share), clean, perturbed
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) in [0, 1], decoded from their clean codes."""
+        return Reconstruction(to_unit(self.decoder(self.encoder(to_signed(image)))))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A step of the autoencoder against a distorter at rest; in some epochs then one of the distorter, on the same batch."""

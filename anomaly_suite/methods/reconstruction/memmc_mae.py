@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.contract import AnomalyModule, Batch, Reconstruction
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.losses import PixelSpace, ReconstructionError
 from anomaly_suite.nn.encoders import STANDARDIZED_RANGE, destandardize, standardize
@@ -300,6 +300,14 @@ class MemMCMAE(AnomalyModule):
         at_once = max(1, SEQUENCES_AT_ONCE // self.visible.shape[0])
         found = [self._score(some) for some in portions(image, at_once)]
         return torch.cat([score for score, _ in found]), torch.cat([error for _, error in found])
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Images (B, C, H, W) with what the first mask hides filled in (B, 3, H, W), and the pixels that it hides."""
+        is_hidden = self.hidden_pixels()[:1] > 0
+        filled = self.fill(image)[:, 0]
+        hidden = is_hidden.view(1, 1, *self.image_size)
+        made = torch.where(hidden, filled, image.to(filled.dtype).expand(-1, 3, -1, -1))
+        return Reconstruction(made.float(), hidden.expand(len(image), -1, -1, -1))
 
     def _score(self, image: Tensor) -> tuple[Tensor, Tensor]:
         is_hidden, filled = self.hidden_pixels(), self.fill(image)
