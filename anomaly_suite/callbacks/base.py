@@ -142,7 +142,7 @@ def output_folder(trainer: Trainer, folder: str | None, name: str = "") -> Path:
 
 def of_data(
     trainer: Trainer,
-    name: Literal["validation", "root", "classes", "dataset_version", "validates_anomalies"],
+    name: Literal["validation", "root", "classes", "dataset_version", "validates_anomalies", "frames"],
     default: Any,
 ) -> Any:
     """What ``AnomalyDataModule`` declares for callbacks; another data module may have it, too.

@@ -111,7 +111,7 @@ class FrameMetrics(ChecksOptions, WritesFiles):
             "metrics": values,
             "undefined": undefined,
             "data": {"frames": len(truth.clip), "anomalous": int(truth.label.sum()), "scored_images": len(table)},
-            "without_images": len(truth.clip) - len(table[:, 0].unique()),
+            "without_images": len(truth.clip) - len(set(table[:, 0].tolist())),
             "detected_share": self.detected_share,
         }
         write_section(trainer, pl_module, self.filename, "frames", content)
@@ -121,7 +121,7 @@ class FrameMetrics(ChecksOptions, WritesFiles):
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
         frame = columns["frame"].long()
-        whole = len(frame) == len(truth.clip) == len(frame.unique()) and bool((columns["its area"] < 0).all())
+        whole = len(frame) == len(truth.clip) == len(set(frame.tolist())) and bool((columns["its area"] < 0).all())
 
         def rank(name: str, scope: str, score: Tensor, label: Tensor) -> None:
             for metric, function in RANKED.items():

@@ -47,7 +47,8 @@ def distortion(delta: Tensor, code: Tensor) -> Tensor:
         code: Shape (B, Z).
     """
     length = code.float().norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return (delta.float().norm(dim=1) / length).mean()
+    share: Tensor = delta.float().norm(dim=1) / length
+    return share.mean()
 
 
 def best_score(scores: Tensor, label: Tensor) -> str:
@@ -282,8 +283,7 @@ class ALPS(AnomalyModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam for encoder and decoder, and another one for the distorter."""
-        players: list[list[nn.Module]] = [
-            [self.encoder, self.decoder],
-            *([] if self.distorter is None else [[self.distorter]]),
-        ]
+        players: list[list[nn.Module]] = [[self.encoder, self.decoder]]
+        if self.distorter is not None:
+            players.append([self.distorter])
         return [Adam([w for net in nets for w in net.parameters()], lr=self.lr, betas=BETAS) for nets in players]
