@@ -32,8 +32,8 @@ common options:
   --run RUN                 (all but fit) configuration and checkpoint of an earlier fit; results go into its folder
   --untrained true          (validate, test, predict) score a model that has neither run nor checkpoint nor weights
   --output DIR              (predict) folder for the results; --on_error skip leaves out pictures that cannot be read
-  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, localisation,
-                            heatmaps, plots, curves, table, splits
+  --disable [NAME, ...]     leave out default callbacks: calibrate, metrics, segmentation, components, frames,
+                            localisation, heatmaps, plots, curves, table, splits
   --version                 print the version
 
 example:

@@ -18,6 +18,7 @@ def defaults_of(kind: type) -> dict[str, Any]:
 
 
 BASE = defaults_of(AnomalyDataModule)
+UNLABELLED = {"SyntheticVideos", "UCSDPed"}  # which take no labelled anomalies
 IMAGES = defaults_of(ImageDataModule)
 MEDICAL = ("HyperKvasir", "LAG", "COVIDx", "MedIAnomaly", "BMAD")
 NAMES = (
@@ -55,7 +56,7 @@ def test_every_option_is_a_keyword_with_type_and_default(name: str) -> None:
     parameters = inspect.signature(getattr(data, name)).parameters
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values())
     assert all(each.annotation is not each.empty for each in parameters.values())
-    base = BASE if name == "SyntheticVideos" else IMAGES
+    base = BASE if name in UNLABELLED else IMAGES
     defaults = {key: each.default for key, each in parameters.items() if key in base}
     assert defaults == {**base, **OWN_DEFAULTS.get(name, {})}
 
@@ -64,10 +65,10 @@ def test_every_option_is_a_keyword_with_type_and_default(name: str) -> None:
 def test_every_option_arrives(name: str) -> None:
     kind = getattr(data, name)
     own = {"root": "somewhere"} if "root" in inspect.signature(kind).parameters else {}
-    given = GIVEN if name == "SyntheticVideos" else {**GIVEN, **LABELLED}
+    given = GIVEN if name in UNLABELLED else {**GIVEN, **LABELLED}
     module = kind(**given, **own)
     assert {key: getattr(module, key) for key in given} == given
-    if name != "SyntheticVideos":
+    if name not in UNLABELLED:
         assert kind(anomalous_list="list.txt", **own).anomalous_list == "list.txt"
 
 

@@ -47,8 +47,8 @@ def distortion(delta: Tensor, code: Tensor) -> Tensor:
         code: Shape (B, Z).
     """
     length = code.float().norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    share: Tensor = (delta.float().norm(dim=1) / length).mean()
-    return share
+    share: Tensor = delta.float().norm(dim=1) / length
+    return share.mean()
 
 
 def best_score(scores: Tensor, label: Tensor) -> str:
@@ -287,8 +287,7 @@ class ALPS(AnomalyModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam for encoder and decoder, and another one for the distorter."""
-        players: list[list[nn.Module]] = [
-            [self.encoder, self.decoder],
-            *([] if self.distorter is None else [[cast(nn.Module, self.distorter)]]),
-        ]
+        players: list[list[nn.Module]] = [[self.encoder, self.decoder]]
+        if self.distorter is not None:
+            players.append([self.distorter])
         return [Adam([w for net in nets for w in net.parameters()], lr=self.lr, betas=BETAS) for nets in players]

@@ -263,7 +263,8 @@ def test_values_that_cannot_be(options: dict[str, Any], message: str) -> None:
 
 def test_every_data_module_of_images_is_one() -> None:
     kinds = [getattr(data_modules, name) for name in data_modules.__all__]
-    images = [kind for kind in kinds if ".images." in kind.__module__]
+    # Frames of a clip are alike: some in training would leave their neighbours in the test.
+    images = [kind for kind in kinds if ".images." in kind.__module__ and kind.__name__ != "UCSDPed"]
     assert len(images) >= 14
     based = [kind for kind in kinds if "ImageDataModule" in [base.__name__ for base in kind.__mro__]]
     assert based == images
