@@ -55,5 +55,5 @@ def test_real_sets(bench: ModuleType, real_data: Path) -> None:
     kvasir = bench.hyper_kvasir_sample(real_data, "")
     assert kvasir.mask.flatten(1).any(1).tolist() == (kvasir.label == 1).tolist()
     assert kvasir.mask[kvasir.label == 1].float().mean((1, 2, 3)).min() > 0.4
-    assert len(kvasir.train) > 100
+    assert len(kvasir.train) >= 80
     assert 20 < kvasir.label.sum() < len(kvasir.label) / 2
