@@ -17,6 +17,7 @@ from anomaly_suite.callbacks.score_curves import ScoreCurves
 from anomaly_suite.callbacks.split_table import SplitTable
 from anomaly_suite.callbacks.summary import PredictionSummary
 from anomaly_suite.callbacks.table import ScoreTable
+from anomaly_suite.callbacks.tiles import TiledPrediction
 
 __all__ = [
     "AnomalyMetrics",
@@ -35,4 +36,5 @@ __all__ = [
     "SplitTable",
     "StageCallback",
     "Step",
+    "TiledPrediction",
 ]

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import anomaly_suite.data
 import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of both by their short names
@@ -32,15 +32,18 @@ from anomaly_suite.callbacks import (
     ScoreTable,
     SegmentationMetrics,
     SplitTable,
+    TiledPrediction,
 )
+from anomaly_suite.callbacks.tiles import keep_size
 from anomaly_suite.cli.catalog import options_of
 from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
-from anomaly_suite.cli.samples import check_config, origin_line
+from anomaly_suite.cli.run_config import RunConfig
+from anomaly_suite.cli.samples import check_config
 from anomaly_suite.cli.trainer_options import check_trainer, require_end, require_mapping
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
-from anomaly_suite.io.atomic import save_text, try_folder
+from anomaly_suite.io.atomic import try_folder
 from anomaly_suite.tensor_files import numpy_numbers
 
 Started = TypeVar("Started", bound="SuiteCLI")
@@ -245,12 +248,20 @@ class SuiteCLI(LightningCLI):
         if is_local(folder) and (self.subcommand != "validate" or self.trainer.loggers):
             try_folder(Path(folder))  # before loggers do, who raise anything
         use_checkpoint_files(self.trainer)
+        tile = self.config[self.subcommand].get("tile") if self.subcommand else None
+        if tile is not None and tile.size is not None:
+            self._cut_into_tiles(tile.size, tile.overlap)
         if (
             self.subcommand != "fit"
             and self.config[self.subcommand].get("untrained")
             and self._get(self.config, "ckpt_path") is None
         ):
             self.model.load_pretrained()
+
+    def _cut_into_tiles(self, size: int | tuple[int, int], overlap: float) -> None:
+        """Let images keep their size, one a batch, and the stage cut them into tiles."""
+        self.trainer.callbacks.append(TiledPrediction(size=size, overlap=overlap))  # type: ignore[attr-defined]
+        keep_size(self.datamodule)
 
     def _parse_ckpt_path(self) -> None:
         """Take the options of the checkpoint.
@@ -328,6 +339,12 @@ class SuiteCLI(LightningCLI):
         if subcommand != "fit":
             text = "Score a model without a checkpoint or weights, as a fit would begin with it."
             parser.add_argument("--untrained", type=bool, default=False, help=text)
+        if subcommand in ("test", "predict"):
+            text = "Score images in their own size, in tiles of so many pixels (height and width): those of the images that were trained on."
+            parser.add_argument("--tile.size", type=int | tuple[int, int] | None, default=None, help=text)
+            parser.add_argument(
+                "--tile.overlap", type=float, default=0.25, help="Share of a tile that the next one covers again."
+            )
         if subcommand == "predict":  # results go to files; keeping every map would fill the memory
             parser.set_defaults({"return_predictions": False})
         return parser
@@ -367,30 +384,3 @@ def is_single_pass(class_path: str) -> bool:
     """
     found = class_of(class_path)
     return isinstance(found, type) and issubclass(found, AnomalyModule) and found.single_pass
-
-
-class RunConfig(SaveConfigCallback):
-    """Save ``config.yaml`` with the values in effect: devices, precision and epochs as resolved by the trainer.
-
-    Its first line, ``# from: one_class/padim_mvtec.yaml``, names the configurations that the run was fitted with; ``report`` finds
-    the published figures by it.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Replace what was left to the trainer by what it chose, then save."""
-        self.config = self.config.clone()
-        settings = self.config.trainer
-        settings.accelerator = trainer.accelerator.name()
-        settings.devices = trainer.num_devices
-        settings.max_epochs = trainer.max_epochs
-        settings.precision = trainer.precision
-        self._folder = trainer.log_dir  # every process takes part
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, whole or not at all, with the names of the configurations in front; in the first process only."""
-        if self._folder is None:
-            return
-        files = [Path(str(path)) for path in self.config.get("config") or []]
-        text = self.parser.dump(self.config, skip_none=False)
-        save_text(Path(self._folder) / self.config_filename, origin_line(files) + text)

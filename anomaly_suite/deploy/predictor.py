@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 
+from anomaly_suite.callbacks.tiles import Tiling, keep_size
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Preparation
 from anomaly_suite.contract.checkpoint_file import read_checkpoint
 from anomaly_suite.data.new_pictures import as_image
@@ -31,6 +32,9 @@ class Predictor(PicturePredictor):
         preparation: What happens to pictures first, such as ``data_module.preparation()``.
         device: Where to compute; None takes a GPU if there is one.
         batch_size: Pictures scored at once.
+        tile: Height and width of tiles in pixels, or one number for both, of the size that the method was trained on; pictures then keep their
+            size. None scores whole pictures.
+        overlap: Share of a tile that the next one covers again, in [0, 1).
 
     Raises:
         NotFittedError: the method cannot score yet.
@@ -44,21 +48,34 @@ class Predictor(PicturePredictor):
         *,
         device: str | torch.device | None = None,
         batch_size: int = 32,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
     ) -> None:
         super().__init__(preparation.channels, batch_size)
+        self.tiling = None if tile is None else Tiling(tile, overlap)
         model.require_fitted()
         self.device = _device(device)
         self.model = model.eval().to(self.device)
         self.preparation = preparation
 
     @classmethod
-    def from_run(cls, run: str | Path, *, device: str | torch.device | None = None, batch_size: int = 32) -> Predictor:
+    def from_run(
+        cls,
+        run: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
+    ) -> Predictor:
         """The predictor of a run of ``anomaly-suite fit``, with its own size and steps.
 
         Args:
             run: Folder of the run, or one that holds runs, of which the newest is taken.
             device: See the class.
             batch_size: See the class.
+            tile: See the class.
+            overlap: See the class.
 
         Raises:
             DatasetNotFoundError: there is no run.
@@ -67,7 +84,9 @@ class Predictor(PicturePredictor):
         """
         folder = find_run(run)
         model, data = load_run(folder / "config.yaml", find_checkpoint(folder))
-        return cls(model, data.preparation(), device=device, batch_size=batch_size)
+        if tile is not None:
+            keep_size(data)
+        return cls(model, data.preparation(), device=device, batch_size=batch_size, tile=tile, overlap=overlap)
 
     @classmethod
     def from_checkpoint(
@@ -77,6 +96,8 @@ class Predictor(PicturePredictor):
         data: AnomalyDataModule | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 32,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
     ) -> Predictor:
         """The predictor of a checkpoint.
 
@@ -86,6 +107,8 @@ class Predictor(PicturePredictor):
                 ``config.yaml`` of the run lies in a folder above.
             device: See the class.
             batch_size: See the class.
+            tile: See the class.
+            overlap: See the class.
 
         Raises:
             CheckpointError: the file is no checkpoint of a method of this package.
@@ -100,7 +123,9 @@ class Predictor(PicturePredictor):
                 "the fit had it, or the run to Predictor.from_run."
             )
         model, data = load_run(config if data is None else None, path, data)
-        return cls(model, data.preparation(), device=device, batch_size=batch_size)
+        if tile is not None:
+            keep_size(data)
+        return cls(model, data.preparation(), device=device, batch_size=batch_size, tile=tile, overlap=overlap)
 
     def read(self, picture: Picture) -> Pixels:
         """See :class:`~anomaly_suite.deploy.streams.PicturePredictor`."""
@@ -113,7 +138,12 @@ class Predictor(PicturePredictor):
     @torch.inference_mode()
     def score(self, names: Sequence[str], pixels: Sequence[Pixels]) -> Iterator[Predicted]:
         """See :class:`~anomaly_suite.deploy.streams.PicturePredictor`."""
-        found: Any = self.model.predict_step({"image": as_image(pixels, names).to(self.device)}, 0)
+        batch: Any = {"image": as_image(pixels, names).to(self.device)}
+        if self.tiling is None:
+            found: Any = self.model.predict_step(batch, 0)
+        else:
+            self.model.check_input(batch)
+            found = self.model.calibration(self.tiling(self.model.predict, batch))
         return results(
             names, {key: value.cpu().numpy() for key, value in found.items() if isinstance(value, torch.Tensor)}
         )

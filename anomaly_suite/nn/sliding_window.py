@@ -5,7 +5,7 @@ Axes: B batch, C and D channels, H and W pixels of an image, h and w of a window
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import EllipsisType
 from typing import Literal, cast
 
@@ -66,22 +66,62 @@ def sliding_windows(
         Shape (B, D, H, W), float32.
     """
     size = (image.shape[2], image.shape[3])
-    sides, down, right = _grid(size, window, stride)
-    if len(down) == len(right) == 1:
+    if len(window_places(size, window, stride)) == 1:
         return function(image).float()
+    total: Tensor | None = None
+    for place, weight in _weighted(image, window, stride, blend):
+        part = function(image[place]).float()
+        if total is None:
+            total = part.new_zeros(part.shape[0], part.shape[1], *size)
+        total[place].addcmul_(part, weight)
+    return cast(Tensor, total)  # there is at least one window
+
+
+def tiled_scores(
+    function: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+    image: Tensor,
+    *,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    blend: Blend = "tapered",
+) -> tuple[Tensor, Tensor | None]:
+    """Score large images tile by tile: the highest tile is the score of an image, maps are blended.
+
+    Args:
+        function: Images (B, C, h, w) to scores (B,) and maps (B, 1, h, w), or None for methods without maps.
+        image: Shape (B, C, H, W), at least as large as a window.
+        window: Height and width of a tile.
+        stride: Pixels from one tile to the next, down and to the right.
+        blend: See :func:`sliding_windows`.
+
+    Returns:
+        Scores (B,) and maps (B, 1, H, W), float32; beside them only one tile is in memory.
+    """
+    best: Tensor | None = None
+    total: Tensor | None = None
+    for place, weight in _weighted(image, window, stride, blend):
+        score, part = function(image[place])
+        best = score.float() if best is None else torch.maximum(best, score.float())
+        if part is not None:
+            if total is None:
+                total = part.new_zeros(part.shape[0], part.shape[1], *image.shape[2:], dtype=torch.float32)
+            total[place].addcmul_(part.float(), weight)
+    return cast(Tensor, best), total
+
+
+def _weighted(
+    image: Tensor, window: tuple[int, int], stride: tuple[int, int], blend: Blend
+) -> Iterator[tuple[Place, Tensor]]:
+    """Windows of an image and the weights of their pixels, row by row."""
+    size = (image.shape[2], image.shape[3])
+    sides, down, right = _grid(size, window, stride)
     rows, columns = (
         _weights(starts, side, full, blend, image.device)
         for starts, side, full in zip((down, right), sides, size, strict=True)
     )
-    total: Tensor | None = None
     for top, row in zip(down, rows, strict=True):
         for left, column in zip(right, columns, strict=True):
-            place = _place(top, left, sides)
-            part = function(image[place]).float()
-            if total is None:
-                total = part.new_zeros(part.shape[0], part.shape[1], *size)
-            total[place].addcmul_(part, row[:, None] * column)
-    return cast(Tensor, total)  # there is at least one window
+            yield _place(top, left, sides), row[:, None] * column
 
 
 def _grid(

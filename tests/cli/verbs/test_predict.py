@@ -134,3 +134,55 @@ def test_a_picture_that_cannot_be_read_stops(root, new, monkeypatch):
 )
 def test_options_and_inputs_in_any_order(words, options, inputs):
     assert split_inputs(words) == (options, inputs)
+
+
+def test_large_pictures_in_tiles(new, tmp_path, monkeypatch):
+    """Pictures of other sizes than the run's, in tiles of the run's size."""
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", "DAE", "--model.image_size", "16", "--model.in_channels", "1", "--model.widths", "[4, 8]"]
+    for part in ("normal", "abnormal"):
+        (new / "set" / part).mkdir(parents=True)
+        for name in ("a.png", "b.png"):
+            pixels = cv2.imread(str(new / name))[:: 1 if part == "normal" else -1]
+            cv2.imwrite(str(new / "set" / part / f"{part}_{name}"), pixels)
+    options = [
+        "--data",
+        "Folder",
+        "--data.root",
+        str(new / "set"),
+        "--data.channels",
+        "1",
+        "--data.test_fraction",
+        "0.5",
+    ]
+    (new / "cut.png").unlink()
+    options += [
+        "--data.image_size",
+        "16",
+        "--data.validation",
+        "none",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.logger",
+        "false",
+    ]
+    succeed("fit", *model, "--model.latent_dim", "4", *options, *QUIET)
+    words = [
+        "predict",
+        "--run",
+        "runs",
+        str(new / "a.png"),
+        str(new / "sub"),
+        "--tile.size",
+        "16",
+        "--heatmaps.raw",
+        "npy",
+    ]
+    succeed(*words)
+    folder = Path("runs/predictions/a")
+    assert len(table(folder / "predictions.csv")) == 2
+    assert np.load(next((folder / "heatmaps" / "predict_raw").rglob("*.npy"))).shape == (20, 24)
+    found = anomaly_suite.Predictor.from_run("runs", device="cpu", tile=16)(new / "a.png")
+    score = float(table(folder / "predictions.csv")[str(new / "a.png")]["anomaly_score"])
+    assert found[0].anomaly_score == pytest.approx(score, rel=1e-4)
+    assert "at least as large as a tile" in fail(*words[:4], "--tile.size", "32")

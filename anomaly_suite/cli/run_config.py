@@ -1,0 +1,38 @@
+"""RunConfig: the configuration of a run, with what was in effect, in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from anomaly_suite.cli.samples import origin_line
+from anomaly_suite.io.atomic import save_text
+
+
+class RunConfig(SaveConfigCallback):
+    """Save ``config.yaml`` with the values in effect: devices, precision and epochs as resolved by the trainer.
+
+    Its first line, ``# from: one_class/padim_mvtec.yaml``, names the configurations that the run was fitted with; ``report`` finds
+    the published figures by it.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Replace what was left to the trainer by what it chose, then save."""
+        self.config = self.config.clone()
+        settings = self.config.trainer
+        settings.accelerator = trainer.accelerator.name()
+        settings.devices = trainer.num_devices
+        settings.max_epochs = trainer.max_epochs
+        settings.precision = trainer.precision
+        self._folder = trainer.log_dir  # every process takes part
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file, whole or not at all, with the names of the configurations in front; in the first process only."""
+        if self._folder is None:
+            return
+        files = [Path(str(path)) for path in self.config.get("config") or []]
+        text = self.parser.dump(self.config, skip_none=False)
+        save_text(Path(self._folder) / self.config_filename, origin_line(files) + text)
