@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from cli_parts import TINY, Flow, succeed
+from cli_parts import AUGMENTED, DIGITS, QUIET, TINY, Flow, succeed
 
 from anomaly_suite.io.runs import find_run
 
@@ -33,3 +33,15 @@ def flow(tmp_path_factory):
         said["calibrate"] = succeed("calibrate", "--run", "runs/tiny", *rule)
         said["report"] = succeed("report", "runs/tiny")
     return Flow(root, folder, said, before)
+
+
+@pytest.fixture(scope="session")
+def dae_run(tmp_path_factory):
+    """A folder with a run of a method that gives maps, in ``runs``."""
+    root = tmp_path_factory.mktemp("dae")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        model = ["--model", "DAE", "--model.image_size", "16", "--model.in_channels", "1", "--model.widths", "[4, 8]"]
+        options = ["--model.latent_dim", "4", *DIGITS, *AUGMENTED, *QUIET, "--trainer.max_epochs", "1"]
+        succeed("fit", *model, *options, "--trainer.logger", "false", "--trainer.default_root_dir", "runs")
+    return root

@@ -10,24 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cli_parts import AUGMENTED, DIGITS, QUIET, command, one_sentence, succeed
+from cli_parts import command, one_sentence, succeed
 
 import anomaly_suite
 from anomaly_suite.errors import CheckpointError, ConfigError, DatasetNotFoundError
 
 pytestmark = pytest.mark.xdist_group("predict")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A folder with a run of a method that gives maps, in ``runs``."""
-    root = tmp_path_factory.mktemp("export")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        model = ["--model", "DAE", "--model.image_size", "16", "--model.in_channels", "1", "--model.widths", "[4, 8]"]
-        options = ["--model.latent_dim", "4", *DIGITS, *AUGMENTED, *QUIET, "--trainer.max_epochs", "1"]
-        succeed("fit", *model, *options, "--trainer.logger", "false", "--trainer.default_root_dir", "runs")
-    return root
 
 
 WITHOUT_TORCH = """
@@ -40,10 +28,10 @@ print(json.dumps([[each.anomaly_score, each.normalized_score, each.is_anomalous,
 """
 
 
-def test_a_run_becomes_a_file_that_needs_no_torch(root, monkeypatch, tmp_path):
+def test_a_run_becomes_a_file_that_needs_no_torch(dae_run, monkeypatch, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(dae_run)
     for number in range(3):
         picture = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
@@ -61,9 +49,9 @@ def test_a_run_becomes_a_file_that_needs_no_torch(root, monkeypatch, tmp_path):
         assert (decided, shape) == (wanted.is_anomalous, [16, 16])
 
 
-def test_other_formats_and_places(root, monkeypatch, tmp_path):
-    monkeypatch.chdir(root)
-    checkpoint = root / "runs" / "checkpoints" / "model.ckpt"
+def test_other_formats_and_places(dae_run, monkeypatch, tmp_path):
+    monkeypatch.chdir(dae_run)
+    checkpoint = dae_run / "runs" / "checkpoints" / "model.ckpt"
     options = ["--format", "torchscript", "--output", str(tmp_path / "new" / "net")]
     succeed("export", "--run", "runs", "--ckpt_path", str(checkpoint), *options)
     assert (tmp_path / "new" / "net.pt").stat().st_size > 1000
@@ -79,6 +67,6 @@ def test_other_formats_and_places(root, monkeypatch, tmp_path):
         (["--run", "runs", "--formt", "onnx"], ConfigError, "formt"),
     ],
 )
-def test_what_cannot_be_exported(root, monkeypatch, words, kind, says):
-    monkeypatch.chdir(root)
+def test_what_cannot_be_exported(dae_run, monkeypatch, words, kind, says):
+    monkeypatch.chdir(dae_run)
     assert says in one_sentence(command("export", *words), kind)

@@ -8,25 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cli_parts import AUGMENTED, DIGITS, QUIET, command, succeed
+from cli_parts import QUIET, command, succeed
 from video_files import frames, write_video
 
 import anomaly_suite
 from anomaly_suite.cli.verbs.predict import split_inputs
 
 pytestmark = pytest.mark.xdist_group("predict")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A folder with a run of a method that gives maps, in ``runs``."""
-    root = tmp_path_factory.mktemp("predict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        model = ["--model", "DAE", "--model.image_size", "16", "--model.in_channels", "1", "--model.widths", "[4, 8]"]
-        options = ["--model.latent_dim", "4", *DIGITS, *AUGMENTED, *QUIET, "--trainer.max_epochs", "1"]
-        succeed("fit", *model, *options, "--trainer.logger", "false", "--trainer.default_root_dir", "runs")
-    return root
 
 
 @pytest.fixture
@@ -55,10 +43,10 @@ def table(file: Path) -> dict[str, dict[str, str]]:
         return {row["path"]: row for row in csv.DictReader(opened)}
 
 
-def test_a_folder_with_everything(root, new, monkeypatch):
-    monkeypatch.chdir(root)
+def test_a_folder_with_everything(dae_run, new, monkeypatch):
+    monkeypatch.chdir(dae_run)
     said = succeed("predict", "--run", "runs", str(new), "--on_error", "skip", "--data.eval_batch_size", "2")
-    folder = root / "runs" / "predictions" / "new parts"
+    folder = dae_run / "runs" / "predictions" / "new parts"
     rows = table(folder / "predictions.csv")
     names = [
         new / name for name in ("a.png", "b.png", "clip.avi/000000", "clip.avi/000001", "clip.avi/000002", "sub/a.png")
@@ -73,15 +61,15 @@ def test_a_folder_with_everything(root, new, monkeypatch):
     assert "6 scored in " in said.out
     assert f": {flagged} anomalous (score at least" in said.out
     assert "1 could not be read" in said.out
-    assert f"results: {folder.relative_to(root)}" in said.out.replace(f"{root}/", "")
+    assert f"results: {folder.relative_to(dae_run)}" in said.out.replace(f"{dae_run}/", "")
     found = anomaly_suite.Predictor.from_run("runs", device="cpu")(new, on_error="skip")
     scores = [float(row["anomaly_score"]) for row in rows.values()]
     assert [each.anomaly_score for each in found] == pytest.approx(scores, rel=1e-4)
     assert not list(folder.glob("metrics.json"))
 
 
-def test_again_replaces_what_was_there(root, new, monkeypatch, tmp_path):
-    monkeypatch.chdir(root)
+def test_again_replaces_what_was_there(dae_run, new, monkeypatch, tmp_path):
+    monkeypatch.chdir(dae_run)
     (new / "cut.png").unlink()
     place = tmp_path / "here"
     options = ["--run=runs", f"--output={place}", "--table.format", "parquet"]
@@ -107,18 +95,18 @@ def test_again_replaces_what_was_there(root, new, monkeypatch, tmp_path):
         (["a.png"], "data"),
     ],
 )
-def test_what_cannot_be_predicted(root, new, monkeypatch, tmp_path, words, says):
+def test_what_cannot_be_predicted(dae_run, new, monkeypatch, tmp_path, words, says):
     place = tmp_path / "empty"
     place.mkdir()
     monkeypatch.chdir(place)
     words = [
-        str(new / "a.png") if word == "a.png" else str(root / "runs") if word == "runs" else word for word in words
+        str(new / "a.png") if word == "a.png" else str(dae_run / "runs") if word == "runs" else word for word in words
     ]
     assert says in fail("predict", *words)
 
 
-def test_a_picture_that_cannot_be_read_stops(root, new, monkeypatch):
-    monkeypatch.chdir(root)
+def test_a_picture_that_cannot_be_read_stops(dae_run, new, monkeypatch):
+    monkeypatch.chdir(dae_run)
     assert "cut.png' " in fail("predict", "--run", "runs", str(new / "cut.png"))
 
 
