@@ -21,6 +21,9 @@ from anomaly_suite.nn.size import ImageSize, height_width, require_image
 NEGATIVE_SLOPE = 0.2  # of the leaky rectifiers
 HALVINGS = 2  # the first two convolutions have stride 2
 
+Output = Literal["tanh", "leaky_relu", "linear"]
+"""What ends the decoder. A tanh that saturates at the background's value passes no gradient: on mostly black images a small training may stay black."""
+
 Pool = Literal["mean", "flatten"]
 """How a grid becomes a code: its mean, or a linear layer on all of it, which keeps where things are."""
 
@@ -97,16 +100,25 @@ class PooledEncoder(nn.Module):
 
 
 class PooledDecoder(nn.Module):
-    """Codes to images in [-1, 1]; sizes that are no multiple of 4 are cut from the middle (30 of 32).
+    """Codes to images in [-1, 1], which ``tanh`` alone keeps to; sizes that are no multiple of 4 are cut from the middle (30 of 32).
 
     Args:
         latent_dim: Z.
         out_channels: C.
         image_size: Height and width.
         widths: As for the encoder, outermost first.
+        output: See :data:`Output`.
     """
 
-    def __init__(self, *, latent_dim: int, out_channels: int, image_size: ImageSize, widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        out_channels: int,
+        image_size: ImageSize,
+        widths: Sequence[int],
+        output: Output = "tanh",
+    ) -> None:
         super().__init__()
         self.image_size = height_width(image_size)
         first, second, third = widths
@@ -127,7 +139,12 @@ class PooledDecoder(nn.Module):
         ):
             kernel, stride, padding = (4, 2, 1) if doubles else (5, 1, 2)
             layers += [nn.ConvTranspose2d(before, after, kernel, stride, padding), nn.LeakyReLU(NEGATIVE_SLOPE)]
-        self.levels = nn.Sequential(*layers, nn.ConvTranspose2d(max(1, first // 2), out_channels, 5, 1, 2), nn.Tanh())
+        ends: dict[str, nn.Module] = {
+            "tanh": nn.Tanh(), "linear": nn.Identity(), "leaky_relu": nn.LeakyReLU(NEGATIVE_SLOPE)
+        }  # fmt: skip
+        self.levels = nn.Sequential(
+            *layers, nn.ConvTranspose2d(max(1, first // 2), out_channels, 5, 1, 2), ends[output]
+        )
         glorot_normal(self)
 
     def forward(self, code: Tensor) -> Tensor:

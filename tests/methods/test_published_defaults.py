@@ -49,7 +49,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "cycle_weight": 1.0, "izi_weight": 0.0, "detach_visual": False, "lr": 1e-4,
     },
     "ALPS": {  # alps.md, 2 and 3; the score, 4
-        "image_size": 28, "widths": (64, 96, 128), "latent_dim": 64, "pool": "mean", "perturbation": "tanh", "epsilon": 1.0,
+        "image_size": 28, "widths": (64, 96, 128), "latent_dim": 64, "pool": "mean", "output": "tanh", "perturbation": "tanh", "epsilon": 1.0,
         "perturbed_weight": 1.0, "clean_weight": 1.0, "distorter_every": 3, "score": "chosen", "lr": 5e-4,
     },
     "CCD": {  # ccd.md, 2 and 3

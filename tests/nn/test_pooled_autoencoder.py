@@ -79,3 +79,16 @@ def test_running_statistics_are_kept_but_the_batch_normalises() -> None:
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(1, 28, 28\); got \(1, 30, 30\)"):
         pair(28)[0](torch.rand(1, 1, 30, 30))
+
+
+@pytest.mark.parametrize(("output", "low"), [("tanh", -1.0), ("leaky_relu", -0.2 * 50), ("linear", -50.0)])
+def test_what_ends_the_decoder(output: str, low: float) -> None:
+    decoder = PooledDecoder(latent_dim=5, out_channels=1, image_size=16, widths=(4, 4, 4), output=output)  # type: ignore[arg-type]
+    last = decoder.levels[-2]
+    nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+    nn.init.constant_(last.bias, -50.0)  # type: ignore[arg-type]
+    image = decoder(torch.randn(2, 5))
+    assert torch.allclose(image, torch.tensor(low))
+    assert torch.autograd.grad(image.sum(), last.bias)[0].item() == pytest.approx(
+        {"tanh": 0, "leaky_relu": 0.2, "linear": 1}[output] * image.numel()
+    )

@@ -23,7 +23,7 @@ from torch.optim import Adam, Optimizer
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction, Reconstruction
 from anomaly_suite.losses import with_idle_weights
 from anomaly_suite.nn.dcgan import to_signed, to_unit
-from anomaly_suite.nn.pooled_autoencoder import Pool, PooledDecoder, PooledEncoder, running_statistics_kept
+from anomaly_suite.nn.pooled_autoencoder import Output, Pool, PooledDecoder, PooledEncoder, running_statistics_kept
 from anomaly_suite.nn.size import ImageSize
 
 BETAS = (0.5, 0.9)  # of both Adams, as in OLED
@@ -78,6 +78,8 @@ class ALPS(AnomalyModule):
         widths: Channels of the encoder's first three convolutions; the decoder mirrors them.
         latent_dim: Z; 64 for digits and clothes, 128 for patches of UCSD.
         pool: Of the encoders: ``mean`` over positions as published, or ``flatten`` with a linear layer, for images whose parts have places.
+        output: What ends the decoder: ``tanh``, ``leaky_relu`` as in the authors' code of another method, or ``linear``. The thesis does not
+            say. On mostly black images a ``tanh`` may saturate, and the training stays black.
         perturbation: ``tanh`` bounds the learned one; ``unbounded`` does not; ``noise`` adds Gaussian noise of deviation ``epsilon``
             instead; ``none`` is the plain autoencoder, all three scores being one.
         epsilon: Bound of a component of the perturbation; not read by ``unbounded``.
@@ -103,6 +105,7 @@ class ALPS(AnomalyModule):
         widths: tuple[int, int, int] = (64, 96, 128),
         latent_dim: int = 64,
         pool: Pool = "mean",
+        output: Output = "tanh",
         perturbation: Literal["tanh", "unbounded", "noise", "none"] = "tanh",
         epsilon: float = 1.0,
         perturbed_weight: float = 1.0,
@@ -124,7 +127,7 @@ class ALPS(AnomalyModule):
         }
         self.encoder = PooledEncoder(**encoder)
         self.decoder = PooledDecoder(
-            latent_dim=latent_dim, out_channels=in_channels, image_size=image_size, widths=widths
+            latent_dim=latent_dim, out_channels=in_channels, image_size=image_size, widths=widths, output=output
         )
         learned = perturbation in ("tanh", "unbounded")
         self.distorter = PooledEncoder(**encoder) if learned else None
