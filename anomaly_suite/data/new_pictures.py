@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from anomaly_suite.contract import Preparation
 from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.preparation import as_image
 from anomaly_suite.data.transforms import Pixels
-from anomaly_suite.errors import ConfigError, DatasetError, ImageReadError, ShapeError
-from anomaly_suite.io.pictures import Picture, with_channels
+from anomaly_suite.errors import DatasetError, ImageReadError, ShapeError
+from anomaly_suite.io.pictures import OnError, Picture, check_on_error, with_channels
 from anomaly_suite.io.videos import FrameReader
 
 log = logging.getLogger(__name__)
-
-OnError = Literal["raise", "skip"]
 
 
 class NewPictures(BatchedDataset):
@@ -31,8 +30,7 @@ class NewPictures(BatchedDataset):
     """
 
     def __init__(self, pictures: Sequence[Picture], preparation: Preparation, *, on_error: OnError = "raise") -> None:
-        if on_error not in ("raise", "skip"):
-            raise ConfigError(f"on_error must be raise or skip; got {on_error!r}. skip leaves out what cannot be read.")
+        check_on_error(on_error)
         self.pictures = pictures
         self.preparation = preparation
         self.on_error: OnError = on_error
@@ -66,7 +64,7 @@ class NewPictures(BatchedDataset):
         batch: dict[str, Any] = {}
         if found:
             names, pixels = zip(*found, strict=True)
-            batch = {"image": as_image(pixels, names), "image_path": list(names)}
+            batch = {"image": stacked(pixels, names), "image_path": list(names)}
         return {**batch, "unreadable": unreadable} if unreadable else batch
 
     def read(self, picture: Picture) -> Pixels:
@@ -87,7 +85,7 @@ class NewPictures(BatchedDataset):
         return {**self.__dict__, "_frames": FrameReader()}
 
 
-def as_image(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
+def stacked(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
     """A batch for a network.
 
     Args:
@@ -106,4 +104,4 @@ def as_image(pixels: Sequence[Pixels], names: Sequence[str]) -> torch.Tensor:
                 f"'{names[0]}' is {pixels[0].shape[:2]} and '{name}' is {each.shape[:2]} (H, W), and the run keeps the size of its images. "
                 "Score them one at a time: --data.eval_batch_size 1."
             )
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+    return as_image(np.stack(pixels))

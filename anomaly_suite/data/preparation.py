@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from anomaly_suite.data.transforms import Pipeline, Pixels
 from anomaly_suite.errors import ConfigError
@@ -104,3 +105,15 @@ def _cut(pixels: Pixels, frame: Frame) -> Pixels:
     height, width = pixels.shape[:2]
     top, left, bottom, right = (round(share * side) for share, side in zip(frame, (height, width) * 2, strict=True))
     return np.ascontiguousarray(pixels[top:bottom, left:right])
+
+
+def as_image(pixels: Pixels) -> torch.Tensor:
+    """Images as methods take them.
+
+    Args:
+        pixels: 8 bits, shape (B, H, W, C).
+
+    Returns:
+        float32 in [0, 1], shape (B, C, H, W), channels last in memory.
+    """
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)

@@ -12,7 +12,7 @@ import yaml
 from anomaly_suite.callbacks.tiles import Tiling, keep_size
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Preparation
 from anomaly_suite.contract.checkpoint_file import read_checkpoint
-from anomaly_suite.data.new_pictures import as_image
+from anomaly_suite.data.new_pictures import stacked
 from anomaly_suite.deploy.streams import PicturePredictor, Predicted, results
 from anomaly_suite.errors import CheckpointError, ConfigError
 from anomaly_suite.io.pictures import Picture, Pixels
@@ -138,7 +138,7 @@ class Predictor(PicturePredictor):
     @torch.inference_mode()
     def score(self, names: Sequence[str], pixels: Sequence[Pixels]) -> Iterator[Predicted]:
         """See :class:`~anomaly_suite.deploy.streams.PicturePredictor`."""
-        batch: Any = {"image": as_image(pixels, names).to(self.device)}
+        batch: Any = {"image": stacked(pixels, names).to(self.device)}
         if self.tiling is None:
             found: Any = self.model.predict_step(batch, 0)
         else:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from anomaly_suite.deploy.inputs import Given, pictures_of
 from anomaly_suite.errors import ConfigError, DatasetError, ImageReadError
-from anomaly_suite.io.pictures import Picture, Pixels, with_channels
+from anomaly_suite.io.pictures import OnError, Picture, Pixels, check_on_error, with_channels
 from anomaly_suite.io.videos import FrameReader
-
-OnError = Literal["raise", "skip"]
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +103,7 @@ class PicturePredictor:
         Yields:
             One entry a picture, in order.
         """
-        if on_error not in get_args(OnError):
-            raise ConfigError(f"on_error must be raise or skip; got {on_error!r}. skip leaves out what cannot be read.")
+        check_on_error(on_error)
         frames = FrameReader()
         ready = (
             (given.name, pixels)

@@ -6,19 +6,21 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.errors import DatasetError, DatasetNotFoundError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.folders import image_files, on_disk
 from anomaly_suite.io.images import IMAGE_SUFFIXES
 from anomaly_suite.io.rows import read_rows
 from anomaly_suite.io.videos import VIDEO_SUFFIXES, count_frames, videos_in
 
 Pixels = npt.NDArray[np.uint8]
+OnError = Literal["raise", "skip"]
+"""What happens at a picture that cannot be read: ``raise`` stops, ``skip`` leaves it out and says so."""
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -33,6 +35,16 @@ class Picture(NamedTuple):
     def name(self) -> str:
         """What results call it: ``folder/a.png``, or ``folder/clip.mp4/000012``."""
         return str(self.path) if self.frame is None else f"{self.path}/{self.frame:06d}"
+
+
+def check_on_error(given: str) -> None:
+    """Refuse another word than those of :data:`OnError`.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if given not in get_args(OnError):
+        raise ConfigError(f"on_error must be raise or skip; got {given!r}. skip leaves out what cannot be read.")
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Picture]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from anomaly_suite.callbacks import PredictionSummary, ScoreTable
 from anomaly_suite.cli.lightning import SuiteCLI, start, telling
 from anomaly_suite.cli.verbs.run import of_run, run, taken
-from anomaly_suite.data.new_pictures import NewPictures, OnError
+from anomaly_suite.data.new_pictures import NewPictures
 from anomaly_suite.errors import ConfigError
-from anomaly_suite.io.pictures import Picture, common_folder, find_pictures
+from anomaly_suite.io.pictures import OnError, Picture, check_on_error, common_folder, find_pictures
 from anomaly_suite.io.runs import find_run
 
 FLAGS = ("-h", "--help", "--print_config")  # words that no value follows
@@ -44,8 +44,7 @@ def predict(words: list[str]) -> None:
             )
         run("predict", options)
         return
-    if on_error not in (None, *get_args(OnError)):
-        raise ConfigError(f"--on_error must be raise or skip; got {on_error!r}. skip leaves out what cannot be read.")
+    check_on_error(on_error or "raise")
     request = Request(find_pictures(inputs), "skip" if on_error == "skip" else "raise")
     given, rest = taken(options, "--run", needs="the folder of an earlier fit")
     folder = None if given is None else find_run(given)

@@ -20,7 +20,7 @@ from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.image_data import ImageDataModule
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
-from anomaly_suite.data.preparation import Frame, PicturePreparation
+from anomaly_suite.data.preparation import Frame, PicturePreparation, as_image
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import DatasetError, ShapeError
 from anomaly_suite.io.folders import check_leaks, require_once
@@ -151,7 +151,7 @@ class ImageFiles(BatchedDataset):
                     "Set image_size, so that images can share a batch."
                 )
         batch: Batch = {
-            "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255),
+            "image": as_image(np.stack(images)),
             "label": torch.tensor([item.label for item in items]),
             "image_path": [str(item.path) for item in items],
         }

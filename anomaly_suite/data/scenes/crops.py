@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_suite.contract import VOID
+from anomaly_suite.data.preparation import as_image
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import ConfigError
 
@@ -112,15 +113,3 @@ def check_range(name: str, value: tuple[float, float] | None) -> None:
     """
     if value is not None and not 0 < value[0] <= value[1]:
         raise ConfigError(f"{name} is a smallest and a largest factor above 0; got {list(value)}.")
-
-
-def as_image(pixels: Pixels) -> Tensor:
-    """Images as methods take them.
-
-    Args:
-        pixels: 8 bits, shape (B, H, W, 3).
-
-    Returns:
-        Float in [0, 1], shape (B, 3, H, W), channels last in memory.
-    """
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from anomaly_suite.contract import VOID, Batch
 from anomaly_suite.data.batched_dataset import BatchedDataset
+from anomaly_suite.data.preparation import as_image
 from anomaly_suite.data.scenes.anomaly_mix import anomaly_mix
-from anomaly_suite.data.scenes.crops import CropScenes, as_image
+from anomaly_suite.data.scenes.crops import CropScenes
 from anomaly_suite.data.scenes.cutouts import Cutouts
 from anomaly_suite.data.scenes.labels import LabelTable, relabel
 from anomaly_suite.data.scenes.scene_files import SceneSource

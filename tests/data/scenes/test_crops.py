@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_suite.data.scenes.crops import CropScenes, as_image
+from anomaly_suite.data.preparation import as_image
+from anomaly_suite.data.scenes.crops import CropScenes
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.nn.encoders import standardize
 
