@@ -93,6 +93,12 @@ class TestNativeScore:
         torch.testing.assert_close(other, one)
         assert one.isfinite().all()
 
+    def test_it_is_the_closest_row_that_counts(self) -> None:
+        f = torch.tensor([3.0, 4.0]).expand(1, 4, 2)
+        bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [torch.nan, torch.nan]])[:, None].expand(4, 4, 2)
+        found = native_score(f, torch.zeros(1, 4), bank, mean_norm=torch.full((4,), 2.0), mean_logit=torch.ones(4))
+        assert found.item() == -2.0  # the cosine to (0, 1) times the length, over the mean length
+
     def test_it_needs_both_losses(self) -> None:
         with pytest.raises(
             ConfigError, match=r"density=native scores by projections and by the classifier.*; got only contrast"
