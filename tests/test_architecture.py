@@ -178,7 +178,7 @@ def test_rarely_needed_packages_are_imported_where_used() -> None:
     assert files_with(early) == {}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["list", "methods"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["list", "methods"], ["fit", "--model.help", "PaDiM"]])
 def test_quick_verbs_load_neither_torch_nor_lightning(words: list[str]) -> None:
     code = (
         "import sys\nfrom anomaly_suite.cli import main\n"

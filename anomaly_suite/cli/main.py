@@ -1,4 +1,4 @@
-"""``anomaly-suite fit|validate|test|predict|calibrate|export|extract-features|list|report``: reads the verb and hands the rest on.
+"""``anomaly-suite fit|train|validate|test|predict|calibrate|export|extract-features|list|report``: reads the verb and hands the rest on.
 
 Neither torch nor Lightning is imported here: help, ``list``, ``report`` and ``--version`` answer at once, and a misspelt class
 or configuration is reported before anything slow is loaded. Each verb imports its file when it is asked for.
@@ -12,10 +12,10 @@ from typing import NoReturn
 
 from anomaly_suite import __version__
 from anomaly_suite.cli.catalog import check_class_names
-from anomaly_suite.cli.help import HELP
+from anomaly_suite.cli.help import HELP, help_for, without_all
 from anomaly_suite.errors import AnomalySuiteError, ConfigError, did_you_mean
 
-RUN_VERBS = ("fit", "validate", "test", "predict", "calibrate")
+RUN_VERBS = ("fit", "train", "validate", "test", "predict", "calibrate")
 VERBS = (*RUN_VERBS, "export", "extract-features", "list", "report")
 
 
@@ -45,6 +45,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _dispatch(verb: str, words: list[str]) -> None:
+    if verb in (*RUN_VERBS, "export", "extract-features"):
+        if (text := help_for(verb, words)) is not None:
+            print(text, end="")
+            return
+        words = without_all(words)
     if verb == "list":
         from anomaly_suite.cli.verbs.list import list_names
 
@@ -66,10 +71,14 @@ def _dispatch(verb: str, words: list[str]) -> None:
         from anomaly_suite.cli.stages import has_stages, split_stages
 
         check_class_names(words)
-        stages = split_stages(verb, words) if has_stages(words) else []
+        stages = split_stages("fit" if verb == "train" else verb, words) if has_stages(words) else []
         stages = [stage._replace(words=find_configs(stage.words)) for stage in stages]
         words = find_configs(words)
-        if stages and not {"-h", "--help"} & set(words):
+        if verb == "train" and words != ["--help"]:
+            from anomaly_suite.cli.verbs.train import train
+
+            train(words, stages)
+        elif stages and not {"-h", "--help"} & set(words):
             from anomaly_suite.cli.verbs.chain import chain
 
             chain(stages)
@@ -84,7 +93,7 @@ def _dispatch(verb: str, words: list[str]) -> None:
         else:
             from anomaly_suite.cli.verbs.run import run
 
-            run(verb, words)
+            run("fit" if verb == "train" else verb, words)
     else:
         raise ConfigError(f"unknown verb {verb!r}; known are {', '.join(VERBS)}.{did_you_mean(verb, VERBS)}")
 

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from anomaly_suite.cli.samples import origin_line
+from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.atomic import save_text
 
 
@@ -17,6 +18,8 @@ class RunConfig(SaveConfigCallback):
     Its first line, ``# from: one_class/padim_mvtec.yaml``, names the configurations that the run was fitted with; ``report`` finds
     the published figures by it.
     """
+
+    _folder: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replace what was left to the trainer by what it chose, then save."""
@@ -28,6 +31,17 @@ class RunConfig(SaveConfigCallback):
         settings.precision = trainer.precision
         self._folder = trainer.log_dir  # every process takes part
         super().setup(trainer, pl_module, stage)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is, once the run has begun.
+
+        Raises:
+            ConfigError: it is nowhere.
+        """
+        if self._folder is None:
+            raise ConfigError("the run has no folder; got a trainer without log_dir. Set trainer.default_root_dir.")
+        return Path(self._folder)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, whole or not at all, with the names of the configurations in front; in the first process only."""

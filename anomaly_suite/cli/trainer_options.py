@@ -68,6 +68,26 @@ def require_end(settings: Any, *, single_pass: bool) -> None:
         )
 
 
+def require_checkpoint(settings: Any, *, who: str) -> None:
+    """Refuse a fit that leaves nothing for what follows.
+
+    Args:
+        settings: Options of ``Trainer`` by name, as parsed.
+        who: Must leave it.
+
+    Raises:
+        ConfigError: with the option.
+    """
+    for name, wrong in {
+        "fast_dev_run": bool(settings.get("fast_dev_run")),
+        "enable_checkpointing": settings.get("enable_checkpointing") is False,
+    }.items():
+        if wrong:
+            raise ConfigError(
+                f"{who} must leave a checkpoint; got trainer.{name}={settings[name]}, which leaves none. Leave it out."
+            )
+
+
 def require_mapping(name: str, settings: Any) -> None:
     """Refuse a group of options that is something else than a mapping, which the parser lets through.
 

@@ -20,8 +20,8 @@ from anomaly_suite.io.runs import find_run
 pytestmark = pytest.mark.xdist_group("flow")
 
 
-def test_help_of_a_verb_lists_the_options_of_the_callbacks():
-    said = succeed("fit", "--help").out
+def test_the_whole_help_of_a_verb_lists_the_options_of_the_callbacks():
+    said = succeed("fit", "--help", "all").out
     for option in (
         "--calibrate.quantile",
         "--metrics.image",

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from anomaly_suite.cli.catalog import options_of
-from anomaly_suite.cli.lightning import class_of, run_lightning, telling
+from anomaly_suite.cli.lightning import SuiteCLI, class_of, run_lightning, telling
 from anomaly_suite.cli.planned import PlannedCLI, plan_lightning
 from anomaly_suite.cli.stages import THEN, Stage
+from anomaly_suite.cli.trainer_options import require_checkpoint
 from anomaly_suite.errors import AnomalySuiteError, CheckpointError, ConfigError
 from anomaly_suite.io.atomic import save_text
 from anomaly_suite.io.runs import find_checkpoint, find_run
@@ -27,7 +28,7 @@ FINISHED = "finished.yaml"
 MARK = 0.15625  # what stands for every weight before there are any; float16 and bfloat16 hold it exactly
 
 
-def chain(stages: list[Stage]) -> None:
+def chain(stages: list[Stage], *, tested: bool = False) -> SuiteCLI:
     """Fit every stage but the last, a pre-training each, unless it is finished; then the last with their encoders.
 
     A pre-training of patches goes to ``local_encoder_weights`` where the detector has it, any other to ``encoder_weights``. All that can be
@@ -37,6 +38,10 @@ def chain(stages: list[Stage]) -> None:
 
     Args:
         stages: Two or more, the detector last.
+        tested: Whether the detector must leave a checkpoint, too.
+
+    Returns:
+        The finished command line of the detector.
 
     Raises:
         ConfigError: a first method without encoder, a last one that takes none, or options that leave no run to hand over.
@@ -50,7 +55,7 @@ def chain(stages: list[Stage]) -> None:
             f"the detector takes one encoder of whole images and one of patches; got {len(options)} pre-trainings for {', '.join(options)}. "
             "Leave one out, or set its patch_size."
         )
-    _require_folders(stages, plans)
+    _require_folders(stages, plans, tested=tested)
     _try_hand_over(stages, plans[-1], dict(zip(options, models, strict=True)))
     texts = [plan.asked() for plan in plans]
     roots = [plan.root() for plan in plans]
@@ -65,7 +70,7 @@ def chain(stages: list[Stage]) -> None:
         words += [f"--model.{option}", str(run)]
         print(f"{stages[-1]} takes {run} as {option}.")
     with _named(stages[-1]):
-        run_lightning("fit", words)
+        return run_lightning("fit", words)
 
 
 @contextmanager
@@ -115,22 +120,15 @@ def _option(last: Stage, plan: PlannedCLI, stage: Stage, model: Any) -> str:
     return option
 
 
-def _require_folders(stages: list[Stage], plans: list[PlannedCLI]) -> None:
+def _require_folders(stages: list[Stage], plans: list[PlannedCLI], *, tested: bool) -> None:
     """Refuse what would leave no run, or one over the other.
 
     Raises:
         ConfigError: with the option.
     """
-    for stage, plan in zip(stages[:-1], plans[:-1], strict=True):
-        trainer = plan.config["fit"].trainer
-        for name, wrong in {
-            "fast_dev_run": bool(trainer.fast_dev_run),
-            "enable_checkpointing": trainer.enable_checkpointing is False,
-        }.items():
-            if wrong:
-                raise ConfigError(
-                    f"{stage} must leave a checkpoint; got trainer.{name}={trainer[name]}, which leaves none. Leave it out."
-                )
+    for stage, plan in zip(stages, plans, strict=True):
+        if tested or stage is not stages[-1]:
+            require_checkpoint(plan.config["fit"].trainer, who=str(stage))
     plain = [plan.root() for plan in plans if plan.config["fit"].trainer.logger is False]
     if len({root.resolve() for root in plain}) < len(plain):
         raise ConfigError(

@@ -101,3 +101,9 @@ def test_mistakes_are_found_before_anything_is_trained(cwd: Path, changes: dict,
     assert re.search(said, done.err, re.IGNORECASE), done.err
     assert done.err.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def test_a_chain_to_be_tested_leaves_a_checkpoint_at_its_end(cwd: Path) -> None:
+    last = write("second", "MSSSIMAutoencoder", SECOND, enable_checkpointing=False)
+    done = command("train", "--config", write("first", "KnowledgeDistillation", FIRST), "--then", last)
+    assert "stage 2 (second.yaml) must leave a checkpoint; got trainer.enable_checkpointing=False" in done.err
