@@ -235,9 +235,24 @@ def pair_masks(mask_dir: Path, names: Mapping[Path, Sequence[str]]) -> dict[Path
     Raises:
         DatasetError: a mask fits two images, or none; or two masks fit one image.
     """
+    return pair_names(image_files(mask_dir), mask_dir, names)
+
+
+def pair_names(files: Iterable[Path], mask_dir: Path, names: Mapping[Path, Sequence[str]]) -> dict[Path, Path]:
+    """The same for masks of any kind of file.
+
+    Args:
+        files: All masks.
+        mask_dir: Folder that they lie in, or one of them.
+        names: See :func:`pair_masks`.
+
+    Raises:
+        DatasetError: see :func:`pair_masks`.
+    """
+    below = mask_dir if mask_dir.is_dir() else mask_dir.parent
     masks = by_name(
-        image_files(mask_dir),
-        lambda path: same_name(path.relative_to(mask_dir).with_suffix("").as_posix()),
+        files,
+        lambda path: same_name(path.relative_to(below).with_suffix("").as_posix()),
         what="masks of one name",
         advice="Delete the wrong one.",
     )

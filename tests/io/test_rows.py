@@ -32,6 +32,9 @@ def test_encodings_and_ends_of_lines(tmp_path: Path, encoding: str, end: str) ->
     [
         TABLE.replace(",", ";"),
         TABLE.replace(",", "\t"),
+        TABLE.replace(",", "|"),
+        TABLE.replace(",", ", ").replace("\n", ",\n"),
+        "\ufeff\ufeff" + TABLE,
         "sep=;\n" + TABLE.replace(",", ";"),
         'Path , LABEL\n ä.png , 0\n\n"b.png", 1',
         '{"path": "ä.png", "label": 0}\r\n{"Path": "b.png", "label": true}\r\n',
@@ -50,8 +53,13 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (TABLE.encode("latin-1"), r"line 2 of '.*a\.csv' is not UTF-8 \(byte 0xe4\).*Save it as UTF-8"),
-        (TABLE.encode("utf-16-le"), r"line \d of .*a\.csv.* (is not UTF-8|holds a zero byte)"),
+        (
+            b"path,label\n\x81.png,0\n",
+            r"line 2 of '.*a\.csv' is not UTF-8 \(byte 0x81\): the file is in another encoding",
+        ),
+        (b"\xff\xfepath", r"line 1 of '.*a\.csv' (is not UTF-16|has no)|lists no image"),
+        (b"PK\x03\x04\xe4", r"a\.csv' is a spreadsheet or archive and no text\. Save it as CSV"),
+        ("path,label\nNaN,0\n", r"row 2 of '.*a\.csv' has no 'path'"),
         (b"path,label\na\0.png,0\n", r"line 2 of '.*a\.csv' holds a zero byte"),
         (
             "path,label\na.png,0\nx,y.png,1\n",
@@ -70,6 +78,28 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_named_with_its_line(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         rows(tmp_path, content)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark(tmp_path: Path, encoding: str) -> None:
+    assert rows(tmp_path, TABLE.encode(encoding)) == ROWS
+
+
+def test_windows_letters_are_read_and_said(tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"line 2 of '.*a\.csv' is not UTF-8 \(byte 0xe4\): the file is read as Windows-1252"
+    ):
+        assert rows(tmp_path, TABLE.encode("cp1252")) == ROWS
+
+
+def test_empty_cells_and_other_names_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",Image Path,label,mask-path\n0,a.png,0,nan\n1,b.png,1,\n2,c.png,1,<NA>\n")
+    got = read_rows(
+        tmp_path / "a.csv", NEEDED, {"path": ("image_path",), "mask": ("gt", "mask_path"), "label": ("mask_path",)}
+    )
+    assert [(row.values["path"], row.values["label"], row.values["mask"]) for row in got] == [
+        ("a.png", "0", ""), ("b.png", "1", ""), ("c.png", "1", ""),
+    ]  # fmt: skip
 
 
 def test_no_text_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,33 +13,47 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from anomaly_suite.contract import Validation
 from anomaly_suite.data.images.bit_depth import Bits
+from anomaly_suite.data.images.drawn_masks import Annotations, annotation_files, holds_masks
 from anomaly_suite.data.images.image_files import Found, ImageFileModule, Item
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
 from anomaly_suite.io.folders import on_disk, pair_masks, require_files, require_images
 from anomaly_suite.io.image_headers import Exif
+from anomaly_suite.io.polygons import Drawing
 from anomaly_suite.io.rows import read_rows
 
-LABELS = {"normal": 0, "good": 0, "0": 0, "anomaly": 1, "anomalous": 1, "abnormal": 1, "1": 1}
+LABELS = {
+    **dict.fromkeys(("normal", "good", "0", "ok", "false", "normal_test"), 0),
+    **dict.fromkeys(("anomaly", "anomalous", "abnormal", "1", "defect", "defective", "bad", "nok", "ng", "true"), 1),
+}
 SPLITS = ("train", "val", "test")
+PARTS = {**{name: name for name in SPLITS}, "training": "train", "valid": "val", "validation": "val", "testing": "test"}
+ALSO = {
+    "path": ("image_path", "filename", "file_name", "filepath", "file_path", "image", "img_path"),
+    "label": ("label_index", "is_anomaly", "is_anomalous", "anomalous", "target"),
+    "mask": ("mask_path", "mask_file", "gt_path", "gt_mask"),
+    "defect_type": ("defect", "anomaly_type"),
+}
+"""What columns of an index are called elsewhere, in the tables of anomalib for example."""
 
 
 class Folder(ImageFileModule):
     """Your own images, in folders of normal and anomalous ones or listed in an index file.
 
     Subfolders are searched. Masks are found by name: ``<mask_dir>/<defect folder>/<stem>_mask`` or
-    ``<mask_dir>/<stem>_mask``, each also without ``_mask``. Normal images without a place of their own for testing are
-    split by the seed.
+    ``<mask_dir>/<stem>_mask``, each also without ``_mask``. In place of images they may be polygons: LabelMe files (``<stem>.json``, perhaps
+    beside the images), or a COCO file. Normal images without a place of their own for testing are split by the seed.
 
-    An index has one row per image: CSV with a header (separated by commas, semicolons or tabs), or JSON lines, in UTF-8 or
-    in UTF-16 with its mark. Columns: ``path``, ``label`` (normal, good, 0, anomaly, anomalous, abnormal, 1), and if wanted
-    ``mask``, ``split`` (train, val, test) and ``defect_type``. Paths are relative to ``root`` or to the index. Anomalies
+    An index has one row per image: CSV with a header (separated by commas, semicolons, tabs or bars), or JSON lines, in UTF-8, UTF-16 or
+    Windows-1252. Columns, in any case: ``path``, ``label`` (normal, good, ok, 0, 0.0, False, anomaly, anomalous, abnormal, defect, bad, nok, 1, 1.0,
+    True), and if wanted ``mask`` (an image, a LabelMe or a COCO file; empty or nan for none), ``split`` (train, val, test) and ``defect_type``; the
+    names in anomalib's tables (``image_path``, ``label_index``, ``mask_path``) do as well. Paths are relative to ``root`` or to the index. Anomalies
     listed for training serve validation, like those listed for it; listed without a split they are for testing.
 
     Args:
         root: Folder that the other folders are relative to; the index file's own folder by default.
         normal_dir: Normal images, one folder or several.
         abnormal_dir: Anomalous images, one folder or several, one for each kind of defect.
-        mask_dir: Masks; some or all anomalous images may have none.
+        mask_dir: Folder of masks, or of LabelMe or COCO files, or one COCO file; some or all anomalous images may have none.
         normal_test_dir: Normal images for testing; then all in ``normal_dir`` are for training.
         test_fraction: Share of the normal images that is for testing where nothing says which.
         index: Index file, instead of the folders.
@@ -172,13 +187,29 @@ class Folder(ImageFileModule):
             names[path] = [f"{where}{end}" for where in (folder.name / stem, stem) for end in ("_mask", "")]
             names[path] = [Path(name).as_posix() for name in names[path]]
             defects[path] = stem.parent.as_posix() if len(stem.parts) > 1 else folder.name
-        masks: dict[Path, Path] = {}
-        if self.mask_dir is not None:
-            where = on_disk(self.root / self.mask_dir)
-            require_images(where, dataset="Folder")
-            masks = pair_masks(where, names)
-        tests += [Item(path, 1, masks.get(path), defect=defect) for path, defect in defects.items()]
+        masks = (
+            {} if self.mask_dir is None else self._masks(on_disk(self.root / self.mask_dir), names, [*normals, *tests])
+        )
+        for path, defect in defects.items():
+            mask, drawing = masks.get(path, (None, None))
+            tests.append(Item(path, 1, mask, defect=defect, drawing=drawing))
         return Found(normals, [], tests)
+
+    def _masks(
+        self, where: Path, names: dict[Path, list[str]], normals: list[Item]
+    ) -> Mapping[Path, tuple[Path, Drawing | None]]:
+        """Masks of anomalous images: images of their own, or drawn from annotation files."""
+        files = annotation_files(where)
+        if not files:
+            require_images(where, dataset="Folder")
+            return {path: (mask, None) for path, mask in pair_masks(where, names).items()}
+        normal = [item.path for item in normals]
+        if where.is_dir() and (mask := holds_masks(where, [*names, *normal])):
+            raise DatasetError(
+                f"'{where}' holds annotations ('{files[0].name}') and images that are none of the data set ('{mask.name}'), which could be masks. "
+                "Keep the ones that count in a folder of their own."
+            )
+        return Annotations(normal).of_folder(where, names)
 
     def _images(self, folders: str | list[str]) -> list[tuple[Path, Path]]:
         names = [folders] if isinstance(folders, str) else folders
@@ -203,21 +234,28 @@ class Folder(ImageFileModule):
             )
         parts: dict[str, list[Item]] = {"": [], "train": [], "val": [], "test": []}
         lines: dict[str, int] = {}
-        for number, row in read_rows(index, ("path", "label")):
-            label = _known(row["label"], LABELS, f"label in row {number} of '{index}'")
-            split = row.get("split", "")
-            split = split and _known(split, {name: name for name in SPLITS}, f"split in row {number} of '{index}'")
+        annotations = Annotations()
+        for number, row in read_rows(index, ("path", "label"), ALSO):
+            where = f"row {number} of '{index}'"
+            label, kind = _label(row, where)
+            split = row.get("split", "").casefold().removeprefix("split.")
+            if split:
+                split = PARTS.get(split) or _known(split, dict.fromkeys(SPLITS), f"split in {where}")
             if label:
                 split = {"": "test", "train": "val"}.get(split, split)
             mask = self._locate(row["mask"], index) if row.get("mask") else None
-            defect = row.get("defect_type") or "anomaly" if label else ""
+            defect = row.get("defect_type") or kind or "anomaly" if label else ""
             path = self._locate(row["path"], index)
+            drawing = None
+            if mask is not None and mask.suffix.lower() == ".json":
+                require_files([mask], source=f"'{index}'")
+                mask, drawing = annotations.of_image(mask, path) or (None, None)
             first = lines.setdefault(os.path.realpath(path), number)
             if first != number:
                 raise DatasetError(
                     f"rows {first} and {number} of '{index}' list the same image, '{path}'. List every image once."
                 )
-            parts[split].append(Item(path, label, mask, defect=defect))
+            parts[split].append(Item(path, label, mask, defect=defect, drawing=drawing))
         for name, items in parts.items():
             parts[name] = sorted(items, key=lambda item: item.path.as_posix())
         listed = [item for items in parts.values() for item in items]
@@ -239,6 +277,20 @@ class Folder(ImageFileModule):
             on_disk(folder / each) for each in (name, name.replace("\\", "/")) for folder in (index.parent, self.root)
         ]
         return next((place for place in places if os.path.isfile(place)), self.root / name)
+
+
+def _label(row: Mapping[str, str], where: str) -> tuple[int, str]:
+    """The label of a row, and the kind of defect where the label says it and ``label_index`` the label, as in anomalib's tables."""
+    value, number = row["label"], row.get("label_index", "")
+    kind = value if number and value.casefold() not in LABELS else ""
+    try:
+        share = float(number if kind else value)
+    except ValueError:
+        share = -1
+    if share in (0, 1):
+        return int(share), kind
+    label: int = _known(number if kind else value, LABELS, f"label in {where}")
+    return label, kind
 
 
 def _known(value: str, table: dict[str, Any], what: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,36 +19,15 @@ from anomaly_suite.contract import Batch, Listed, Splits, Validation
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.images.bit_depth import BitDepth, Bits
 from anomaly_suite.data.images.image_data import ImageDataModule
+from anomaly_suite.data.images.item import Found as Found
+from anomaly_suite.data.images.item import Item as Item
 from anomaly_suite.data.images.pseudo_anomalies import WithPseudoAnomalies
 from anomaly_suite.data.preparation import Frame, PicturePreparation, as_image
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import DatasetError, ShapeError
 from anomaly_suite.io.folders import check_leaks, require_once
 from anomaly_suite.io.image_headers import Exif
-from anomaly_suite.io.images import MaskRule, check_mask_size, image_size, read_mask
-
-
-class Item(NamedTuple):
-    """One image file; ``category`` is given where a data set has several, ``defect`` for anomalous images.
-
-    ``rule`` says how the mask is read; ``group`` is the number of the image's group for localisation, 0 for none.
-    """
-
-    path: Path
-    label: int = 0
-    mask: Path | None = None
-    category: str = ""
-    defect: str = ""
-    rule: MaskRule = "auto"
-    group: int = 0
-
-
-class Found(NamedTuple):
-    """What a data set consists of: training normals, images that it sets apart for validation, test images."""
-
-    train: list[Item]
-    val: list[Item]
-    test: list[Item]
+from anomaly_suite.io.images import image_size
 
 
 class ImageFiles(BatchedDataset):
@@ -168,10 +147,7 @@ class ImageFiles(BatchedDataset):
     def _read(self, index: int) -> tuple[Pixels, Pixels | None]:
         item = self.items[index % len(self)]
         image = self.preparation.read(item.path)
-        mask = None
-        if self.masks and item.mask:
-            how: dict[str, Any] = {"rule": item.rule, "size": image.shape[:2]}
-            mask = read_mask(item.mask, anomalous=bool(item.label), exif=self.preparation.exif, **how)
+        mask = item.read_mask(image.shape[:2], self.preparation.exif) if self.masks else None
         seed_parts = (self.seed, getattr(self, "epoch", 0), index)
         return self.preparation.with_mask(image, mask, seed_parts=seed_parts, source=f"'{item.path}'")
 
@@ -365,9 +341,7 @@ class ImageFileModule(ImageDataModule):
         marked = [
             item.path
             for item in masked  # a soft map is resized to its image
-            if item.mask
-            and not isinstance(item.rule, float)
-            and check_mask_size(item.path, item.mask, exif=self.exif) > 1
+            if not isinstance(item.rule, float) and item.check_mask(self.exif) > 1
         ]
         if marked and self.exif == "apply":
             rank_zero_warn(
@@ -375,8 +349,8 @@ class ImageFileModule(ImageDataModule):
                 "and masks are taken to be drawn on the upright picture. Set exif: ignore if they were drawn on the stored one."
             )
         for item in masked:
-            if item.mask and not item.label:
-                read_mask(item.mask, anomalous=False, exif=self.exif, rule=item.rule)
+            if not item.label:
+                item.read_mask(None, self.exif)
         if pipeline.center_crop is not None and pipeline.image_size is None:
             for item in everything:
                 pipeline.require_room(image_size(item.path, exif=self.exif), source=f"'{item.path}'")

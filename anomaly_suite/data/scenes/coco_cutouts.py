@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from anomaly_suite.data.scenes.anomaly_mix import Cutout
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
 from anomaly_suite.io.folders import require_files
 from anomaly_suite.io.images import read_image
+from anomaly_suite.io.polygons import decode_runs
 
 log = logging.getLogger(__name__)
 
@@ -146,31 +145,6 @@ class CocoCutouts:
             else:
                 cv2.fillPoly(instance, [numbers.reshape(-1, 2)], int(self.instance[shape]), shift=SUBPIXEL_BITS)
         return Cutout(image, instance)
-
-
-def decode_runs(counts: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Mask from run lengths: outside, inside, outside and so on, counted down the columns.
-
-    Args:
-        counts: Pixels of each run, shape (R,).
-        size: Height and width.
-
-    Returns:
-        Shape (H, W).
-
-    Raises:
-        DatasetError: the runs do not fill the mask exactly.
-
-    Example:
-        >>> decode_runs(np.array([1, 2, 1]), (2, 2)).astype(int).tolist()
-        [[0, 1], [1, 0]]
-    """
-    if counts.sum() != math.prod(size):
-        raise DatasetError(
-            f"run lengths must add up to {size[0]} x {size[1]} pixels; got {counts.sum()}. Restore the annotation file."
-        )
-    mask: npt.NDArray[np.bool_] = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
-    return mask
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:

@@ -262,9 +262,11 @@ def test_index_of_a_spreadsheet_with_names_in_another_form(root: Path, encoding:
     train, val, test = build(index=str(root / "list.csv"))
     assert [len(part) for part in (train, val, test)] == [5, 1, 6]
     assert everything(train)["label"].tolist() == [0] * 5
-    (root / "list.csv").write_bytes("\n".join(["path,label", "g\u00fct/0.png,0"]).encode("latin-1"))
-    with pytest.raises(DatasetError, match=r"line 2 of '.*list\.csv' is not UTF-8 \(byte 0xfc\)"):
-        build(index=str(root / "list.csv"))
+    (root / "list.csv").write_bytes("\r\n".join(["path;label", *lines]).encode("cp1252"))
+    with pytest.warns(
+        UserWarning, match=r"line 2 of '.*list\.csv' is not UTF-8 \(byte 0xfc\): the file is read as Windows-1252"
+    ):
+        assert [len(part or ()) for part in build(index=str(root / "list.csv"))] == [5, 1, 6]
 
 
 def test_folders_and_masks_with_names_in_another_form(root: Path) -> None:
@@ -299,3 +301,185 @@ def test_folders_that_lie_in_one_another(root: Path) -> None:
         DatasetError, match=r"more/9\.png' is in the \w+ part, and in the \w+ part before\. List every image once"
     ):
         build(root=str(root), normal_dir=["normal", "normal/more"], abnormal_dir="dent", test_fraction=0.1, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("header", "words", "separator"),
+    [
+        ("PATH; Label ;Mask;Split;Defect Type", ("True", "False", "nan", ""), ";"),
+        ("\ufeffpath|label|mask|split|defect-type|", ("1.0", "0.0", "", "|"), "|"),
+        (",image_path,label_index,mask_path,split", ("1", "0", "None", ""), ","),
+        ("Path\tLABEL\tmask\tsplit\tdefect_type", ("NOK", "OK", "N/A", ""), "\t"),
+    ],
+)
+def test_index_as_people_have_them(root: Path, header: str, words: tuple[str, ...], separator: str) -> None:
+    anomalous, normal, none, end = words
+    rows = [[f" normal/{index}.png ", normal, none, "Train" if index else "TEST", none] for index in range(7)]
+    rows += [["dent/1.png", anomalous, none, "valid", none]]
+    rows += [["crack/0.png", anomalous, "masks/crack/0_mask.png ", "Testing", none]]
+    if header.startswith(","):  # numbers of rows, as pandas writes them
+        rows = [[str(number), *row[:-1]] for number, row in enumerate(rows)]
+    (root / "list.csv").write_text("\n".join([header, *(separator.join(row) + end for row in rows)]))
+    train, val, test = build(index=str(root / "list.csv"))
+    assert [len(train), len(val)] == [5, 2]
+    assert [(item.path.parent.name, item.label, item.defect) for item in items(test)] == [
+        ("crack", 1, "anomaly"),
+        ("normal", 0, ""),
+    ]
+    assert [item.mask and item.mask.name for item in (*items(val), *items(test))] == [None, None, "0_mask.png", None]
+
+
+def test_index_of_anomalib_names_the_kind_of_defect(root: Path) -> None:
+    rows = ["image_path,label,label_index,mask_path,split", "crack/0.png,crack,1,masks/crack/0_mask.png,Split.TEST"]
+    rows += [f"{root}/normal/{index}.png,good,0,,{'test' if index == 5 else 'train'}" for index in range(6)]
+    (root / "list.csv").write_text("\n".join(rows))
+    train, _, test = build(index=str(root / "list.csv"))
+    assert [len(train), [item.defect for item in items(test)]] == [4, ["crack", ""]]
+    (root / "list.csv").write_text("\n".join(rows).replace(",crack,1,", ",crack,2,"))
+    with pytest.raises(DatasetError, match=r"label in row 2 of '.*list\.csv' must be one of normal, .*; got '2'"):
+        build(index=str(root / "list.csv"))
+
+
+# Polygons ---------------------------------------------------------------------------------------------------------
+
+SQUARE = [[2, 3], [6, 3], [6, 8], [2, 8]]  # x and y: rows 3 to 7, columns 2 to 5
+
+
+def labelme(file: Path, *polygons: Any, size: tuple[int, int] = (12, 10)) -> None:
+    shapes = [{"label": "crack", "points": points, "shape_type": "polygon"} for points in polygons]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"shapes": shapes, "imageHeight": size[0], "imageWidth": size[1], "imageData": None}))
+
+
+def coco(file: Path, names: dict[str, list[Any]], size: tuple[int, int] = (12, 10)) -> None:
+    images = [
+        {"id": number, "file_name": name, "height": size[0], "width": size[1]} for number, name in enumerate(names)
+    ]
+    square = [[2, 3, 6, 3, 6, 8, 2, 8]]
+    annotations = [
+        {"id": 10 * number + place, "image_id": number, "category_id": 1, "segmentation": each or square}
+        for number, parts in enumerate(names.values())
+        for place, each in enumerate(parts)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "crack"}]})
+    )
+
+
+def check_square(test: Any) -> None:
+    mask = everything(test)["mask"]
+    assert mask.flatten(1).sum(1).tolist() == [0, 0, *[20] * (len(test) - 2)]
+    assert mask[2:, 0, 3:8, 2:6].all()
+
+
+@pytest.mark.parametrize("where", ["crack", "polygons", "polygons/crack"])
+def test_labelme_files_beside_the_images_or_in_a_folder(root: Path, where: str) -> None:
+    for index in range(2):
+        labelme(root / where / f"{index}.json", SQUARE)
+    labelme(root / where / "empty.json")  # of a picture without a defect
+    (root / where / "notes.json").write_text("[]")
+    mask_dir = "polygons" if where.startswith("polygons") else where
+    check_square(build(root=str(root), abnormal_dir="crack", mask_dir=mask_dir).test)
+
+
+@pytest.mark.parametrize("name", ["coco.json", "marked/_annotations.coco.json"])
+@pytest.mark.parametrize("folder", ["", "C:\\data\\", "images/"])
+def test_a_coco_file(root: Path, name: str, folder: str) -> None:
+    marked: dict[str, list[Any]] = {
+        f"{folder}{kind}/{index}.png": [None] for kind in ("crack", "dent") for index in range(2)
+    }
+    coco(root / name, {**marked, f"{folder}normal/0.png": []})
+    options: dict[str, Any] = {"root": str(root), "abnormal_dir": ["crack", "dent"]}
+    data = Folder(image_size=6, mask_dir=name if name == "coco.json" else "marked", **options)
+    check_square(build(mask_dir=name if name == "coco.json" else "marked", **options).test)
+    data.setup()
+    assert data.splits is not None
+    assert everything(data.splits.test)["mask"][2:].flatten(1).any(1).all()  # resized with their images
+    assert {listed.mask for split, listed in data.listed_samples() if listed.label} == {name}
+
+
+def test_polygons_listed_in_an_index(root: Path) -> None:
+    labelme(root / "crack/0.json", SQUARE)
+    labelme(root / "crack/1.json", SQUARE)
+    coco(root / "coco.json", {"dent/0.png": [None], "dent/1.png": [None]})
+    files = {
+        "crack/0.png": "crack/0.json",
+        "crack/1.png": "crack/1.json",
+        "dent/0.png": "coco.json",
+        "dent/1.png": "coco.json",
+    }
+    rows = [{**row, "mask": files.get(row["path"], "")} for row in ROWS]
+    _, val, test = build(index=write_index(root / "list.csv", rows))
+    assert everything(test)["mask"].flatten(1).sum(1).tolist() == [20, 20, 0]
+    assert everything(val)["mask"].flatten(1).sum(1).tolist() == [0, 20, 20]
+    labelme(root / "normal/6.json", SQUARE)
+    with pytest.raises(
+        DatasetError, match=r"6\.json' marks 1 objects, but the image '.*normal/6\.png' is labelled normal"
+    ):
+        build(
+            index=write_index(
+                root / "list.csv", [{**row, "mask": "normal/6.json"} if "/6" in row["path"] else row for row in rows]
+            )
+        )
+    coco(root / "coco.json", {"dent/9.png": [None]})
+    with pytest.raises(DatasetError, match=r"coco\.json' lists no image named '0\.png'\. Correct its file_name"):
+        build(index=write_index(root / "list.csv", rows))
+
+
+def test_polygons_that_do_not_belong_to_the_images(root: Path) -> None:
+    options: dict[str, Any] = {"root": str(root), "abnormal_dir": ["crack", "dent"]}
+    file = root / "coco.json"
+    marked: dict[str, list[Any]] = {"crack/0.png": [None], "dent/0.png": [None]}
+    with pytest.raises(
+        DatasetNotFoundError, match=r"annotations at '.*coco\.json', which does not exist\. Correct mask_dir"
+    ):
+        build(mask_dir="coco.json", **options)
+    for change, message in (
+        ({"0.png": [None]}, r"'0\.png' in '.*coco\.json' fits both '.*crack/0\.png' and '.*dent/0\.png'"),
+        (
+            {**marked, "a/crack/0.png": [None]},
+            r"lists '.*crack/0\.png' twice, as 'crack/0\.png' and as 'a/crack/0\.png'",
+        ),
+        (
+            {**marked, "normal/3.png": [None]},
+            r"marks 1 objects in '.*normal/3\.png' \(1 such images\), which is labelled normal",
+        ),
+        ({"crack/0.png": []}, r"marks nothing in any of 4 anomalous images"),
+        ({"crack/18.png": [None]}, r"marks nothing in any of 4 anomalous images"),
+    ):
+        coco(file, change)
+        with pytest.raises(DatasetError, match=message):
+            build(mask_dir="coco.json", **options)
+    coco(file, {"crack/0.png": [None], "dent/0.png": [None], "x/0.png": [None]})
+    assert [
+        item.drawing is not None
+        for item in items(build(root=str(root), abnormal_dir="crack", mask_dir="coco.json").test)
+    ][2:] == [True, False]
+    coco(file, {**marked, "elsewhere.png": [None]})
+    with pytest.warns(
+        UserWarning, match=r"1 annotated images of '.*coco\.json' are not among the 4 .* first 'elsewhere\.png'"
+    ):
+        assert [item.drawing is not None for item in items(build(mask_dir="coco.json", **options).test)][2:] == [
+            True,
+            False,
+        ] * 2
+    coco(file, marked, size=(10, 12))
+    with pytest.raises(
+        DatasetError, match=r"coco\.json' was drawn on 10 x 12 pixels, but its image '.*0\.png' is 12 x 10 \(H x W\)"
+    ):
+        build(mask_dir="coco.json", **options)
+    file.write_text('{"boxes": []}')
+    with pytest.raises(DatasetError, match=r"coco\.json' is neither a LabelMe file .* nor a COCO file"):
+        build(mask_dir="coco.json", **options)
+    file.write_text("{")
+    with pytest.raises(DatasetError, match=r"coco\.json' is no JSON"):
+        build(mask_dir="coco.json", **options)
+    labelme(root / "masks/crack/0.json", SQUARE)
+    with pytest.raises(
+        DatasetError, match=r"masks' holds annotations \('0\.json'\) and images that are none of the data set"
+    ):
+        build(mask_dir="masks", **options)
+    labelme(root / "marked/crack/7.json", SQUARE)
+    with pytest.raises(DatasetError, match=r"crack/7\.json' has no image; expected one named 'crack/7'"):
+        build(mask_dir="marked", **options)
