@@ -100,13 +100,35 @@ def outlined(image: Picture, mask: npt.NDArray[Any]) -> Picture:
 
 def side_by_side(tiles: dict[str, Picture], caption: str, bar: ColorBar | None = None) -> Picture:
     """One row of tiles of one height, each below its title, above a caption; at its right end what the colours mean."""
-    size = max(0.45, 0.5 * tiles["image"].shape[1] / 256)
+    size = _text_size(tiles)
     if bar is not None:
         tiles = {**tiles, bar.title: _drawn(bar, len(tiles["image"]), size)}
     columns = [np.vstack([_text(title, tile.shape[1], size), tile]) for title, tile in tiles.items()]
     gap = np.full((len(columns[0]), GAP, 3), 255, np.uint8)
     row = np.hstack([gap, *(part for column in columns for part in (column, gap))])
     return np.vstack([row, _text(caption, row.shape[1], size)])
+
+
+def tile_places(tiles: dict[str, Picture]) -> dict[str, tuple[int, int, int, int]]:
+    """Where :func:`side_by_side` puts each tile, as left, top, width and height in pixels.
+
+    Args:
+        tiles: As there, without the bar.
+    """
+    left, top = GAP, _strip_height(_text_size(tiles))
+    places = {}
+    for title, tile in tiles.items():
+        places[title] = (left, top, tile.shape[1], tile.shape[0])
+        left += tile.shape[1] + GAP
+    return places
+
+
+def _text_size(tiles: dict[str, Picture]) -> float:
+    return max(0.45, 0.5 * tiles["image"].shape[1] / 256)
+
+
+def _strip_height(size: float) -> int:
+    return round(48 * size)
 
 
 def _drawn(bar: ColorBar, high: int, size: float) -> Picture:
@@ -133,7 +155,7 @@ def _drawn(bar: ColorBar, high: int, size: float) -> Picture:
 def _text(text: str, width: int, size: float) -> Picture:
     """A white strip with one centred line, made smaller where it would not fit."""
     thickness = max(1, round(size))
-    height = round(48 * size)
+    height = _strip_height(size)
     (needed, _), _ = cv2.getTextSize(text, FONT, size, thickness)
     size *= min(1.0, (width - 2 * GAP) / max(needed, 1))
     (needed, tall), _ = cv2.getTextSize(text, FONT, size, thickness)

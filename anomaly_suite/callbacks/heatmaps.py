@@ -31,6 +31,7 @@ from anomaly_suite.callbacks.drawing import (
     png_of,
     side_by_side,
     tile_factor,
+    tile_places,
 )
 from anomaly_suite.callbacks.reading import read_step
 from anomaly_suite.callbacks.values import per_sample
@@ -41,12 +42,11 @@ from anomaly_suite.callbacks.writing import (
     image_writers,
     number_of_loaders,
     remove_former,
-    write_png,
 )
 from anomaly_suite.codes import VOID
 from anomaly_suite.contract import Batch, KeyMap, Prediction, check_key_map
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
-from anomaly_suite.io.atomic import fill, replacing_together, save_array, try_folder
+from anomaly_suite.io.atomic import fill, replacing_together, save_array, save_bytes, try_folder
 from anomaly_suite.io.naming import MirroredNames
 from anomaly_suite.io.png import with_text
 from anomaly_suite.io.written import WrittenFiles
@@ -71,7 +71,9 @@ class HeatmapExport(WritesFiles, StageCallback):
     Files: ``<folder>/<stage>/<name>.png`` and raw maps in ``<folder>/<stage>_raw``; names mirror the input tree and never
     coincide, see :class:`~anomaly_suite.io.naming.MirroredNames`. Where there are several loaders, each has a folder
     ``dataloader_idx_0`` and so on there. Every process writes its own images. Methods without maps write nothing. At the end of a
-    stage, panels and maps of an earlier one of the same run are gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
+    stage, panels and maps of an earlier one of the same run are gone, see :class:`~anomaly_suite.io.written.WrittenFiles`. A panel says as
+    a text chunk ``panel``, in JSON, the ``index`` of its image in the data set, its ``loader`` and ``path``, and where its ``tiles`` are: left,
+    top, width and height.
 
     Args:
         folder: Where to write; ``heatmaps`` in the run's log folder if None.
@@ -163,19 +165,23 @@ class HeatmapExport(WritesFiles, StageCallback):
         share = len(range(trainer.global_rank, limit, trainer.world_size))
         files = self._files
         write = 0 if files is None else min(share - self._written[loader], len(batch["image"]))
+        before = self._written[loader]
         self._written[loader] += write
-        names = [self._names[loader].next(path) for path in _paths(batch)[:write]]
+        paths = _paths(batch)
+        names = [self._names[loader].next(path) for path in paths[:write]]
         log = self._to_log(trainer, batch) if step.stage == "test" else 0
         panels = self._panels(trainer, step.pl_module, prediction, batch, max(write if self.panel else 0, log))
-        self._log(trainer, panels[:log], "test")
+        self._log(trainer, [panel for panel, _ in panels[:log]], "test")
         if files is None:
             return
         if self.panel:
-            for name, panel in zip(names, panels, strict=False):
+            for row, (name, (panel, places)) in enumerate(zip(names, panels, strict=False)):
                 path = self._panel_folders[loader] / name
+                number = trainer.global_rank + (before + row) * trainer.world_size
+                what = {"index": number, "loader": loader, "path": paths[row], "tiles": places}
                 with going_on(trainer):
                     files.add(path)
-                    write_png(path, panel)
+                    save_bytes(path, with_text(png_of(panel), "panel", json.dumps(what)))
         if self.raw != "none":
             for name, anomaly_map in zip(names, pixels(prediction["anomaly_map"][:write]), strict=True):
                 path = self._raw_folders[loader] / name
@@ -204,7 +210,8 @@ class HeatmapExport(WritesFiles, StageCallback):
         """Log the first panels."""
         step = None if trainer.sanity_checking else read_step(outputs, batch, self.key_map)
         if step is not None and self._has_maps(*step):
-            self._log(trainer, self._panels(trainer, pl_module, *step, self._to_log(trainer, step[1])), "val")
+            panels = self._panels(trainer, pl_module, *step, self._to_log(trainer, step[1]))
+            self._log(trainer, [panel for panel, _ in panels], "val")
 
     def _has_maps(self, prediction: Prediction, batch: Batch) -> bool:
         found = "anomaly_map" in prediction and "image" in batch
@@ -227,8 +234,8 @@ class HeatmapExport(WritesFiles, StageCallback):
 
     def _panels(
         self, trainer: Trainer, pl_module: LightningModule, prediction: Prediction, batch: Batch, count: int
-    ) -> list[Picture]:
-        """Panels of the first ``count`` images of a batch."""
+    ) -> list[tuple[Picture, dict[str, tuple[int, int, int, int]]]]:
+        """Panels of the first ``count`` images of a batch, and where their tiles are."""
         if not count:
             return []
         image, anomaly_map = batch["image"], prediction["anomaly_map"]
@@ -246,7 +253,7 @@ class HeatmapExport(WritesFiles, StageCallback):
         panels = []
         for index, (picture, level) in enumerate(zip(pixels(image[:count]), levels, strict=True)):
             tiles = self._tiles(displayed(picture), level, truth[index], marked[index])
-            panels.append(side_by_side(tiles, _caption(prediction, batch, index), bar))
+            panels.append((side_by_side(tiles, _caption(prediction, batch, index), bar), tile_places(tiles)))
         return panels
 
     def _scale_of(

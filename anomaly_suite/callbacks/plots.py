@@ -130,12 +130,13 @@ def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str,
 
 
 @contextmanager
-def new_axes(path: Path, *, size: tuple[float, float] = (5, 4)) -> Iterator[Any]:
+def new_axes(path: Path, *, size: tuple[float, float] = (5, 4), texts: dict[str, str] | None = None) -> Iterator[Any]:
     """Axes of a new figure, written to ``path`` at the end; pyplot and its global state stay out of it.
 
     Args:
         path: Final name.
         size: Width and height in inches, of 150 pixels each.
+        texts: Text chunks of the file, by keyword.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -146,7 +147,7 @@ def new_axes(path: Path, *, size: tuple[float, float] = (5, 4)) -> Iterator[Any]
     axes.spines[["top", "right"]].set_visible(False)
     yield axes
     with replacing(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, metadata=texts)
 
 
 def _histogram(axes: Any, score: Scores, label: Labels, unit: str, threshold: float | None) -> None:

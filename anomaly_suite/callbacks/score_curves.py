@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from anomaly_suite.io.atomic import printable, save_array, save_columns, try_fol
 log = logging.getLogger(__name__)
 
 NAMED = 10  # videos that a warning names
+COLUMNS = 600  # of a curve in numbers
 
 
 class ScoredVideo(NamedTuple):
@@ -54,7 +56,8 @@ class ScoreCurves(WritesFiles, StageCallback):
 
     Files: ``<folder>/<stage>/<name>.png``, scores in ``<folder>/<stage>_scores`` and overlays in ``<folder>/<stage>_overlay``.
     Where there are several loaders, each has a folder ``dataloader_idx_0`` and so on there. The processes share the work. At the
-    end, what an earlier stage of the same run wrote there is gone, see :class:`~anomaly_suite.io.written.WrittenFiles`.
+    end, what an earlier stage of the same run wrote there is gone, see :class:`~anomaly_suite.io.written.WrittenFiles`. A picture says
+    what it shows as a text chunk ``curve``, in JSON: :func:`numbers_of`.
 
     Args:
         folder: Where to write; ``curves`` in the run's log folder if None.
@@ -159,9 +162,11 @@ class ScoreCurves(WritesFiles, StageCallback):
         chosen = order[: self.limit][rank::world]
         for index in chosen:
             path = _path(self._target / stage / part, names[index], "png")
+            numbers = {"index": index, "loader": int(part.rpartition("_")[2] or 0)}
+            numbers |= numbers_of(rows[index], fps=self.fps, **axis._asdict())
             with going_on(trainer):
                 self._files.add(path)
-                with new_axes(path, size=(9, 3)) as axes:
+                with new_axes(path, size=(9, 3), texts={"curve": json.dumps(numbers)}) as axes:
                     draw_curve(axes, rows[index], title=printable(str(names[index])), fps=self.fps, **axis._asdict())
         if self.videos is not None:
             targets = {index: _path(self._target / f"{stage}_overlay" / part, names[index], "mp4") for index in chosen}
@@ -185,6 +190,37 @@ class ScoreCurves(WritesFiles, StageCallback):
             log.warning(
                 "%d of %d overlays are missing: %s%s.", len(failed), len(targets), "; ".join(failed[:NAMED]), more
             )
+
+
+def numbers_of(
+    video: ScoredVideo, *, threshold: float | None, fps: float | None, span: tuple[float, float]
+) -> dict[str, Any]:
+    """What a picture shows, as plain values.
+
+    Args:
+        video: With at least one frame.
+        threshold: Its line.
+        fps: Frames per second.
+        span: Lowest and highest score of the axis.
+
+    Returns:
+        ``name`` and ``label``, None where unknown; ``frames``, their number; ``score``, at most 600 values, each the highest of as many
+        frames; ``events``, start and end of each, the end not included; ``auroc`` inside; ``threshold``, ``fps`` and ``span``.
+    """
+    frames = video.frames
+    columns = min(COLUMNS, len(frames.score))
+    highest = np.maximum.reduceat(frames.score, np.arange(columns) * len(frames.score) // columns)
+    return {
+        "name": video.name,
+        "label": video.label,
+        "frames": len(frames.score),
+        "score": [float(f"{value:.6g}") if np.isfinite(value) else None for value in highest.tolist()],
+        "events": frames.events(),
+        "auroc": frames.auroc(),
+        "threshold": threshold,
+        "fps": fps,
+        "span": span,
+    }
 
 
 def draw_curve(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomaly_suite.callbacks.color_scale import ColorScale
@@ -121,6 +122,25 @@ def test_panel_shows_image_truth_map_overlay_and_contour(tmp_path, trainer_in):
         assert strip.min() < 100
         assert strip[[0, -1]].min() == 255
         assert strip[:, [0, -1]].min() == 255
+
+
+def test_a_panel_says_which_image_it_is_of_and_where_its_tiles_are(tmp_path, trainer_in):
+    images = [square(), square() / 2, square()]
+    items = [{"image": image, "label": 1, "image_path": f"/d/{number}<&>ü.png"} for number, image in enumerate(images)]
+    run(HeatmapExport(), items, trainer_in, module=calibrated())
+    names = sorted((tmp_path / "heatmaps" / "test").rglob("*.png"))
+    assert len(names) == 3
+    for number, name in enumerate(names):
+        said = json.loads(Image.open(name).info["panel"])
+        assert (said["index"], said["loader"], said["path"]) == (number, 0, f"/d/{number}<&>ü.png")
+        assert list(said["tiles"]) == ["image", "anomaly map", "overlay", "predicted mask"]
+        left, top, width, height = said["tiles"]["image"]
+        tile = cv2.imread(str(name))[top : top + height, left : left + width, ::-1]
+        expected = (images[number].permute(1, 2, 0).numpy() * 255).round()
+        assert np.array_equal(tile, expected)
+        left, top, width, height = said["tiles"]["predicted mask"]
+        outline = cv2.imread(str(name))[top : top + height, left : left + width, ::-1]
+        assert (outline == (255, 0, 0)).all(-1).any() == (number != 1)
 
 
 def test_truth_of_driving_scenes_is_shown_with_what_is_not_scored(tmp_path, trainer_in):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
@@ -38,7 +40,7 @@ def drawn(monkeypatch):
     """What is handed to ``draw_curve``, in order; nothing is drawn."""
     calls = []
     monkeypatch.setattr(score_curves, "draw_curve", lambda axes, video, **words: calls.append((video, words)))
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: path.touch())
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **words: path.touch())
     return calls
 
 
@@ -59,6 +61,22 @@ def files(folder):
     """Relative names of all files but the lists of what was written."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl")
     return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def test_a_picture_says_its_curve_in_numbers(tmp_path, trainer_in):
+    module = MeanSnippet()
+    module.calibration.set("image", threshold=0.6, low=0.0, high=1.0)
+    run(trainer_in, module=module, limit=2, save_scores="npy")
+    folder = tmp_path / "curves"
+    said = json.loads(Image.open(folder / "test" / "test" / "anomalous" / "0001.png").info["curve"])
+    score = np.load(folder / "test_scores" / "test" / "anomalous" / "0001.npy")
+    truth = {video.name: video for video in data().read()[1]}["test/anomalous/0001"]
+    assert (said["index"], said["loader"], said["label"], said["name"]) == (4, 0, 1, "test/anomalous/0001")
+    assert (said["frames"], said["threshold"], said["fps"]) == (len(score), 0.6, None)
+    assert len(said["score"]) == min(600, len(score))
+    assert max(said["score"]) == pytest.approx(score.max(), rel=1e-5)
+    inside = sum(end - start for start, end in said["events"])
+    assert inside == int(truth.frame_label.sum()) > 0
 
 
 def test_each_video_is_drawn_with_its_own_frames(tmp_path, trainer_in, drawn):
