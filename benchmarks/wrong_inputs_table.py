@@ -1010,6 +1010,29 @@ train_crops=0
 segments=-1
 weights=3
 """,
+    "ARNet": """
+alpha=0.5
+alpha=0
+hidden=0
+hidden=(512,)
+variant='thesis'
+center_weight=-1
+dropout=1.0
+segments=0
+""",
+    "GCNAnomaly": """
+hidden=512
+cleaner_widths=(0, 1)
+cleaner_widths=(512,)
+rounds=-1
+rounds=1.5
+classifier_epochs=0
+cleaner_epochs=0
+uncertainty_samples=1
+similarity='cosine'
+cleaner_lr=-1
+momentum=1.0
+""",
     "CTMIL": """
 preset='defaults'
 tokens='pixels'
@@ -1158,7 +1181,7 @@ _SCENE_TESTED = """
 
 _GREY = "ADACL DAE VAE FAnoGAN DeepSVDD"
 _ANY = "IGD MSSSIMAutoencoder KnowledgeDistillation PaDiM StudentTeacher"
-_VIDEOS = "DeepMIL RTFM CTMIL"
+_VIDEOS = "DeepMIL RTFM CTMIL ARNet GCNAnomaly"
 _SCENES = "DeepLabV3Plus PEBAL DeepGamblers EntropyMaximisation PostHocScore"
 BATCHES: list[tuple[str, dict[str, str]]] = [
     (f"{_GREY} {_ANY}", {"called": _IMAGES, "fitted": _FITTED}),

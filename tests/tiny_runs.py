@@ -35,6 +35,8 @@ METHODS = [
 SEED = 0
 FIRST_PHASES = {
     "ae_epochs": 1,
+    "classifier_epochs": 1,
+    "cleaner_epochs": 1,
     "gan_epochs": 1,
     "representation_epochs": 1,
     "teacher_epochs": 1,
@@ -46,6 +48,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "DeepSVDD": {"ae_epochs": 1},
     "FAnoGAN": {"gan_epochs": 2},
     "FSADNet": {"representation_epochs": 1},
+    "GCNAnomaly": {"classifier_epochs": 1, "cleaner_epochs": 1},
     "IGD": {"e_step_every": 2},
     "StudentTeacher": {"teacher_epochs": 1},
 }

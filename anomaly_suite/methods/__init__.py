@@ -15,7 +15,7 @@ from anomaly_suite.methods.reconstruction import (
     MemMCMAE,
     MSSSIMAutoencoder,
 )
-from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
+from anomaly_suite.methods.weak_video import CTMIL, RTFM, ARNet, DeepMIL, GCNAnomaly
 
 __all__ = [
     "ADACL",
@@ -33,6 +33,7 @@ __all__ = [
     "PMSACL",
     "RTFM",
     "VAE",
+    "ARNet",
     "CutPaste",
     "DeepGamblers",
     "DeepLabV3Plus",
@@ -41,6 +42,7 @@ __all__ = [
     "EntropyMaximisation",
     "FAnoGAN",
     "FSADNet",
+    "GCNAnomaly",
     "KnowledgeDistillation",
     "LearningToReweight",
     "MSSSIMAutoencoder",

@@ -52,6 +52,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "image_size": 28, "widths": (64, 96, 128), "latent_dim": 64, "pool": "mean", "output": "tanh", "perturbation": "tanh", "epsilon": 1.0,
         "perturbed_weight": 1.0, "clean_weight": 1.0, "distorter_every": 3, "score": "chosen", "lr": 5e-4,
     },
+    "ARNet": {  # video_baselines.md, 1
+        "hidden": None, "dropout": 0.7, "alpha": 4, "center_weight": 20.0, "variant": "paper", "lr": 1e-4, "weight_decay": 5e-4,
+        "segments": 300,
+    },
     "CCD": {  # ccd.md, 2 and 3
         **RECIPE, "strong": "permutation", "num_strong": 4, "negatives": "all", "anchors": "both", "crop_scale": (0.2, 1.0),
         "contrast_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "position_pairs": 32,
@@ -98,6 +102,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "FAnoGAN": {  # fanogan.md, 2 and 3
         "variant": "izif", "kappa": 1.0, "feature": "critic", "latent_dim": 128, "width": 64, "image_size": 64,
         "patch_size": 32, "patch_stride": 16, "lr": 1e-4, "encoder_lr": 5e-5,
+    },
+    "GCNAnomaly": {  # video_baselines.md, 2; the classifier is DeepMIL's, its rate that for I3D features (deep_mil.md, 2)
+        "hidden": (512, 32), "dropout": 0.6, "rounds": 2, "cleaner_epochs": 20, "cleaner_widths": (512, 128), "similarity": "max",
+        "lr": 1e-4, "weight_decay": 5e-4, "cleaner_lr": 1e-4, "momentum": 0.9,
     },
     "IGD": {  # igd.md, 2 and 3
         "image_size": 256, "patch_size": 32, "patch_stride": 16, "patches_per_step": 450, "latent_dim": 128,
@@ -219,6 +227,7 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
         "ALPS", {"image_size": 16, "widths": (4, 6, 8), "latent_dim": 4},
         [Start("Adam", (5e-4,), (0.5, 0.9)), Start("Adam", (5e-4,), (0.5, 0.9))],
     ),
+    "ARNet": ("ARNet", {"feature_dim": 16, "hidden": 8}, [Start("Adam", (1e-4,), weight_decay=5e-4)]),  # video_baselines.md, 1
     "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
     **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe
     "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
@@ -254,6 +263,10 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     "FAnoGAN": (  # fanogan.md, 3: generator, critic, encoder
         "FAnoGAN", {"in_channels": 1, "image_size": 8, "width": 4},
         [Start("Adam", (1e-4,), WGAN), Start("Adam", (1e-4,), WGAN), Start("RMSprop", (5e-5,), betas=None, momentum=0)],
+    ),
+    "GCNAnomaly": (  # video_baselines.md, 2: classifier, cleaner
+        "GCNAnomaly", {**FRAMES, "cleaner_widths": (8, 4)},
+        [Start("Adam", (1e-4,), weight_decay=5e-4), Start("SGD", (1e-4,), betas=None, weight_decay=5e-4, momentum=0.9)],
     ),
     "IGD": (  # igd.md, 2: no weight decay for the critic
         "IGD", SMALL, [Start("Adam", (1e-4,), WGAN, weight_decay=1e-6), Start("Adam", (1e-4,), WGAN)],
@@ -427,6 +440,10 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         },
     },
     "methods.reconstruction.ms_ssim_autoencoder": {"WARMUP_RHO": 0.85},  # msssim_autoencoder.md, 3
+    "methods.weak_video.gcn_anomaly": {  # video_baselines.md, 2
+        "CONFIDENT_SHARE": 0.3, "FEWEST": 4, "NEIGHBOURS": 4, "AVERAGE": 0.5, "LR_DECAY": 0.1, "LR_DECAY_EPOCHS": 5,
+    },
+    "nn.label_graph": {"GRAPH_WIDTH": 32},
     "methods.weak_video.ctmil": {  # ctmil.md, 2 and 3
         "EMBEDDING_KERNEL": 3, "TOP_K": 3, "CONTRAST_WEIGHT": 0.25, "PENALTY": {"released": 8e-5, "thesis": 5e-4},
     },

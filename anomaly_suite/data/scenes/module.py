@@ -52,7 +52,7 @@ class SceneModule(AnomalyDataModule):
         flip: Probability of a mirror image.
         scales: Factors by which training scenes are resized before they are cropped; one is drawn for each.
         scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
-        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        train_transform: Steps of albumentations or torchvision v2 on training crops, such as ``{class: ColorJitter, p: 0.5}``.
         outliers: ``shapes`` for drawn ones; a COCO annotation file or its root; masks prepared by the Meta-OoD recipe; a folder
             with ``images`` and ``masks``, or of RGBA images. None pastes nothing.
         outlier_fraction: Scenes with outliers in an epoch, as a fraction of the training scenes.
@@ -85,7 +85,7 @@ class SceneModule(AnomalyDataModule):
         flip: float = 0.5,
         scales: Sequence[float] = (1.0,),
         scale_range: tuple[float, float] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        train_transform: list[Any] | None = None,
         outliers: str | None = None,
         outlier_fraction: float = 0.1,
         outlier_exclude: Exclusion | list[str] = "released",

@@ -3,8 +3,10 @@
 The family's data are under ``anomaly_suite.data.videos``: methods are named after what they know in training, data after what it is.
 """
 
+from anomaly_suite.methods.weak_video.ar_net import ARNet
 from anomaly_suite.methods.weak_video.ctmil import CTMIL
 from anomaly_suite.methods.weak_video.deep_mil import DeepMIL
+from anomaly_suite.methods.weak_video.gcn_anomaly import GCNAnomaly
 from anomaly_suite.methods.weak_video.rtfm import RTFM
 
-__all__ = ["CTMIL", "RTFM", "DeepMIL"]
+__all__ = ["CTMIL", "RTFM", "ARNet", "DeepMIL", "GCNAnomaly"]
