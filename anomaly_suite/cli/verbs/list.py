@@ -1,8 +1,11 @@
-"""``list``: what the package offers, and its sample configurations."""
+"""``list``: what the package and its plugins offer, and its sample configurations."""
 
 from __future__ import annotations
 
-from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
+import sys
+
+from anomaly_suite.cli.catalog import KINDS, Kind, check_class_name
+from anomaly_suite.cli.plugins import broken, offered
 from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
 
@@ -37,9 +40,11 @@ def _list_classes(kind: Kind) -> None:
 
     family = "family" if kind == "methods" else "file"
     table = Table(Column("name", no_wrap=True), family, "what it is", box=None, padding=(0, 2, 0, 0))
-    for entry in catalog(kind):
+    for entry in offered(kind):
         table.add_row(entry.name, entry.family, entry.summary)
     Console().print(table)
+    for sentence in broken():
+        print(f"anomaly-suite: {sentence}", file=sys.stderr)
 
 
 def _list_configs(method: str | None = None) -> None:

@@ -10,6 +10,7 @@ from anomaly_suite.callbacks import PredictionSummary, ScoreCurves, ScoreTable
 from anomaly_suite.cli.lightning import SuiteCLI, start, telling
 from anomaly_suite.cli.verbs.predict_videos import Extractor, find_samples, taken_extractor
 from anomaly_suite.cli.verbs.run import of_run, run, taken
+from anomaly_suite.contract import AnomalyDataModule
 from anomaly_suite.data.new_pictures import NewPictures
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.pictures import OnError, check_on_error, common_folder, find_pictures, require_there
@@ -144,6 +145,11 @@ class NewPicturesCLI(SuiteCLI):
         if self.datamodule is None:
             raise ConfigError(
                 "predict needs to know how pictures are prepared; got no data. Give --run RUN or --data NAME."
+            )
+        if not isinstance(self.datamodule, AnomalyDataModule):
+            raise ConfigError(
+                f"predict on new pictures needs a data module of anomaly_suite, which says how they are read and resized; got "
+                f"{type(self.datamodule).__name__}. Leave the pictures out to score its predict_dataloader, or derive it from AnomalyDataModule."
             )
         samples = NewPictures(pictures, self.datamodule.preparation(), on_error=request.on_error)
         self.datamodule.predict_on(samples, common_folder(pictures))
