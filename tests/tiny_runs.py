@@ -38,6 +38,7 @@ FIRST_PHASES = {
     "classifier_epochs": 1,
     "cleaner_epochs": 1,
     "gan_epochs": 1,
+    "generator_epochs": 1,
     "representation_epochs": 1,
     "teacher_epochs": 1,
 }  # first phases that let a short run reach the second
@@ -50,6 +51,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "FSADNet": {"representation_epochs": 1},
     "GCNAnomaly": {"classifier_epochs": 1, "cleaner_epochs": 1},
     "IGD": {"e_step_every": 2},
+    "MIST": {"generator_epochs": 1},
     "StudentTeacher": {"teacher_epochs": 1},
 }
 """Options that lead through all phases in three epochs; methods that are not here have one phase, and two epochs will do."""

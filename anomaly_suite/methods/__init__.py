@@ -15,23 +15,26 @@ from anomaly_suite.methods.reconstruction import (
     MemMCMAE,
     MSSSIMAutoencoder,
 )
-from anomaly_suite.methods.weak_video import CTMIL, RTFM, ARNet, DeepMIL, GCNAnomaly
+from anomaly_suite.methods.weak_video import CLAWS, CTMIL, MIST, RTFM, URDMU, ARNet, DeepMIL, GCNAnomaly
 
 __all__ = [
     "ADACL",
     "ADGAN",
     "ALPS",
     "CCD",
+    "CLAWS",
     "CSI",
     "CTMIL",
     "DAE",
     "DROC",
     "IGD",
+    "MIST",
     "OCGAN",
     "PANDA",
     "PEBAL",
     "PMSACL",
     "RTFM",
+    "URDMU",
     "VAE",
     "ARNet",
     "CutPaste",

@@ -50,7 +50,8 @@ def similarity_graph(hidden: Tensor, vertex: Tensor, *, kind: Similarity = "max"
         Shape (M, T, T).
     """
     pair = _pairs(vertex)
-    product = (hidden @ hidden.transpose(1, 2)).float().masked_fill(~pair, -torch.inf)
+    product = hidden @ hidden.transpose(1, 2)
+    product = product.to(torch.promote_types(product.dtype, torch.float32)).masked_fill(~pair, -torch.inf)
     peak = product.amax(2, keepdim=True).where(vertex.unsqueeze(2), 0)
     weight = (product - peak).exp()
     if kind == "max":

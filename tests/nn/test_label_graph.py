@@ -41,9 +41,7 @@ def test_similarity_graph_equals_a_loop() -> None:
         for j, product in products.items():
             slow[i][j] = math.exp(product - max(products.values())) * held[i]
     found = similarity_graph(hidden, VERTEX)[0]
-    torch.testing.assert_close(
-        found.double(), torch.tensor(slow_normalized(slow), dtype=torch.float64), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(found, torch.tensor(slow_normalized(slow), dtype=torch.float64), rtol=1e-8, atol=1e-8)
     rows_of_one = similarity_graph(hidden, VERTEX, kind="softmax")[0]
     assert rows_of_one.sum(1).tolist() == pytest.approx([float(one) for one in held])
     assert rows_of_one[:, ~VERTEX[0]].eq(0).all()

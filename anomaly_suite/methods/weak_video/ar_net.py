@@ -31,7 +31,7 @@ from anomaly_suite.nn.snippet_classifier import SnippetClassifier
 
 Variant = Literal["paper", "released"]
 
-ALPHA = 4  # section 3.2: one snippet in so many is selected
+ALPHA = 4  # one snippet in so many is selected
 MOST_SNIPPETS = 300  # T_max
 
 
@@ -60,9 +60,6 @@ def dynamic_loss(
 
     Returns:
         Scalar, 0 or more.
-
-    Source:
-        Equation 4 of the paper.
     """
     target = label.to(logit.dtype).unsqueeze(1).expand(-1, logit.shape[2])
     chosen = highest(logit.detach().sigmoid().mean(1), selected_count(length, alpha), length)
@@ -82,9 +79,6 @@ def center_loss(snippet_score: Tensor, length: Tensor, *, variant: Variant = "pa
 
     Returns:
         Scalar, 0 or more; 0 where the scores of every video are equal.
-
-    Source:
-        Equation 5 of the paper.
     """
     if variant == "released":
         return snippet_score.var(1, correction=min(1, snippet_score.shape[1] - 1)).mean()
@@ -109,9 +103,6 @@ class ARNet(BagModule):
 
     Raises:
         ConfigError: an option out of its range.
-
-    Source:
-        Sections 3.2 to 3.4 of the paper.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ from anomaly_suite.methods.weak_video.bags import (
 from anomaly_suite.methods.weak_video.deep_mil import DROPOUT, HIDDEN, ranking_network
 from anomaly_suite.nn.label_graph import LabelGraph, Similarity
 
-CONFIDENT_SHARE = 0.3  # section 3.2: share of the snippets, the most certain ones, that teach the cleaner
+CONFIDENT_SHARE = 0.3  # share of the snippets, the most certain ones, that teach the cleaner
 FEWEST = 4  # certain snippets
 NEIGHBOURS = 4  # of a certain snippet, on both sides, that are vertices too
 AVERAGE = 0.5  # of the running average of outputs
@@ -126,9 +126,6 @@ class GCNAnomaly(BagModule):
 
     Raises:
         ConfigError: an option out of its range.
-
-    Source:
-        Section 3 of the paper; two rounds as in its experiments.
     """
 
     def __init__(
@@ -152,7 +149,9 @@ class GCNAnomaly(BagModule):
     ) -> None:
         super().__init__(feature_dim=feature_dim, segments=segments)
         if uncertainty_samples < 2:
-            raise ConfigError(f"uncertainty_samples must be at least 2, to have a variance; got {uncertainty_samples}.")
+            raise ConfigError(
+                f"uncertainty_samples must be at least 2, to have a variance; got {uncertainty_samples}. The default is 8."
+            )
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.normalize = normalize
