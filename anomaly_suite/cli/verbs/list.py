@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from anomaly_suite.cli.cards import card
 from anomaly_suite.cli.catalog import KINDS, Kind, check_class_name
 from anomaly_suite.cli.plugins import broken, offered
 from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
@@ -13,6 +15,11 @@ USAGE = f"""usage: anomaly-suite list {"|".join(KINDS)}
        anomaly-suite list configs [METHOD]
 
 What the package offers, or its sample configurations: data, device and published figure."""
+
+
+WIDE = 130
+"""Columns of a window in which methods are listed with what they are."""
+PIPED = 300
 
 
 def list_names(words: list[str]) -> None:
@@ -38,13 +45,39 @@ def _list_classes(kind: Kind) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    family = "family" if kind == "methods" else "file"
-    table = Table(Column("name", no_wrap=True), family, "what it is", box=None, padding=(0, 2, 0, 0))
-    for entry in offered(kind):
-        table.add_row(entry.name, entry.family, entry.summary)
-    Console().print(table)
+    if kind == "methods":
+        _list_methods()
+    else:
+        table = Table(Column("name", no_wrap=True), "file", "what it is", box=None, padding=(0, 2, 0, 0))
+        for entry in offered(kind):
+            table.add_row(entry.name, entry.family, entry.summary)
+        Console().print(table)
     for sentence in broken():
         print(f"anomaly-suite: {sentence}", file=sys.stderr)
+
+
+def _list_methods() -> None:
+    """Methods with what stands on their cards; what they are is left out where it would make narrow columns."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = Console(width=PIPED if piped else None)  # whole lines for grep and files
+    wide = console.width >= WIDE
+    columns: list[Column | str] = [
+        "family",
+        "task",
+        Column("year", no_wrap=True),
+        "paper",
+        *(["what it is"] if wide else []),
+    ]
+    table = Table(Column("name", no_wrap=True), *columns, box=None, padding=(0, 2, 0, 0))
+    for entry in offered("methods"):
+        known = card(entry)
+        table.add_row(entry.name, entry.family, known.task, known.year, known.paper, *([entry.summary] if wide else []))
+    console.print(table)
+    if not wide:
+        print("A wider window also says what they are; anomaly-suite fit --model.help NAME says it of one.")
 
 
 def _list_configs(method: str | None = None) -> None:

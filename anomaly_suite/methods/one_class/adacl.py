@@ -1,6 +1,6 @@
 """ADACL: a small network regresses normal images and augmented copies of them to two intervals of labels.
 
-Paper: Khazaie, MSc thesis, ch. 4, "Augment to Detect Anomalies with Continuous Labelling".
+Paper: Khazaie, MSc thesis 2022, ch. 4, "Augment to Detect Anomalies with Continuous Labelling".
 Reference: no code was released.
 Differs: the text is silent on layer sizes, learning rates, cut-paste shapes and mix-up's coefficients; ours are the choices listed in the
     constants and arguments below. The loss is taken on the raw output, because the printed clipping to [0, 1] has no gradient

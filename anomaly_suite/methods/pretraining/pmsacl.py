@@ -1,7 +1,7 @@
 """PMSACL: classes of images with 0 to 3 synthetic lesions, each pulled to a centre of its own, and contrasted as seen from it.
 
-Paper: Tian et al., "Self-supervised Pseudo Multi-class Pre-training for Unsupervised Anomaly Detection and Segmentation in Medical Images"
-    (MSACL is its first version, with the same equations); Yu Tian's thesis, ch. 5.
+Paper: Tian et al., "Self-supervised Pseudo Multi-class Pre-training for Unsupervised Anomaly Detection and Segmentation in Medical Images",
+    Medical Image Analysis 90, 2023, arXiv:2109.01303 (MSACL is its first version, with the same equations); Yu Tian's thesis, ch. 5.
 Reference: none, no code was ever released.
 Differs: four classes, 0 to 3 lesions, where sums of the paper run over five. Neither temperature, alpha, epochs nor MedMix's geometry is
     printed: ours, from CCD. ``alpha`` above 1 makes members of a class repel each other less, as the text wants; the text's smaller value

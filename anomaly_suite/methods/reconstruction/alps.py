@@ -1,6 +1,6 @@
 """ALPS: an autoencoder learns to undo what a second encoder adds to its codes; it can do so for normal images alone.
 
-Paper: Khazaie, MSc thesis, ch. 3, "Adversarially Learned Perturbations of Latent Space" (CRV 2022).
+Paper: Khazaie, MSc thesis 2022, ch. 3, "Adversarially Learned Perturbations of Latent Space" (CRV 2022).
 Reference: no code was released; where the text is silent, the released code of OLED, of the same authors, is followed.
 Differs: the text has no bound on perturbations and warns of it; ours is ``epsilon * tanh`` (``unbounded`` is the literal reading).
     Equation 3.2 has the perturbed error alone, and the text says that reconstruction is learned beside it: both count 1

@@ -1,6 +1,6 @@
 """MemMC-MAE: a masked autoencoder of normal images with memory in its encoder; what it fills into hidden patches tells how normal they are.
 
-Paper: Tian, thesis, ch. 7 ("Unsupervised Anomaly Detection in Medical Images with a Memory-augmented Multi-level Cross-attentional Masked
+Paper: Tian, thesis 2022, ch. 7 ("Unsupervised Anomaly Detection in Medical Images with a Memory-augmented Multi-level Cross-attentional Masked
     Autoencoder"). The authors' repository holds a notice and no code.
 Formulas: encoder X + MSA([X; M]) over the visible quarter of the patches (7.1); decoder Y + sum over levels l of alpha_l * CA(Y, X_l) /
     sqrt(L) with alpha_l = sigmoid(W_l [Y; C_l]) (7.2, 7.3); loss, the mean squared error of hidden patches; score, the mean of

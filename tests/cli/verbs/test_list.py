@@ -6,6 +6,7 @@ import pytest
 from cli_parts import command, one_sentence, succeed
 
 from anomaly_suite import callbacks, data, methods, metrics
+from anomaly_suite.cli.cards import cards
 from anomaly_suite.cli.samples import sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
 
@@ -46,3 +47,18 @@ def test_list_configs_of_one_method():
 @pytest.mark.parametrize("words", [["--help"], ["configs", "-h"]])
 def test_list_says_what_it_takes(words):
     assert succeed("list", *words).out.startswith("usage: anomaly-suite list methods|data|metrics|callbacks\n")
+
+
+def test_list_methods_shows_family_task_year_and_paper(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = {line.split()[0]: line for line in succeed("list", "methods").out.splitlines()}
+    assert lines["name"].split() == ["name", "family", "task", "year", "paper", "what", "it", "is"]
+    for known in cards():  # in whole lines, where nobody looks
+        assert lines[known.name].split()[1] == known.family
+        assert f"{known.task} " in lines[known.name]
+        assert f" {known.year} " in lines[known.name]
+        assert known.paper in lines[known.name]
+    monkeypatch.setenv("COLUMNS", "80")
+    said = succeed("list", "methods").out
+    assert "what it is" not in said
+    assert all(card.year in said for card in cards())
