@@ -7,22 +7,24 @@ Brostow et al., "Semantic object classes in video: A high-definition ground trut
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
-from anomaly_suite.data.scenes.labels import label_table, read_label
+from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
-from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
+from anomaly_suite.data.scenes.scene_files import (
+    Scene,
+    SceneFiles,
+    check_scenes,
+    log_counts,
+    require_labels,
+    without_numbers,
+)
 from anomaly_suite.data.transforms import Size
-from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+from anomaly_suite.errors import ConfigError, did_you_mean
 from anomaly_suite.io.folders import data_root, find_root, require_images
-
-log = logging.getLogger(__name__)
 
 # in the order of the numbers in label files; 11 is void
 CLASSES = (
@@ -162,7 +164,7 @@ class CamVid(SceneModule):
         log_counts("CamVid", self.root, found, PUBLISHED)
         held_out = [CLASSES.index(name) for name in self.anomalous_classes]
         if held_out and self.training_anomalies == "drop":
-            train = self._without(train, held_out)
+            train = without_numbers(train, held_out, what=", ".join(self.anomalous_classes))
         void = len(CLASSES)
         target = label_table(
             {CLASSES.index(name): index for index, name in enumerate(self.classes)}, void=[*held_out, void]
@@ -174,16 +176,6 @@ class CamVid(SceneModule):
             )
         files = [SceneFiles(scenes, image_size=self.image_size) for scenes in (train, val, test)]
         return SceneParts(files[0], files[1], files[2], target, tables)
-
-    def _without(self, train: list[Scene], held_out: list[int]) -> list[Scene]:
-        kept = [scene for scene in train if not np.isin(read_label(scene.label), held_out).any()]
-        log.info("training_anomalies: drop leaves %d of %d training scenes", len(kept), len(train))
-        if not kept:
-            raise DatasetError(
-                f"every training scene has one of {', '.join(self.anomalous_classes)}. Use training_anomalies: void, or hold "
-                "out rarer classes."
-            )
-        return kept
 
 
 def _remaining(anomalous_classes: Sequence[str]) -> list[str]:
