@@ -50,7 +50,7 @@ def predict(words: list[str]) -> None:
     folder = None if given is None else find_run(given)
     place = Path(output or Path(folder or "runs", "predictions", _name(inputs[0])))
     results = ["--trainer.default_root_dir", str(place), "--table.path", "null", "--heatmaps.folder", "null"]
-    words = [*results, *rest] if folder is None else of_run(folder, rest, results)
+    words = [*results, *rest] if folder is None else of_run(folder, rest, results, logs=False)
     with telling("predict"):
         start(partial(NewPicturesCLI, request=request), "predict", words)  # type: ignore[arg-type] # it makes one
 
