@@ -75,6 +75,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "callbacks/processes.py": "callbacks/test_table.py",
     "callbacks/values.py": "callbacks/test_writing.py",
     "cli/run_config.py": "cli/test_lightning.py",
+    "cli/placed.py": "cli/test_run_folders.py",
     "cli/planned.py": "cli/verbs/test_chain.py",
     "codes.py": "contract/test_scenes.py",
     "contract/monitors.py": "callbacks/test_monitors.py",

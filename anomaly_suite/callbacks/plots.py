@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
+from anomaly_suite.callbacks.loggers import log_pictures
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.videos import Frames, frames_of
 from anomaly_suite.callbacks.writing import WritesFiles, all_written, gather_loaders, going_on
@@ -66,6 +67,7 @@ class ScorePlots(WritesFiles, StageCallback):
             FileWriteError: the folder cannot be written to.
         """
         self._images, self._videos = {}, {}
+        self._drawn: list[Path] = []
         self._target = output_folder(trainer, self.folder, "plots")
         self._began = try_folder(self._target)
 
@@ -91,6 +93,7 @@ class ScorePlots(WritesFiles, StageCallback):
                 if len(images) > 1:
                     self._draw_part(trainer, f"{stage}_dataloader_idx_{index}", *part, threshold)
         if all_written(trainer) and trainer.is_global_zero:
+            log_pictures(trainer, self._drawn, stage)
             remove_older(self._target, rf"{stage}(_dataloader_idx_\d+)?(_frame)?_(histogram|roc|pr)\.png", self._began)
 
     def _draw_part(
@@ -105,28 +108,31 @@ class ScorePlots(WritesFiles, StageCallback):
         if images:
             score, label = (np.array(column) for column in zip(*images, strict=True))
             with going_on(trainer):
-                _draw(self._target, prefix, score, label, unit="samples", threshold=threshold)
+                self._drawn += _draw(self._target, prefix, score, label, unit="samples", threshold=threshold)
         if videos:
             score = np.concatenate([video.score for video in videos], dtype=np.float64)
             label = np.concatenate([_labels(video) for video in videos])
             with going_on(trainer):
-                _draw(self._target, f"{prefix}_frame", score, label, unit="frames", threshold=None)
+                self._drawn += _draw(self._target, f"{prefix}_frame", score, label, unit="frames", threshold=None)
 
 
 def _labels(video: Frames) -> Labels:
     return np.full(len(video.score), UNKNOWN, np.int8) if video.label is None else video.label.astype(np.int8)
 
 
-def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> None:
-    with new_axes(folder / f"{prefix}_histogram.png") as axes:
+def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> list[Path]:
+    files = [folder / f"{prefix}_{what}.png" for what in ("histogram", "roc", "pr")]
+    with new_axes(files[0]) as axes:
         _histogram(axes, score, label, unit, threshold)
     known = label != UNKNOWN
     score, label = score[known], label[known]
     if len(np.unique(label)) == 2 and np.isfinite(score).all():
-        with new_axes(folder / f"{prefix}_roc.png") as axes:
+        with new_axes(files[1]) as axes:
             _roc(axes, score, label)
-        with new_axes(folder / f"{prefix}_pr.png") as axes:
+        with new_axes(files[2]) as axes:
             _precision_recall(axes, score, label)
+        return files
+    return files[:1]
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from typing import Any
 from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 from anomaly_suite.io.atomic import printable
-from anomaly_suite.io.runs import find_run
+from anomaly_suite.io.results import by_data_set
+from anomaly_suite.io.runs import find_run, read_record
 
-RESULTS = ("heatmaps", "plots", "curves", "metrics.json", "config.yaml")
+RESULTS = ("heatmaps", "plots", "curves", "data_sets", "metrics.json", "config.yaml")
 FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
 
 
@@ -45,7 +46,17 @@ def report(words: list[str]) -> None:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"'{file}' is cut or damaged ({error}). Run: anomaly-suite test --run {folder}") from error
-    print_report(with_former_files(result, folder), folder, figures_of(folder, result.get("dataset", "unknown")))
+    identity = read_record(folder).get("id")
+    tests = by_data_set(file, identity) or {"": result}
+    if identity is not None and result.get("run") not in (None, identity):
+        raise DatasetNotFoundError(
+            f"'{file}' is of a run that was in this folder before. Run: anomaly-suite test --run {folder}"
+        )
+    tests = {name: test if len(tests) > 1 else with_former_files(test, folder) for name, test in tests.items()}
+    for test in tests.values():
+        print_report(test, folder, figures_of(folder, test.get("dataset", "unknown")))
+    if len(tests) > 1:
+        print_side_by_side(tests)
 
 
 def with_former_files(result: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -126,6 +137,28 @@ def print_report(result: dict[str, Any], folder: Path, figures: list[Figure] | N
         former = item.stem in FORMER_FILES and item.suffix == ".json"
         if item.name in RESULTS or former or item.suffix in (".csv", ".parquet"):
             console.print(f"         {printable(item.name)}{'/' if item.is_dir() else ''}")
+
+
+def print_side_by_side(tests: dict[str, dict[str, Any]]) -> None:
+    """Print one table of all tests of a run: a line for each metric, a column for each data set.
+
+    Args:
+        tests: What each test found, by the name of its data set.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    values = {
+        name: {key: value for part in sections_of(test).values() for key, value in part.get("metrics", {}).items()}
+        for name, test in tests.items()
+    }
+    names = list(dict.fromkeys(key for found in values.values() for key in found if "/" not in key))
+    table = Table("metric", *values, box=None, padding=(0, 2, 0, 0))
+    for key in names:
+        table.add_row(key, *(f"{found[key]:.4f}" if key in found else "" for found in values.values()))
+    console = Console(markup=False)
+    console.print(f"{len(tests)} data sets", style="bold")
+    console.print(table)
 
 
 def _print_metrics(console: Any, section: dict[str, Any], figures: list[Figure]) -> None:
