@@ -35,6 +35,7 @@ ALLOWED = {
     "callbacks": {"callbacks", "metrics", "contract", "nn", "io", *BOTTOM},
     "__init__": {"deploy"},  # when it is asked
     "deploy": {"deploy", "callbacks", "methods", "data", "contract", "nn", "io", "__version__", *BOTTOM},
+    "testing": {"testing", "methods", "data", "callbacks", "metrics", "contract", *BOTTOM},
     "features": {"features", "nn", "io", "contract", "__version__", *BOTTOM},
     "cli": {
         "cli",
@@ -88,6 +89,10 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "deploy/streams.py": "deploy/test_predictor.py",
     "data/preparation.py": "data/test_new_pictures.py",
     "data/images/mnist.py": "data/images/test_torchvision_sets.py",
+    "testing/data_modules.py": "testing/test_testing.py",
+    "testing/foreign.py": "test_contract.py",
+    "testing/methods.py": "testing/test_testing.py",
+    "testing/report.py": "testing/test_testing.py",
     "methods/few_shot/labelled_scorer.py": "methods/few_shot/test_fsad_net.py",
     "metrics/checks.py": "metrics/test_ranking.py",
     "metrics/levels.py": "callbacks/metrics/test_anomaly_metrics.py",
@@ -112,6 +117,7 @@ ACROSS = {  # tests of more than one module
     "test_notebooks.py",
     "test_readme.py",
     "test_sample_configs.py",
+    "testing/test_testing.py",
 }
 
 
