@@ -93,7 +93,8 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
     warnings.filterwarnings(
         "ignore", message="The dirpath has changed"
     )  # results of a prediction have their own folder
-    sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
+    if sys.path[:1] != [os.getcwd()]:  # once for all cells of a grid
+        sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     return kind(
         model_class=AnomalyModule,
         datamodule_class=AnomalyDataModule,

@@ -71,7 +71,7 @@ def test_blocks_are_those_that_all_methods_have(tmp_path: Path) -> None:
     records = {cell.name: record for cell in grid.cells if (record := folder.record(cell))}
     ranks = rank_methods("image_AUROC", grid.cells, records)
     assert ranks is not None
-    assert (ranks.mean, ranks.blocks) == ({"first": 1.5, "second": 1.5}, 2)
+    assert (ranks.mean, ranks.blocks) == ({"first": 1.0, "second": 2.0}, 2)
     assert math.isnan(ranks.p_value)
     assert rank_methods("image_AP", grid.cells, records) is None
     assert rank_methods("image_AUROC", grid.cells[:6], records) is None

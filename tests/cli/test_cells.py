@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from anomaly_suite.benchmark.cells import Cell
-from anomaly_suite.benchmark.folder import GridFolder
+from anomaly_suite.benchmark.folder import GridFolder, Record
+from anomaly_suite.benchmark.settings import Keep
 from anomaly_suite.cli import cells
-from anomaly_suite.cli.cells import fit_words, logged, taker
+from anomaly_suite.cli.cells import RunCell, fit_words, logged, taker
 from anomaly_suite.errors import ConfigError
 
 
@@ -56,6 +57,45 @@ def test_which_option_takes_the_run_before(tmp_path: Path, planned: dict[str, ob
         assert taker(igd, earlier) == option
     with pytest.raises(ConfigError, match="DAE has none of"):
         taker({"model": {"class_path": "anomaly_suite.methods.DAE"}}, earlier)
+
+
+@pytest.mark.parametrize(
+    ("keep", "hands_over", "kept"), [("results", False, False), ("results", True, True), ("checkpoints", False, True)]
+)
+def test_what_is_kept_and_what_is_not_fitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Keep, hands_over: bool, kept: bool
+) -> None:
+    cell = Cell({"method": "a"}, {}, {}, 0, ("one_class/padim_mvtec.yaml",), {}, "", hands_over=hands_over)
+    folder, fits = GridFolder(tmp_path), []
+    run = folder.run_of(cell)
+
+    def fit(words: list[str]) -> Record:
+        fits.append(words)
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "config.yaml").write_text(
+            "model: {class_path: a.PaDiM}\ndata: {class_path: b.MVTecAD}\n", encoding="utf-8"
+        )
+        return {"seconds": {"fit": 2.0, "fit_cpu": 1.0}}
+
+    def broken(run: Path, keep: Keep) -> tuple[Record, dict[str, float]]:
+        raise ConfigError("the test failed.")
+
+    monkeypatch.setattr(cells, "fit_words", lambda cell, folder: ["--config", "a b.yaml"])
+    monkeypatch.setattr(cells, "_fit", fit)
+    monkeypatch.setattr(cells, "_test", broken)
+    monkeypatch.setattr(cells, "compared", lambda run, **options: {"published": {}})
+    run.mkdir(parents=True)
+    (run / "what a cut attempt left").touch()
+    with pytest.raises(ConfigError):
+        RunCell(keep)(cell, folder)
+    assert not (run / "what a cut attempt left").exists()
+    monkeypatch.setattr(cells, "_test", lambda run, keep: ({"metrics": {"AP": 0.5}}, {"test": 1.0, "test_cpu": 0.5}))
+    record = RunCell(keep)(cell, folder)
+    assert len(fits) == 1  # what was fitted is only tested
+    assert record["seconds"] == {"fit": 2.0, "fit_cpu": 1.0, "test": 1.0, "test_cpu": 0.5}
+    assert (record["method_class"], record["metrics"], record["kept"]) == ("PaDiM", {"AP": 0.5}, kept)
+    assert record["command"] == "anomaly-suite fit --config 'a b.yaml'"
+    assert (run / "checkpoints").exists() == kept
 
 
 def test_all_output_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ def benchmark(words: list[str]) -> None:
         _run(grid, cells, root, settings, options)
     summary = write_outcome(grid, root)
     _tell(summary, root)
+    _require_metrics(grid, folder)
     if not options.tables and (failed := [cell for cell in cells if folder.has_failed(cell.name)]):
         raise CellsFailedError(
             f"{len(failed)} of {len(cells)} cells failed, such as {failed[0].name}: {(folder.record(failed[0]) or {}).get('error')} "
@@ -112,6 +113,22 @@ def check(cells: Sequence[Cell], folder: GridFolder) -> None:
                 fit_words(cell, folder)
         except AnomalySuiteError as error:
             raise type(error)(f"{describe(cell)}: {error}") from error
+
+
+def _require_metrics(grid: Grid, folder: GridFolder) -> None:
+    """Refuse metrics that no finished cell has; all else is written by then.
+
+    Raises:
+        ConfigError: with those that there are.
+    """
+    records = [record for cell in grid.cells if (record := folder.record(cell)) is not None]
+    known = sorted({name for record in records for name in record.get("metrics") or {}})
+    for metric in grid.metrics if known else ():
+        if metric not in known:
+            raise ConfigError(
+                f"no cell has the metric {metric!r}; they have {', '.join(known)}.{did_you_mean(metric, known)} Change metrics of the grid, "
+                "then --tables."
+            )
 
 
 def find_grid(name: str) -> Path:

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from cli_parts import command, one_sentence, succeed, weights
 
-from anomaly_suite.benchmark.folder import GridFolder
-from anomaly_suite.benchmark.grid import read_grid
+from anomaly_suite.benchmark.cells import Cell
+from anomaly_suite.benchmark.folder import GridFolder, Record
+from anomaly_suite.benchmark.grid import Grid, read_grid
 from anomaly_suite.cli import cells
+from anomaly_suite.cli.cells import RunCell
 from anomaly_suite.cli.samples import samples_folder
 from anomaly_suite.cli.verbs import benchmark
 from anomaly_suite.cli.verbs.benchmark import CellsFailedError, find_grid, share
@@ -76,13 +78,6 @@ def test_cells_are_the_runs_of_the_command_line(cwd: Path, monkeypatch: pytest.M
     assert not (runs["Deep SVDD"] / "plots").exists()
     assert min(record["seconds"].values()) > 0
 
-    alone = record["command"].split()  # the same by hand, into another folder
-    words = [word.replace(str(runs["Deep SVDD"].absolute()), "alone") for word in alone[1:]]
-    succeed(*words)
-    succeed("test", "--run", "alone")
-    again = json.loads(Path("alone/metrics.json").read_text(encoding="utf-8"))
-    assert again["metrics"] == result["metrics"]
-
     given = weights(runs["first"] / "checkpoints" / "model.ckpt")  # which stays, for others
     second = yaml.safe_load((runs["KD, MS-SSIM"] / "config.yaml").read_text(encoding="utf-8"))
     assert second["model"]["init_args"]["encoder_weights"] == str(runs["first"].absolute())
@@ -95,15 +90,30 @@ def test_cells_are_the_runs_of_the_command_line(cwd: Path, monkeypatch: pytest.M
     assert [line.split()[0] for line in listed[:-1]] == ["finished"] * 3
 
 
+@pytest.mark.matrix
+def test_the_command_of_a_record_gives_the_same_numbers(cwd: Path) -> None:
+    file = write_grid(methods=[write("svdd.yaml", "DeepSVDD", SVDD)], seeds=[5])
+    succeed("benchmark", "--config", file, "--keep", "all")
+    (folder,) = Path("out/cells").iterdir()
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert (folder / "run" / "checkpoints" / "model.ckpt").is_file()
+    words = [word.replace(str((folder / "run").absolute()), "alone") for word in record["command"].split()]
+    succeed(*words[1:])
+    succeed("test", "--run", "alone")
+    again = json.loads(Path("alone/metrics.json").read_text(encoding="utf-8"))
+    assert again["metrics"]["image_AUROC"] == record["metrics"]["image_AUROC"]
+
+
 def test_a_failing_cell_ends_in_one_sentence_and_is_retried(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_grid(methods=[write("svdd.yaml", "DeepSVDD", SVDD)], seeds=[0, 1], run={"threads": 1})
-    fit, tried = cells._fit, []
+    monkeypatch.setattr(benchmark, "check", lambda cells, folder: None)
+    tried: list[int] = []
 
-    def broken(words: list[str]) -> Any:
-        tried.append(words[words.index("--seed_everything") + 1])
+    def broken(self: RunCell, cell: Cell, folder: GridFolder) -> Record:
+        tried.append(cell.seed)
         raise ConfigError("the sky must be blue; got grey. Wait.")
 
-    monkeypatch.setattr(cells, "_fit", broken)
+    monkeypatch.setattr(RunCell, "__call__", broken)
     done = command("benchmark", "--config", file)
     said = one_sentence(done, CellsFailedError)
     assert said.startswith("2 of 2 cells failed, such as svdd_seed_0-")
@@ -111,15 +121,14 @@ def test_a_failing_cell_ends_in_one_sentence_and_is_retried(cwd: Path, monkeypat
     assert done.code == 1
     assert "## Failed" in Path("out/results.md").read_text(encoding="utf-8")
     command("benchmark", "--config", file)
-    assert tried == ["0", "1"]
-    monkeypatch.setattr(cells, "_fit", fit)
-    monkeypatch.setattr(
-        cells, "_test", lambda run, keep: ({"metrics": {"image_AUROC": 0.5}}, {"test": 1.0, "test_cpu": 1.0})
-    )
-    done = succeed("benchmark", "--config", file, "--retry-failed", "--shard", "2/2", "--keep", "checkpoints")
+    assert tried == [0, 1]
+    monkeypatch.setattr(RunCell, "__call__", lambda self, cell, folder: {"metrics": {"image_AUROC": 0.5}})
+    done = succeed("benchmark", "--config", file, "--retry-failed", "--shard", "2/2")
     assert "1 of 2 cells finished, 1 failed; seeds 0, 1." in done.out
-    (kept,) = Path("out/cells").rglob("model.ckpt")
-    assert "svdd_seed_1-" in str(kept)
+    assert "1 of 2 cells finished" in succeed("benchmark", "--config", file, "--tables").out
+    write_grid(methods=["svdd.yaml"], seeds=[0, 1], metrics=["image_AUROK"])
+    said = one_sentence(command("benchmark", "--config", file, "--tables"), ConfigError)
+    assert said.startswith("no cell has the metric 'image_AUROK'; they have image_AUROC. Did you mean 'image_AUROC'?")
 
 
 @pytest.mark.parametrize(
@@ -164,12 +173,24 @@ def test_what_is_refused_before_anything_is_trained(
     assert not Path("out/cells").exists()
 
 
-@pytest.mark.parametrize("file", sorted((samples_folder() / "grids").glob("*.yaml")), ids=lambda file: file.stem)
-def test_sample_grids_can_be_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+GRIDS = sorted((samples_folder() / "grids").glob("*.yaml"))
+
+
+def read_sample(file: Path) -> Grid:
+    return read_grid(file, lambda name: benchmark._read_config(name, beside=file.parent))
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_sample_grids_can_be_read(file: Path) -> None:
     assert find_grid(f"grids/{file.name}") == find_grid(file.name) == file
-    monkeypatch.setenv("ANOMALY_SUITE_DATA", "/data")
-    grid = read_grid(file, lambda name: benchmark._read_config(name, beside=file.parent))
+    grid = read_sample(file)
     assert len(share(grid.cells, 1, 2)) < len(grid.cells)
     assert grid.folder == Path("runs/grids") / file.stem
-    for cell in grid.cells[:1]:
-        assert cells.fit_words(cell, GridFolder(grid.folder))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_cells_of_sample_grids_parse(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANOMALY_SUITE_DATA", "FEATURES", "MVTEC", "W"):
+        monkeypatch.setenv(name, str(tmp_path))
+    benchmark.check(read_sample(file).cells, GridFolder(tmp_path))
