@@ -447,5 +447,13 @@ MUTANTS: list[tuple[str, ...]] = [
     ("io/naming.py", "    name = short_parts(name)\n", ""),
     ("io/written.py", "size in (None, there.st_size)", "size"),
     ("callbacks/processes.py", "itertools.zip_longest(*shares)", "zip(*shares)", "callbacks/test_table.py"),
+    # Grids --------------------------------------------------------------------------------------------------------------
+    ("benchmark/cells.py", "self.options, self.seed, self.before", "self.options, self.before", "benchmark/test_grid.py"),
+    ("benchmark/driver.py", "if not held:", "if False:", "benchmark/test_driver.py"),
+    ("benchmark/folder.py", 'and (record["kept"] or not cell.hands_over)', "", "benchmark/test_driver.py"),
+    ("benchmark/processes.py", "process.exitcode == 0", "True", "benchmark/test_processes.py"),
+    ("benchmark/summary.py", "mean - published", "published - mean", "benchmark/test_tables.py"),
+    ("benchmark/ranks.py", "sign = 1 if is_lower_better(metric) else -1", "sign = 1", "benchmark/test_ranks.py"),
+    ("cli/figures.py", "len(options) > found[metric][0]", "len(options) < found[metric][0]", "cli/test_figures.py"),
 ]
 # fmt: on

@@ -36,9 +36,11 @@ ALLOWED = {
     "__init__": {"deploy"},  # when it is asked
     "deploy": {"deploy", "callbacks", "methods", "data", "contract", "nn", "io", "__version__", *BOTTOM},
     "testing": {"testing", "methods", "data", "callbacks", "metrics", "contract", *BOTTOM},
+    "benchmark": {"benchmark", "contract", "io", *BOTTOM},
     "features": {"features", "nn", "io", "contract", "__version__", *BOTTOM},
     "cli": {
         "cli",
+        "benchmark",
         "deploy",
         "methods",
         "data",
@@ -66,6 +68,12 @@ LONGEST = 400  # lines of a file
 OPEN_CONSTRUCTORS = {"NewPicturesCLI", "SuiteCLI", "SuiteParser"}  # they pass on what Lightning's own classes take
 
 TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and where they are tested
+    "benchmark/cells.py": "benchmark/test_grid.py",
+    "benchmark/folder.py": "benchmark/test_driver.py",
+    "benchmark/outcome.py": "benchmark/test_tables.py",
+    "benchmark/plots.py": "benchmark/test_ranks.py",
+    "benchmark/progress.py": "benchmark/test_driver.py",
+    "benchmark/settings.py": "benchmark/test_grid.py",
     "callbacks/drawing.py": "callbacks/test_overlay.py",
     "callbacks/metrics/image.py": "callbacks/metrics/test_anomaly_metrics.py",
     "callbacks/metrics/level.py": "callbacks/metrics/test_anomaly_metrics.py",
@@ -75,6 +83,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "callbacks/passes.py": "callbacks/metrics/test_components.py",
     "callbacks/processes.py": "callbacks/test_table.py",
     "callbacks/values.py": "callbacks/test_writing.py",
+    "cli/options.py": "cli/verbs/test_benchmark.py",
     "cli/run_config.py": "cli/test_lightning.py",
     "cli/placed.py": "cli/test_run_folders.py",
     "cli/planned.py": "cli/verbs/test_chain.py",

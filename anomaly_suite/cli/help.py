@@ -30,6 +30,10 @@ verbs that need a configuration (anomaly-suite VERB --help names the usual optio
 verbs that need a run:
   export --run RUN                       one file for other programs, decisions inside: --format onnx|torch_export|torchscript
 
+verbs for tables:
+  benchmark --config GRID                methods x data x classes x seeds in one folder, with tables beside the papers' figures
+  compare RUN RUN ...                    metrics of runs side by side, and the options that tell them apart
+
 verb that needs videos:
   extract-features INPUT OUTPUT          snippet features of video files or folders of frames (--help lists the options)
 

@@ -97,7 +97,8 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
         "ignore", message="The dirpath has changed"
     )  # results of a prediction have their own folder
     warnings.filterwarnings("ignore", message="Experiment logs directory")  # what else a run's folder holds stays
-    sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
+    if sys.path[:1] != [os.getcwd()]:  # once for all cells of a grid
+        sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     load_plugins(words)
     return kind(
         model_class=LightningModule,
