@@ -60,26 +60,26 @@ NOT_ALL = Range(0, 1, open_high=True)
 PROPER = Range(0, 1, open_low=True, open_high=True)
 
 NAMES: dict[Range, str] = {
-    RATE: "lr ae_lr representation_lr teacher_lr encoder_lr lr_min lr_max",
+    RATE: "lr ae_lr cleaner_lr generator_lr representation_lr teacher_lr encoder_lr lr_min lr_max",
     POSITIVE: "clip half_period temperature fixed_penalty payoff margin encoder_eps alpha",
     NOT_NEGATIVE: "mining_rate shrinkage variance_floor weight_decay ae_weight_decay noise_std latent_noise_std lr_power restart_power eps sigma "
     "kappa beta penalty_floor class_weight_bound weight_penalty focal_gamma xi_global xi_local outlier_fraction epsilon "
-    "foreground_difference",
+    "foreground_difference generator_decay class_weights",
     SHARE: "mining_from rho low high focal_alpha",
     SOME_SHARE: "attention_threshold outlier_class_share sample train_fraction outlier_share crop_scale",
     NOT_ALL: "encoder_alpha dropout select_dropout betas contamination shift momentum anomalous_share",
     PROPER: "balanced test_fraction outlier_clamp mix_share cut_share mask_ratio foreground_share",
     BITS: "bit_depth",
-    SIZE: "image_size center_crop window stride patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
+    SIZE: "image_size center_crop window stride cleaner_widths head_width patch_size patch_sizes patch_stride teacher_size width widths hidden latent_dim embed_dim "
     "feature_dim in_channels strides kernel_size kernel kv_stride depth heads num_classes output_stride channels segments "
     "train_crops crops num_students ssim_scales ssim_window",
     COUNT: "critic_steps frames items mining_steps train_batch_size eval_batch_size batches_per_epoch e_step_every batch_size "
     "patches_per_step patches_per_image gan_epochs train_size test_size boundary_steps clean_size reference_draws "
     "representation_epochs threshold_images localisation_size bank_size centroids neighbours num_strong position_pairs mask_seeds "
-    "distorter_every train_every",
+    "distorter_every train_every classifier_epochs cleaner_epochs generator_epochs groups group_size normal_items anomalous_items lr_drop_steps uncertainty_samples",
     COUNT_OR_NONE: "ae_epochs teacher_epochs warmup_epochs relaxation_epochs lr_milestones ae_lr_milestones samples boundary_width strict_classes "
     "outlier_min_size val_anomalies max_images log_images limit localisation_groups shots freeze_steps num_anomalous score_views "
-    "memory_slots",
+    "memory_slots rounds",
     WORKERS: "num_workers",
     SEED: "anomalous_seed seed",
 }

@@ -90,6 +90,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another 
         "msp": {"score": "msp", "temperature": 2.0},
     },
     "DeepMIL": {"adam": {"optimizer": "adam", "top_k": 3, "mode": "segments", "normalize": True}},
+    "CLAWS": {"plain": {"rescale": False}},
+    "MIST": {"group": {"ranking": "group", "normal_labels": "scores"}, "first": {"self_training": False}},
+    "ARNet": {"released": {"variant": "released"}},
+    "GCNAnomaly": {"softmax": {"similarity": "softmax", "rounds": 0}},
     "RTFM": {"thesis": {"variant": "thesis"}, "plain": {"pdc": False, "tsa": False, "magnitude": False}},
     "CTMIL": {
         "thesis": {"preset": "thesis"},

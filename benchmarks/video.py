@@ -1,4 +1,4 @@
-"""RTFM at full size: a training step, and inference on a long video, with time and peak memory, printed as one JSON.
+"""RTFM at full size: a training step, and inference on a long video, with time and peak memory, and steps of all methods, printed as one JSON.
 
     python benchmarks/video.py
     python benchmarks/video.py --threads 2 --json video.json
@@ -10,7 +10,9 @@ Cases, on random features:
   width 2048 (``--batch``, ``--crops``, ``--width``); ``--train-crops`` takes that many random crops of each video instead.
 * ``loops``: the same losses, but one crop of one video after another through the same network: what folding crops into the
   batch saves. Only forward and backward of ``--loop-videos`` videos are run and scaled up to the batch.
-* ``infer``: one video of 1,000 snippets (``--snippets``), 10 crops; ``--method`` takes CTMIL or DeepMIL in place of RTFM.
+* ``infer``: one video of 1,000 snippets (``--snippets``), 10 crops; ``--method`` takes another method in place of RTFM.
+* ``steps``: a training step of every method of weak video by a Trainer, on one batch of as many videos of 32 segments (``--batch``), each method with its
+  own defaults but for the width of features; methods of two networks have a row for each (``GCNAnomaly_cleaner``, ``MIST_detector``).
 * ``released``: a training step of 2 normal and 2 anomalous videos (``--step-videos``), and the same step of the release, rebuilt from its
   description (``released_rtfm.py``), alternately in one process; ``ratio`` is that of the smallest processor seconds.
 
@@ -155,7 +157,63 @@ def released(**options: Any) -> Outcome:
     return {**least, "ratio": least["call_cpu_s"] / least["released_cpu_s"], **meter.memory()}
 
 
-CASES: dict[str, Callable[..., Outcome]] = {"train": train, "loops": loops, "infer": infer, "released": released}
+STEPS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {  # options, and names of the phases of an epoch each
+    "ARNet": ({}, ("",)),
+    "CLAWS": ({"segments": 32}, ("",)),
+    "CTMIL": ({}, ("",)),
+    "DeepMIL": ({}, ("",)),
+    "GCNAnomaly": ({"rounds": 1, "classifier_epochs": 1, "cleaner_epochs": 1}, ("_first", "_cleaner", "_classifier")),
+    "MIST": ({"generator_epochs": 1}, ("_generator", "_detector")),
+    "RTFM": ({}, ("",)),
+    "URDMU": ({"segments": 32}, ("",)),
+}
+
+
+def steps(**options: Any) -> Outcome:
+    """Steps of all methods, one epoch a phase; the first step of each phase is not counted."""
+    import torch
+    from lightning.pytorch import Callback, Trainer
+    from torch.utils.data import DataLoader
+
+    batch = batch_of(options, "cpu", options["batch"])
+    cuda, found = options["accelerator"] == "cuda", Outcome()
+
+    class Laps(Callback):
+        def __init__(self) -> None:
+            self.meter, self.spent = Meter(), []  # type: ignore[var-annotated]
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            self.meter.lap()
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            self.spent.append(self.meter.lap())
+
+    for name, (changes, phases) in STEPS.items():
+        model, _ = build({**options, "method": name, "accelerator": "cpu"}, **changes)
+        laps, rounds = Laps(), options["rounds"] + 1
+        trainer = Trainer(
+            max_epochs=len(phases), accelerator="gpu" if cuda else "cpu", devices=1, callbacks=[laps], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, DataLoader([batch] * rounds, batch_size=None))  # type: ignore[arg-type]
+        for number, phase in enumerate(phases):
+            counted = laps.spent[number * rounds + 1 : (number + 1) * rounds]
+            for key in ("_s", "_cpu_s"):
+                found[f"{name}{phase}{key}"] = statistics.median(one[key] for one in counted)
+    return found
+
+
+CASES: dict[str, Callable[..., Outcome]] = {
+    "train": train,
+    "loops": loops,
+    "infer": infer,
+    "steps": steps,
+    "released": released,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -167,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--snippets", type=int, default=1000)
     parser.add_argument("--loop-videos", type=int, default=2, help="videos of each class in the case loops")
     parser.add_argument("--step-videos", type=int, default=2, help="videos of each class in the case released")
-    parser.add_argument("--method", default="RTFM", choices=["RTFM", "CTMIL", "DeepMIL"], help="of the case infer")
+    parser.add_argument("--method", default="RTFM", choices=sorted(STEPS), help="of the case infer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--accelerator", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="numeric threads; 0 leaves it to the libraries")

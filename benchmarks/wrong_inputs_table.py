@@ -1010,6 +1010,63 @@ train_crops=0
 segments=-1
 weights=3
 """,
+    "ARNet": """
+alpha=0.5
+alpha=0
+hidden=0
+hidden=(512,)
+variant='thesis'
+center_weight=-1
+dropout=1.0
+segments=0
+""",
+    "CLAWS": """
+hidden=512
+hidden=(512,)
+rescale='yes'
+segments=1
+lr_drop_steps=0
+cluster_weight=-1
+dropout=1.0
+""",
+    "MIST": """
+groups=0
+group_size=0
+group_size=1.5
+ranking='video'
+normal_labels='ones'
+class_weights=(0.0, 0.0)
+class_weights=1.0
+class_weights=(-1.0, 1.0)
+generator_epochs=0
+self_training=2
+hidden=3
+""",
+    "URDMU": """
+width=0
+depth=0
+heads=0
+head_width=0
+normal_items=0
+anomalous_items=-1
+margin=0
+divergence_weight=-1
+dropout=1.0
+segments=0
+""",
+    "GCNAnomaly": """
+hidden=512
+cleaner_widths=(0, 1)
+cleaner_widths=(512,)
+rounds=-1
+rounds=1.5
+classifier_epochs=0
+cleaner_epochs=0
+uncertainty_samples=1
+similarity='cosine'
+cleaner_lr=-1
+momentum=1.0
+""",
     "CTMIL": """
 preset='defaults'
 tokens='pixels'
@@ -1158,7 +1215,7 @@ _SCENE_TESTED = """
 
 _GREY = "ADACL DAE VAE FAnoGAN DeepSVDD"
 _ANY = "IGD MSSSIMAutoencoder KnowledgeDistillation PaDiM StudentTeacher"
-_VIDEOS = "DeepMIL RTFM CTMIL"
+_VIDEOS = "DeepMIL RTFM CTMIL ARNet GCNAnomaly CLAWS MIST URDMU"
 _SCENES = "DeepLabV3Plus PEBAL DeepGamblers EntropyMaximisation PostHocScore"
 BATCHES: list[tuple[str, dict[str, str]]] = [
     (f"{_GREY} {_ANY}", {"called": _IMAGES, "fitted": _FITTED}),

@@ -93,6 +93,7 @@ TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and wh
     "metrics/regions.py": "metrics/test_aupro.py",
 }
 ACROSS = {  # tests of more than one module
+    "cli/test_foreign.py",
     "contract/test_run_ends.py",
     "contract/test_long_videos.py",
     "contract/test_export.py",

@@ -35,7 +35,10 @@ METHODS = [
 SEED = 0
 FIRST_PHASES = {
     "ae_epochs": 1,
+    "classifier_epochs": 1,
+    "cleaner_epochs": 1,
     "gan_epochs": 1,
+    "generator_epochs": 1,
     "representation_epochs": 1,
     "teacher_epochs": 1,
 }  # first phases that let a short run reach the second
@@ -46,7 +49,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "DeepSVDD": {"ae_epochs": 1},
     "FAnoGAN": {"gan_epochs": 2},
     "FSADNet": {"representation_epochs": 1},
+    "GCNAnomaly": {"classifier_epochs": 1, "cleaner_epochs": 1},
     "IGD": {"e_step_every": 2},
+    "MIST": {"generator_epochs": 1},
     "StudentTeacher": {"teacher_epochs": 1},
 }
 """Options that lead through all phases in three epochs; methods that are not here have one phase, and two epochs will do."""

@@ -145,6 +145,7 @@ def of_data(
     name: Literal[
         "validation",
         "root",
+        "splits",
         "classes",
         "dataset_version",
         "labelled_anomalies",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, of_data, output_folder
+from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, of_data, output_folder
 from anomaly_suite.callbacks.color_scale import ColorScale, range_of, said_by_first
 from anomaly_suite.callbacks.drawing import (
     ColorBar,
@@ -34,6 +33,7 @@ from anomaly_suite.callbacks.drawing import (
     tile_places,
 )
 from anomaly_suite.callbacks.reading import read_step
+from anomaly_suite.callbacks.shares import EvenShare
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.writing import (
     WritesFiles,
@@ -77,7 +77,8 @@ class HeatmapExport(WritesFiles, StageCallback):
 
     Args:
         folder: Where to write; ``heatmaps`` in the run's log folder if None.
-        max_images: Images written per stage and loader, the first ones over all processes; None writes all.
+        max_images: Images written per stage and loader, over all processes; None writes all. Every label, category and type of defect has an
+            even share, the first ones of each; of images without a label, every decision.
         panel: Whether to write panels.
         raw: Also write the map itself: ``npy`` as float32 of shape (H, W); ``png16`` as a 16-bit grey image with the scores
             ``low`` and ``high`` of the values 0 and 65535, linear between, as a text chunk ``scale`` inside and as a ``.json`` of
@@ -128,7 +129,10 @@ class HeatmapExport(WritesFiles, StageCallback):
         self._restart()
 
     def _restart(self) -> None:
-        self._written: Counter[int] = Counter()  # by loader
+        self._shares: dict[int, EvenShare] = {}  # by loader
+        self._kept: dict[tuple[int, int], Path] = {}  # names of written images, by loader and number
+        self._seen: Counter[int] = Counter()  # images, by loader
+        self._defects: dict[str, str] = {}  # types, by path
         self._logged = 0
         self._scale: ColorScale | None = None
         self._scale_name: str | None = None  # where all processes share the scale
@@ -149,6 +153,7 @@ class HeatmapExport(WritesFiles, StageCallback):
         root = of_data(trainer, "root", None)
         root = root if isinstance(root, (str, Path)) else None
         self._names = [MirroredNames(root, rank=trainer.global_rank, world=trainer.world_size) for _ in parts]
+        self._defects = _defects(trainer)
         self._files = None
         if self.max_images != 0 and (self.panel or self.raw != "none"):
             self._files = files_of(trainer, folder, f"{type(self).__name__}_{stage}")
@@ -161,33 +166,65 @@ class HeatmapExport(WritesFiles, StageCallback):
         trainer, prediction, batch, loader = step.trainer, step.prediction, step.batch, step.dataloader_idx
         if not self._has_maps(prediction, batch):
             return
-        limit = sys.maxsize if self.max_images is None else self.max_images
-        share = len(range(trainer.global_rank, limit, trainer.world_size))
-        files = self._files
-        write = 0 if files is None else min(share - self._written[loader], len(batch["image"]))
-        before = self._written[loader]
-        self._written[loader] += write
-        paths = _paths(batch)
-        names = [self._names[loader].next(path) for path in paths[:write]]
-        log = self._to_log(trainer, batch) if step.stage == "test" else 0
-        panels = self._panels(trainer, step.pl_module, prediction, batch, max(write if self.panel else 0, log))
-        self._log(trainer, [panel for panel, _ in panels[:log]], "test")
-        if files is None:
+        log = range(self._to_log(trainer, batch) if step.stage == "test" else 0)
+        write = self._chosen(trainer, prediction, batch, loader)
+        rows = sorted({*log, *(write if self.panel else ())})
+        panels = dict(zip(rows, self._panels(trainer, step.pl_module, prediction, batch, rows), strict=True))
+        self._log(trainer, [panels[row][0] for row in log], "test")
+        if self._files is None:
             return
-        if self.panel:
-            for row, (name, (panel, places)) in enumerate(zip(names, panels, strict=False)):
-                path = self._panel_folders[loader] / name
-                number = trainer.global_rank + (before + row) * trainer.world_size
-                what = {"index": number, "loader": loader, "path": paths[row], "tiles": places}
+        for row, (number, path) in enumerate(zip(itertools.count(self._seen[loader]), _paths(batch), strict=False)):
+            if row not in write:
+                self._names[loader].skip()
+                continue
+            name = self._names[loader].next(path)
+            self._kept[loader, number] = name
+            if self.panel:
+                panel, places = panels[row]
+                index = trainer.global_rank + number * trainer.world_size
+                what = {"index": index, "loader": loader, "path": path, "tiles": places}
                 with going_on(trainer):
-                    files.add(path)
-                    save_bytes(path, with_text(png_of(panel), "panel", json.dumps(what)))
-        if self.raw != "none":
-            for name, anomaly_map in zip(names, pixels(prediction["anomaly_map"][:write]), strict=True):
-                path = self._raw_folders[loader] / name
+                    self._files.add(self._panel_folders[loader] / name)
+                    save_bytes(self._panel_folders[loader] / name, with_text(png_of(panel), "panel", json.dumps(what)))
+            if self.raw != "none":
                 with going_on(trainer):
-                    files.add(*(path.with_suffix(suffix) for suffix in RAW_FILES[self.raw]))
-                    _write_raw(path, anomaly_map[..., 0], self.raw)
+                    self._files.add(*self._raw_files(loader, name))
+                    anomaly_map = pixels(prediction["anomaly_map"][row : row + 1])[0]
+                    _write_raw(self._raw_folders[loader] / name, anomaly_map[..., 0], self.raw)
+        self._seen[loader] += len(batch["image"])
+
+    def _chosen(self, trainer: Trainer, prediction: Prediction, batch: Batch, loader: int) -> set[int]:
+        """Rows of a batch that are written; files of earlier images that make room for them are removed."""
+        if self._files is None:
+            return set()
+        if self.max_images is None:
+            return set(range(len(batch["image"])))
+        if loader not in self._shares:
+            mine = range(trainer.global_rank, self.max_images, trainer.world_size)
+            self._shares[loader] = EvenShare(len(mine))
+        chosen = set()
+        for row, kind in enumerate(self._kinds(prediction, batch)):
+            is_kept, dropped = self._shares[loader].offer(kind)
+            if is_kept:
+                chosen.add(row)
+            if dropped is not None and dropped >= self._seen[loader]:
+                chosen.remove(dropped - self._seen[loader])
+            elif dropped is not None:
+                name = self._kept.pop((loader, dropped))
+                panel = [self._panel_folders[loader] / name] if self.panel else []
+                self._files.drop(*panel, *self._raw_files(loader, name))
+        return chosen
+
+    def _kinds(self, prediction: Prediction, batch: Batch) -> list[Hashable]:
+        """What is known of the images of a batch: label, or else decision, category and type of defect."""
+        count = len(batch["image"])
+        labels: Sequence[Any] = labels_of(batch) or per_sample(prediction, "pred_label", batch) or [None] * count
+        categories = batch.get("category", [""] * count)
+        defects = [self._defects.get(path or "", "") for path in _paths(batch)]
+        return list(zip(labels, categories, defects, strict=True))
+
+    def _raw_files(self, loader: int, name: Path) -> list[Path]:
+        return [(self._raw_folders[loader] / name).with_suffix(suffix) for suffix in RAW_FILES.get(self.raw, ())]
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Remove the files of an earlier stage that were not replaced."""
@@ -210,7 +247,8 @@ class HeatmapExport(WritesFiles, StageCallback):
         """Log the first panels."""
         step = None if trainer.sanity_checking else read_step(outputs, batch, self.key_map)
         if step is not None and self._has_maps(*step):
-            panels = self._panels(trainer, pl_module, *step, self._to_log(trainer, step[1]))
+            rows = range(self._to_log(trainer, step[1]))
+            panels = self._panels(trainer, pl_module, *step, rows)
             self._log(trainer, [panel for panel, _ in panels], "val")
 
     def _has_maps(self, prediction: Prediction, batch: Batch) -> bool:
@@ -233,11 +271,12 @@ class HeatmapExport(WritesFiles, StageCallback):
             self._logged += 1
 
     def _panels(
-        self, trainer: Trainer, pl_module: LightningModule, prediction: Prediction, batch: Batch, count: int
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Prediction, batch: Batch, rows: Sequence[int]
     ) -> list[tuple[Picture, dict[str, tuple[int, int, int, int]]]]:
-        """Panels of the first ``count`` images of a batch, and where their tiles are."""
-        if not count:
+        """Panels of some images of a batch, and where their tiles are."""
+        if not rows:
             return []
+        rows = list(rows)
         image, anomaly_map = batch["image"], prediction["anomaly_map"]
         expected = (len(image), 1, *image.shape[2:])
         if anomaly_map.shape != expected:
@@ -246,14 +285,14 @@ class HeatmapExport(WritesFiles, StageCallback):
                 "Resize the map to the image in the method's forward."
             )
         scale = self._scale_of(trainer, pl_module, prediction, batch)
-        levels = pixels((scale(anomaly_map[:count]) * 255).round().byte())
+        levels = pixels((scale(anomaly_map[rows]) * 255).round().byte())
         bar = self._bar(scale)
-        truth = _truth(batch, count)
-        marked = pixels(prediction["pred_mask"][:count]) if "pred_mask" in prediction else [None] * count
+        truth = _truth(batch, rows)
+        marked = pixels(prediction["pred_mask"][rows]) if "pred_mask" in prediction else [None] * len(rows)
         panels = []
-        for index, (picture, level) in enumerate(zip(pixels(image[:count]), levels, strict=True)):
-            tiles = self._tiles(displayed(picture), level, truth[index], marked[index])
-            panels.append((side_by_side(tiles, _caption(prediction, batch, index), bar), tile_places(tiles)))
+        for row, picture, level, true, mark in zip(rows, pixels(image[rows]), levels, truth, marked, strict=True):
+            tiles = self._tiles(displayed(picture), level, true, mark)
+            panels.append((side_by_side(tiles, _caption(prediction, batch, row), bar), tile_places(tiles)))
         return panels
 
     def _scale_of(
@@ -296,14 +335,20 @@ def _paths(batch: Batch) -> list[str | None]:
     return [path and str(path) for path in batch.get("image_path", [None] * len(batch["image"]))]
 
 
-def _truth(batch: Batch, count: int) -> Sequence[Picture | None]:
+def _defects(trainer: Trainer) -> dict[str, str]:
+    """Types of defects of the test images, by path, where the data set lists them."""
+    listed = getattr(getattr(of_data(trainer, "splits", None), "test", None), "listed", None)
+    return {} if listed is None else {each.path: each.defect_type for each in listed() if each.defect_type}
+
+
+def _truth(batch: Batch, rows: list[int]) -> Sequence[Picture | None]:
     """White where anomalous, grey where not scored; None without truth."""
     if "mask" in batch:
-        return list(pixels(255 * batch["mask"][:count].byte()))
+        return list(pixels(255 * batch["mask"][rows].byte()))
     if "ood_mask" in batch:
-        truth = batch["ood_mask"][:count].unsqueeze(1).byte()
+        truth = batch["ood_mask"][rows].unsqueeze(1).byte()
         return list(pixels(torch.where(truth == VOID, UNSCORED_GREY, 255 * truth)))
-    return [None] * count
+    return [None] * len(rows)
 
 
 def _caption(prediction: Prediction, batch: Batch, index: int) -> str:

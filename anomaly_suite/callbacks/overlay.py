@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -37,9 +37,11 @@ class Originals:
         folder: Searched once, at the first question.
         names: All videos. Folders in a name may be missing in the path of its original where no other video has the same
             last component.
+        known: Originals by name; then nothing is searched.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], known: Mapping[str, Path] | None = None) -> None:
+        self._known = known
         self.folder = folder
         self._twins = Counter(Path(bare_name(name)).name for name in names)
         self._found: dict[str, list[tuple[tuple[str, ...], Path]]] | None = None
@@ -50,6 +52,10 @@ class Originals:
         Raises:
             DatasetError: none, or several.
         """
+        if self._known is not None:
+            if name not in self._known:
+                raise DatasetError(f"no original of video {name!r} among those named")
+            return self._known[name]
         if self._found is None:
             self._found = defaultdict(list)
             for path in walk_videos(self.folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -102,6 +102,8 @@ class ScoreCurves(WritesFiles, StageCallback):
         self.fps = fps
         self.save_scores = save_scores
         self.videos = None if videos is None else Path(videos)
+        self.originals: Mapping[str, Path] | None = None
+        """Original videos by the names of batches, in place of a folder ``videos``."""
         self._rows: dict[int, list[ScoredVideo]] = {}
 
     def begin(self, trainer: Trainer, stage: Stage) -> None:
@@ -118,7 +120,7 @@ class ScoreCurves(WritesFiles, StageCallback):
         self._rows = {}
         self._target = output_folder(trainer, self.folder, "curves")
         self._files = files_of(trainer, self._target, f"{type(self).__name__}_{stage}")
-        also = [f"{stage}_scores"] * (self.save_scores != "none") + [f"{stage}_overlay"] * (self.videos is not None)
+        also = [f"{stage}_scores"] * (self.save_scores != "none") + [f"{stage}_overlay"] * self._overlaid()
         for name in (stage, *also):
             try_folder(self._target / name)
 
@@ -168,14 +170,15 @@ class ScoreCurves(WritesFiles, StageCallback):
                 self._files.add(path)
                 with new_axes(path, size=(9, 3), texts={"curve": json.dumps(numbers)}) as axes:
                     draw_curve(axes, rows[index], title=printable(str(names[index])), fps=self.fps, **axis._asdict())
-        if self.videos is not None:
+        if self._overlaid():
             targets = {index: _path(self._target / f"{stage}_overlay" / part, names[index], "mp4") for index in chosen}
-            self._write_overlays(trainer, self.videos, rows, targets, axis)
+            self._write_overlays(trainer, rows, targets, axis)
 
-    def _write_overlays(
-        self, trainer: Trainer, folder: Path, rows: list[ScoredVideo], targets: dict[int, Path], axis: Axis
-    ) -> None:
-        originals = Originals(folder, [row.name for row in rows if row.name])
+    def _overlaid(self) -> bool:
+        return self.videos is not None or self.originals is not None
+
+    def _write_overlays(self, trainer: Trainer, rows: list[ScoredVideo], targets: dict[int, Path], axis: Axis) -> None:
+        originals = Originals(self.videos or Path(), [row.name for row in rows if row.name], known=self.originals)
         failed = []
         for index, target in targets.items():
             try:

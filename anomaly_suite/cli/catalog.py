@@ -22,7 +22,7 @@ _OPTIONS: dict[str, Kind] = {
 
 
 class Entry(NamedTuple):
-    """One public class: its name, dotted path, family (folder) and the first sentence of its docstring."""
+    """One public class: its name, dotted path, family (folder; the package of a plugin) and the first sentence of its docstring."""
 
     name: str
     path: str
@@ -48,9 +48,13 @@ def catalog(kind: Kind) -> tuple[Entry, ...]:
         family = file.parent.name if file.parent.name != kind else file.stem
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name in public:
-                summary = re.split(r"(?<=\.)\s", ast.get_docstring(node) or "", maxsplit=1)[0]
-                found.append(Entry(node.name, f"{dotted}.{node.name}", family, summary))
+                found.append(Entry(node.name, f"{dotted}.{node.name}", family, summary_of(node)))
     return tuple(sorted(found, key=lambda entry: (entry.family, entry.name)))
+
+
+def summary_of(node: ast.ClassDef) -> str:
+    """The first sentence of a class's docstring; empty where there is none."""
+    return re.split(r"(?<=\.)\s", ast.get_docstring(node) or "", maxsplit=1)[0]
 
 
 def _exported(init: Path) -> set[str]:
@@ -95,9 +99,14 @@ def check_class_name(name: str, kind: Kind) -> None:
     Raises:
         ConfigError: no public class has this name.
     """
-    names = [entry.name for entry in catalog(kind)]
-    if name and name.isidentifier() and name not in names:
+    if not name or not name.isidentifier() or any(entry.name == name for entry in catalog(kind)):
+        return
+    from anomaly_suite.cli.plugins import broken, offered
+
+    names = [entry.name for entry in offered(kind)]
+    if name not in names:
+        lost = "".join(f" The {sentence}" for sentence in broken())
         raise ConfigError(
             f"no {'method' if kind == 'methods' else 'data module'} {name!r}; known are {', '.join(names)}. "
-            f"Your own class needs its dotted name (my_file.{name}).{did_you_mean(name, names)}"
+            f"Your own class needs its dotted name (my_file.{name}).{did_you_mean(name, names)}{lost}"
         )

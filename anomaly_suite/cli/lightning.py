@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -37,10 +37,11 @@ from anomaly_suite.callbacks import (
 from anomaly_suite.callbacks.tiles import keep_size
 from anomaly_suite.cli.catalog import options_of
 from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
+from anomaly_suite.cli.plugins import load_plugins
 from anomaly_suite.cli.run_config import RunConfig
 from anomaly_suite.cli.samples import check_config
 from anomaly_suite.cli.trainer_options import check_trainer, require_end, require_mapping
-from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
+from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
 from anomaly_suite.io.atomic import try_folder
@@ -94,9 +95,10 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
         "ignore", message="The dirpath has changed"
     )  # results of a prediction have their own folder
     sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
+    load_plugins(words)
     return kind(
-        model_class=AnomalyModule,
-        datamodule_class=AnomalyDataModule,
+        model_class=LightningModule,
+        datamodule_class=LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_callback=RunConfig if subcommand == "fit" else None,
@@ -255,6 +257,7 @@ class SuiteCLI(LightningCLI):
             self.subcommand != "fit"
             and self.config[self.subcommand].get("untrained")
             and self._get(self.config, "ckpt_path") is None
+            and isinstance(self.model, AnomalyModule)  # a LightningModule of one's own is as its constructor leaves it
         ):
             self.model.load_pretrained()
 

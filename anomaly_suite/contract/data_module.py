@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anomaly_suite.contract.batch import as_batch
+from anomaly_suite.contract.items import in_batches
 from anomaly_suite.contract.loader import TrainingLoader
 from anomaly_suite.contract.sampler import ShardSampler
 from anomaly_suite.errors import ConfigError
@@ -44,9 +45,10 @@ class FrameTruth(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Data sets of a data module; each has ``__len__`` and ``__getitems__(indices) -> Batch``, and perhaps ``listed() -> Iterator[Listed]``.
+    """Data sets of a data module; each has ``__len__`` and ``__getitem__``, and perhaps ``labels`` and ``listed() -> Iterator[Listed]``.
 
-    A negative index ``-1 - i`` asks for item ``i`` with ``padding`` True.
+    Items are put together as :class:`~anomaly_suite.contract.items.CollatedItems` says. One with ``batch(indices)`` and ``__getitems__(indices) -> Batch``
+    hands out batches itself; a negative index ``-1 - i`` then asks for item ``i`` with ``padding`` True.
     """
 
     train: Dataset[Any]
@@ -268,10 +270,11 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
         kind: type[DataLoader[Any]] = DataLoader,
     ) -> DataLoader[Any]:
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+        batches = in_batches(dataset)
         sampler = self._sampler(dataset, world=world, rank=rank, shuffle=shuffle)
         # Worker processes start anew each epoch, so that they see the epoch's number in the data set.
         return kind(
-            dataset,
+            batches,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

@@ -215,12 +215,13 @@ class TrainingSupport(FiniteSupport, InputSupport):
 
     # Several optimisers -----------------------------------------------------------------------------------------------
 
-    def step_alone(self, *optimizers: Any, losses: Sequence[Tensor]) -> None:
+    def step_alone(self, *optimizers: Any, losses: Sequence[Tensor], clip: float | None = None) -> None:
         """Let some of a method's optimisers take a step; the weights of all others stay, and have no gradient after it.
 
         Args:
             optimizers: Of Lightning's :meth:`optimizers`.
             losses: Scalars, whose sum falls.
+            clip: Greatest norm of the gradients of an optimiser; None leaves them as they are.
         """
         loss = torch.stack(list(losses)).sum()
         # Gradients of the other optimizers' weights are neither needed nor computed, ...
@@ -230,6 +231,8 @@ class TrainingSupport(FiniteSupport, InputSupport):
             loss = loss + 0.0 * torch.stack([weight.sum() for weight in weights]).sum()
         self.manual_backward(loss, inputs=weights)
         for optimizer in optimizers:
+            if clip is not None:
+                self.clip_gradients(optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm")
             optimizer.step()
         self.zero_grad()
 

@@ -24,6 +24,7 @@ from anomaly_suite.data.scenes.cityscapes import Cityscapes
 from anomaly_suite.data.scenes.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
 from anomaly_suite.data.scenes.lost_and_found import LostAndFound
 from anomaly_suite.data.scenes.road_anomaly import RoadAnomaly
+from anomaly_suite.data.scenes.scene_folder import SceneFolder
 from anomaly_suite.data.scenes.synthetic_streets import SyntheticStreets
 from anomaly_suite.data.videos.polyp_video import PolypVideo
 from anomaly_suite.data.videos.shanghaitech import ShanghaiTech
@@ -53,6 +54,7 @@ __all__ = [
     "MedMNIST",
     "PolypVideo",
     "RoadAnomaly",
+    "SceneFolder",
     "ShanghaiTech",
     "SyntheticStreets",
     "SyntheticTextures",

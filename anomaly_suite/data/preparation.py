@@ -66,11 +66,11 @@ class PicturePreparation:
             ``("cut", frame)``, ``("resize", (h, w), "opencv")`` and ``("crop", (h, w))``, those that there are, in this order.
 
         Raises:
-            ConfigError: there are steps of albumentations, which are Python.
+            ConfigError: there are transform steps, which are Python.
         """
         pipeline = self.pipeline
         if pipeline.steps:
-            names = ", ".join(str(step.get("class")) for step in pipeline.steps)
+            names = ", ".join(pipeline.step_names)
             raise ConfigError(
                 f"transform steps cannot be written into an exported file; the run has {names}. Export a run without transform, or "
                 "apply these steps to the pictures first."

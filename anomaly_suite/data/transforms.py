@@ -1,20 +1,18 @@
-"""Resizing, cropping and albumentations steps for images and scenes, masks kept in step."""
+"""Resizing, cropping and transform steps for images and scenes, masks kept in step."""
 
 from __future__ import annotations
 
-import inspect
 import numbers
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_suite.errors import ConfigError, ShapeError, did_you_mean
-from anomaly_suite.io.seeds import derive_seed
+from anomaly_suite.data.steps import Steps
+from anomaly_suite.errors import ConfigError, ShapeError
 
-Step = Mapping[str, Any]
 Size = int | tuple[int, int]
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,23 +24,26 @@ class Pipeline:
         image_size: Height and width in pixels (one number for both); None keeps the size. Images shrink by area averaging
             and grow bilinearly; masks take the nearest pixel.
         center_crop: Height and width that are cut out of the resized image.
-        steps: Albumentations transforms, ``{"class": "HorizontalFlip", "p": 0.5}``; one that holds others has them under
-            ``transforms``. They must leave 8-bit images: a method normalises its own input.
+        steps: Transforms of albumentations and torchvision.transforms.v2, see :class:`~anomaly_suite.data.steps.Steps`. They must leave
+            8-bit images: a method normalises its own input.
 
     Raises:
-        ConfigError: a step is not a transform of albumentations, or has an option or value it does not take; or a crop that is larger
+        ConfigError: a step is no such transform, or has an option or value it does not take; or a crop that is larger
             than the image size.
     """
 
-    def __init__(self, *, image_size: Size | None, center_crop: Size | None, steps: Sequence[Step]) -> None:
+    def __init__(self, *, image_size: Size | None, center_crop: Size | None, steps: Sequence[Any]) -> None:
         self.image_size = _pair(image_size)
         self.center_crop = _pair(center_crop)
         if self.image_size:
             self.require_room(self.image_size, source="image_size")
         self.steps = list(steps)
-        self._compose: Any = None
-        if self.steps:
-            self.prepare()
+        self._built = Steps(self.steps) if self.steps else None
+
+    @property
+    def step_names(self) -> list[str]:
+        """Classes of the steps."""
+        return [] if self._built is None else self._built.names
 
     def changes(self, height: int, width: int) -> bool:
         """Whether an image of this size would not come out as it is."""
@@ -66,19 +67,6 @@ class Pipeline:
                 "(H x W). Give a smaller center_crop, or an image_size of at least its size."
             )
 
-    def prepare(self) -> None:
-        """Build the albumentations pipeline; importing it takes seconds, so better once than in every worker."""
-        if self._compose is not None:
-            return
-        albumentations = _albumentations()
-        steps = []
-        if self.image_size:
-            # Its rule is that of io.images.area_or_linear, but where one side grows and the other shrinks it averages too.
-            steps.append(albumentations.Resize(*self.image_size, area_for_downscale="image"))
-        if self.center_crop:
-            steps.append(albumentations.CenterCrop(*self.center_crop))
-        self._compose = albumentations.Compose(steps + [build_step(step) for step in self.steps])
-
     def __call__(
         self, image: Pixels, mask: Pixels | None, *, seed_parts: tuple[int, ...], source: str = "the image"
     ) -> tuple[Pixels, Pixels | None]:
@@ -101,61 +89,54 @@ class Pipeline:
             return image, mask
         if self.image_size is None:
             self.require_room((height, width), source=source)
-        self.prepare()
-        if self.steps:
-            self._compose.set_random_seed(derive_seed(*seed_parts))
+        if self.image_size is not None:
+            image, mask = resized(image, mask, self.image_size)
+        if self.center_crop is not None:
+            image, mask = _middle(image, self.center_crop), None if mask is None else _middle(mask, self.center_crop)
+        if self._built is None:
+            return image, mask
         try:
-            out = self._compose(image=image) if mask is None else self._compose(image=image, mask=mask)
-        except Exception as error:  # whatever a step of albumentations leads to
+            found, marked = self._built(image, mask, seed_parts=seed_parts)
+        except Exception as error:  # whatever a step leads to
             raise ConfigError(
                 f"a transform step cannot work on {source}, {height} x {width} (H x W): {' '.join(str(error).split())}. "
                 "Change the step, or the size of the images."
             ) from error
-        if out["image"].dtype != np.uint8:
+        if found.dtype != np.uint8:
             raise ConfigError(
-                f"transform steps must leave 8-bit images; got {out['image'].dtype}. "
+                f"transform steps must leave 8-bit images; got {found.dtype}. "
                 "Leave out steps such as Normalize or ToFloat: a method normalises its own input."
             )
-        return out["image"], out.get("mask")
+        return found, marked
+
+
+def resized(image: Pixels, mask: Pixels | None, size: tuple[int, int]) -> tuple[Pixels, Pixels | None]:
+    """An image and its mask in another size.
+
+    Images are averaged over areas where a side shrinks: the rule of :func:`~anomaly_suite.io.images.area_or_linear`, but where one side
+    grows and the other shrinks it averages too. Masks take the nearest pixel.
+
+    Args:
+        image: Shape (H, W, C).
+        mask: Shape (H, W); None where there is none.
+        size: Height and width that they get.
+    """
+    height, width = image.shape[:2]
+    if size == (height, width):
+        return image, mask
+    how = cv2.INTER_AREA if size[0] < height or size[1] < width else cv2.INTER_LINEAR
+    found = cv2.resize(image, size[::-1], interpolation=how)
+    found = found[..., None] if found.ndim < image.ndim else found
+    return found, None if mask is None else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _middle(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    top, left = ((side - wanted) // 2 for side, wanted in zip(pixels.shape, size, strict=False))
+    return np.ascontiguousarray(pixels[top : top + size[0], left : left + size[1]])
 
 
 class CropError(ShapeError, ConfigError):
     """A crop does not fit: the image is too small, or the option too large."""
-
-
-def build_step(step: Step) -> Any:
-    """One albumentations transform from its mapping; see :class:`Pipeline`.
-
-    Raises:
-        ConfigError: albumentations has no such transform, or it does not take an option or its value.
-    """
-    albumentations = _albumentations()
-    options = {key: value for key, value in step.items() if key != "class"}
-    name = str(step.get("class"))
-    kinds = (albumentations.BasicTransform, albumentations.BaseCompose)
-    known = [key for key, value in vars(albumentations).items() if inspect.isclass(value) and issubclass(value, kinds)]
-    if name not in known:
-        raise ConfigError(
-            f"a transform step needs 'class', the name of an albumentations transform; got {dict(step)}.{did_you_mean(name, known)}"
-        )
-    transform = getattr(albumentations, name)
-    accepted = list(inspect.signature(transform).parameters)
-    for key in options:
-        if key not in accepted:
-            raise ConfigError(f"{name} takes {', '.join(accepted)}; got {key!r}.{did_you_mean(key, accepted)}")
-    if "transforms" in options:
-        options["transforms"] = [build_step(inner) for inner in options["transforms"]]
-    try:
-        return transform(**options)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name} cannot be built from {options}: {' '.join(str(error).split())}") from error
-
-
-def _albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
-    import albumentations
-
-    return albumentations
 
 
 def _pair(size: Size | None) -> tuple[int, int] | None:

@@ -224,7 +224,10 @@ def _class_of(path: str) -> type[AnomalyModule]:
             f"the run's method {path!r} cannot be imported ({error}). Install it, or start where its file lies."
         ) from error
     if not (isinstance(found, type) and issubclass(found, AnomalyModule)):
-        raise ConfigError(f"the run's method {path!r} is no AnomalyModule. Give the run of a method.")
+        raise ConfigError(
+            f"pictures are scored and exported with an AnomalyModule; the run's model {path!r} is none. Give the run of a method, or derive the class "
+            "from AnomalyModule."
+        )
     return found
 
 

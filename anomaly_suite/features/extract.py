@@ -39,6 +39,7 @@ from anomaly_suite.features.networks import (
 from anomaly_suite.features.record import Counts, claim, growing_array, read_tables, table_file, write_table
 from anomaly_suite.io.bit_depth import DEPTHS, depth_of
 from anomaly_suite.io.videos import deep_frames, open_video
+from anomaly_suite.nn.video import VideoBackbone
 
 
 class Extraction(NamedTuple):
@@ -111,10 +112,80 @@ def extract(
     if bit_depth != "auto" and bit_depth not in DEPTHS:
         raise ConfigError(f"bit_depth must be auto or a whole number from 8 to 16; got {bit_depth!r}. Leave it auto.")
     videos = find_videos(Path(input), include=_listed(include), exclude=_listed(exclude), flat=flat)
-    place = choose_device(device)
+    choose_device(device)  # before the network, which takes a while
     net = build_network(network, weights=weights, backbone=backbone)
+    done, failed = extract_videos(
+        videos,
+        Path(output),
+        net,
+        network=network,
+        weights=weights,
+        backbone=backbone,
+        crops=crops,
+        flat=flat,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        shard=(number, shards),
+        overwrite=overwrite,
+        bit_depth=bit_depth,
+    )
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(failed.items(), 5))
+        raise DatasetError(
+            f"{len(failed)} of {len(videos)} videos failed, all others are written: {reasons}{' ...' if len(failed) > 5 else ''} "
+            "Then run the same command again; exclude leaves videos out."
+        )
+    return done
+
+
+def extract_videos(
+    videos: Mapping[str, Path],
+    folder: Path,
+    net: VideoBackbone,
+    *,
+    network: Network,
+    weights: str | None = None,
+    backbone: str = "resnet50",
+    crops: int | None = None,
+    flat: bool = False,
+    batch_size: int = 16,
+    device: str = "auto",
+    precision: Precision = "32",
+    shard: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+    bit_depth: Literal["auto"] | int = "auto",
+    stop: bool = False,
+) -> tuple[Extraction, dict[str, str]]:
+    """Extract snippet features of videos; see :func:`extract` for what is written and for the other arguments.
+
+    Args:
+        videos: Files or folders of frames, by name.
+        folder: For the features.
+        net: The network.
+        network: What it is.
+        weights: Where its weights are from.
+        backbone: See :func:`extract`.
+        crops: See :func:`extract`.
+        flat: See :func:`extract`.
+        batch_size: See :func:`extract`.
+        device: See :func:`extract`.
+        precision: See :func:`extract`.
+        shard: Number and count.
+        overwrite: See :func:`extract`.
+        bit_depth: See :func:`extract`.
+        stop: Whether a video that cannot be read ends it.
+
+    Returns:
+        What was done, and for each video that could not be read, why.
+
+    Raises:
+        ConfigError: options that do not fit each other, or the features that are in the folder.
+        DatasetError: a video cannot be read, with ``stop``.
+    """
+    number, shards = shard
+    place = choose_device(device)
     count = choose_crops(crops, network, net)
-    folder = Path(output)
     settings = {
         "network": network,
         "backbone": backbone if network == "frame_average" else None,
@@ -139,7 +210,7 @@ def extract(
     mine = dict(itertools.islice(videos.items(), number - 1, None, shards))
     table = table_file(folder, number, shards)
     only = None if shards == 1 else mine
-    return _extract_all(mine, folder, encoder, table=table, only=only, overwrite=overwrite, bit_depth=depth)
+    return _extract_all(mine, folder, encoder, table=table, only=only, overwrite=overwrite, bit_depth=depth, stop=stop)
 
 
 def _extract_all(
@@ -151,7 +222,8 @@ def _extract_all(
     only: Mapping[str, Any] | None,
     overwrite: bool,
     bit_depth: int,
-) -> Extraction:
+    stop: bool,
+) -> tuple[Extraction, dict[str, str]]:
     """Extract the videos that are not there; the table has those of ``only``, or all in the folder."""
     known = read_tables(folder)
     skipped = [name for name in videos if name in known and not overwrite]
@@ -176,6 +248,8 @@ def _extract_all(
                     advance=partial(_advance, progress, task, start),
                 )
             except (DatasetError, NotFiniteError) as error:
+                if stop:
+                    raise
                 failed[name] = str(error)
                 progress.console.print(f"failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
             else:
@@ -183,13 +257,7 @@ def _extract_all(
                 save_table()
         progress.update(task, completed=len(videos))
     save_table()
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(failed.items(), 5))
-        raise DatasetError(
-            f"{len(failed)} of {len(videos)} videos failed, all others are written: {reasons}{' ...' if len(failed) > 5 else ''} "
-            "Then run the same command again; exclude leaves videos out."
-        )
-    return Extraction(written, skipped)
+    return Extraction(written, skipped), failed
 
 
 def _extract_video(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.io.folders import on_disk
 from anomaly_suite.io.naming import natural_key
+from anomaly_suite.io.pictures import LIST_SUFFIXES, require_there
+from anomaly_suite.io.rows import read_rows
 from anomaly_suite.io.videos import VIDEO_SUFFIXES, is_frame, walk_videos
+
+TAKEN = (*VIDEO_SUFFIXES, ".npy")
 
 
 def find_videos(
@@ -61,6 +68,59 @@ def find_videos(
             "Correct the path or the patterns."
         )
     return videos
+
+
+def new_videos(inputs: Sequence[str]) -> list[Path]:
+    """Every video, or file of snippet features, that some inputs stand for, once.
+
+    Args:
+        inputs: Each a video; a file of features (``.npy``); a folder, for all videos in it and below, or where there are none, for all
+            files of features; a folder of frames; a pattern; or a list with a column ``path``, relative to where the list lies.
+
+    Raises:
+        DatasetNotFoundError: there is no such thing, or nothing in it.
+        DatasetError: a file of another kind, or a list that cannot be read.
+    """
+    return list(dict.fromkeys(path for word in inputs for path in _new_videos(word)))
+
+
+def _new_videos(word: str) -> list[Path]:
+    path = on_disk(Path(word).expanduser())
+    if path.is_dir():
+        found = sorted(walk_videos(path)) or sorted(path.rglob("*.npy"))
+    elif path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        found = [
+            _one_video(on_disk(path.parent / Path(row.values["path"]).expanduser()))
+            for row in read_rows(path, ("path",))
+        ]
+    elif path.exists():
+        return [_one_video(path)]
+    elif glob.has_magic(word):
+        matches = map(Path, sorted(glob.glob(os.path.expanduser(word), recursive=True)))
+        found = [match for match in matches if match.suffix.lower() in TAKEN and match.is_file()]
+    else:
+        require_there(word)
+        found = []
+    if not found:
+        raise DatasetNotFoundError(
+            f"predict expects videos in '{word}', as the run's method takes them; there is none. Videos end in "
+            f"{', '.join(VIDEO_SUFFIXES)}, snippet features in .npy; folders of frames are videos, too."
+        )
+    return found
+
+
+def _one_video(path: Path) -> Path:
+    """The path.
+
+    Raises:
+        DatasetError: the file is no video.
+    """
+    if path.is_file() and path.suffix.lower() not in TAKEN:
+        raise DatasetError(
+            f"'{path}' is no video, and the run's method takes snippet features of videos. Give a video ({', '.join(VIDEO_SUFFIXES)}), a "
+            "folder of its frames, or features (.npy)."
+        )
+    return path
 
 
 def read_shard(shard: str) -> tuple[int, int]:

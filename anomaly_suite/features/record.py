@@ -39,7 +39,7 @@ def claim(folder: Path, settings: Mapping[str, Any], weights: str | None) -> Non
     Args:
         folder: Output folder.
         settings: All that decides the numbers.
-        weights: File of the network's weights, whose name is recorded as well.
+        weights: File of the network's weights, whose name and place are recorded as well.
 
     Raises:
         ConfigError: its features were made otherwise, or by something else.
@@ -53,7 +53,20 @@ def claim(folder: Path, settings: Mapping[str, Any], weights: str | None) -> Non
     versions = {"anomaly_suite": __version__, "torch": torch.__version__, "timm": timm.__version__}
     versions |= {"opencv": cv2.__version__, "numpy": np.__version__}
     source = None if weights is None else Path(weights).name
-    save_json(record, {**settings, "weights": source, "versions": versions})
+    place = {"weights_file": str(Path(weights).resolve())} if weights is not None and Path(weights).is_file() else {}
+    save_json(record, {**settings, "weights": source, **place, "versions": versions})
+
+
+def forget(folder: Path) -> None:
+    """Remove the features that an extraction left in a folder, by its tables, and its record.
+
+    Args:
+        folder: Output folder of the extraction.
+    """
+    for name in read_tables(folder):
+        (folder / f"{name}.npy").unlink(missing_ok=True)
+    for file in [folder / RECORD, *_tables(folder)]:
+        file.unlink(missing_ok=True)
 
 
 def _compare(record: Path, settings: Mapping[str, Any]) -> None:
@@ -124,13 +137,16 @@ def table_file(folder: Path, number: int, shards: int) -> Path:
 def read_tables(folder: Path) -> dict[str, Counts]:
     """Counts of the videos whose features are there; the newest table counts."""
     known: dict[str, Counts] = {}
-    tables = [*folder.glob(TABLE), *folder.glob("videos-*-of-*.csv")]
-    for table in sorted(tables, key=lambda file: file.stat().st_mtime):
+    for table in sorted(_tables(folder), key=lambda file: file.stat().st_mtime):
         with table.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if (folder / f"{row['name']}.npy").is_file():
                     known[row["name"]] = Counts(int(row["frames"]), int(row["snippets"]))
     return known
+
+
+def _tables(folder: Path) -> list[Path]:
+    return [*folder.glob(TABLE), *folder.glob("videos-*-of-*.csv")]
 
 
 def write_table(table: Path, known: Mapping[str, Counts]) -> None:

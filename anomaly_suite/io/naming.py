@@ -107,6 +107,10 @@ class MirroredNames:
         free = free_name(name, self._used)
         return free.with_name(f"{free.name}.png")
 
+    def skip(self) -> None:
+        """Count an image that gets no name."""
+        self._count += 1
+
     def _mirrored(self, path: str) -> Path:
         require_file_name(path)
         whole = Path(os.path.abspath(path))

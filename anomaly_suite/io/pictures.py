@@ -62,6 +62,21 @@ def find_pictures(inputs: Sequence[str]) -> list[Picture]:
     return [picture for path in paths for picture in _pictures(path)]
 
 
+def require_there(word: str) -> None:
+    """Refuse a path that does not exist; a pattern is left to those who look for its matches.
+
+    Args:
+        word: A path or a pattern.
+
+    Raises:
+        DatasetNotFoundError: there is no such path.
+    """
+    if not on_disk(Path(word).expanduser()).exists() and not glob.has_magic(word):
+        raise DatasetNotFoundError(
+            f"predict expects a picture, a folder, a pattern, a video or a list; '{word}' does not exist. Check the path."
+        )
+
+
 def common_folder(pictures: Sequence[Picture]) -> Path:
     """The innermost folder that all pictures lie in.
 
@@ -104,9 +119,7 @@ def _paths(word: str) -> Iterator[Path]:
             )
         yield from files
     else:
-        raise DatasetNotFoundError(
-            f"predict expects a picture, a folder, a pattern, a video or a list; '{word}' does not exist. Check the path."
-        )
+        require_there(word)
 
 
 _KNOWN = f"Pictures end in {', '.join(sorted(IMAGE_SUFFIXES))}, videos in {', '.join(VIDEO_SUFFIXES)}."

@@ -57,6 +57,18 @@ class WrittenFiles:
             ) from error
         self.added += names
 
+    def drop(self, *files: Path) -> None:
+        """Remove files of this run that are not wanted any more.
+
+        Args:
+            files: Paths below the folder that were added.
+        """
+        names = {file.relative_to(self.folder).as_posix() for file in files}
+        self.added = [name for name in self.added if name not in names]
+        for file in files:
+            with suppress(OSError):
+                file.unlink()
+
     def finish(self, added: Iterable[str]) -> None:
         """Remove what earlier runs listed and this one did not; for one process, once all have written.
 

@@ -15,24 +15,28 @@ from anomaly_suite.methods.reconstruction import (
     MemMCMAE,
     MSSSIMAutoencoder,
 )
-from anomaly_suite.methods.weak_video import CTMIL, RTFM, DeepMIL
+from anomaly_suite.methods.weak_video import CLAWS, CTMIL, MIST, RTFM, URDMU, ARNet, DeepMIL, GCNAnomaly
 
 __all__ = [
     "ADACL",
     "ADGAN",
     "ALPS",
     "CCD",
+    "CLAWS",
     "CSI",
     "CTMIL",
     "DAE",
     "DROC",
     "IGD",
+    "MIST",
     "OCGAN",
     "PANDA",
     "PEBAL",
     "PMSACL",
     "RTFM",
+    "URDMU",
     "VAE",
+    "ARNet",
     "CutPaste",
     "DeepGamblers",
     "DeepLabV3Plus",
@@ -41,6 +45,7 @@ __all__ = [
     "EntropyMaximisation",
     "FAnoGAN",
     "FSADNet",
+    "GCNAnomaly",
     "KnowledgeDistillation",
     "LearningToReweight",
     "MSSSIMAutoencoder",

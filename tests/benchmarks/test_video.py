@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+import anomaly_suite.methods.weak_video
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -42,6 +44,20 @@ def test_every_case_reports_time_and_memory(bench: ModuleType, case: str) -> Non
     assert outcome["call_s"] > 0
     assert outcome["call_cpu_s"] > 0
     assert outcome["peak_mb"] > 100
+
+
+def test_steps_of_all_methods_are_told(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = {"DeepMIL": bench.STEPS["DeepMIL"], "MIST": bench.STEPS["MIST"]}
+    assert small.keys() < bench.STEPS.keys() <= set(anomaly_suite.methods.weak_video.__all__)
+    monkeypatch.setattr(bench, "STEPS", small)
+    outcome = bench.steps(**SMALL, accelerator="cpu")
+    assert {name.removesuffix("_s").removesuffix("_cpu") for name in outcome} == {
+        "DeepMIL",
+        "MIST_generator",
+        "MIST_detector",
+    }
+    assert all(value > 0 for name, value in outcome.items() if not name.endswith("_cpu_s"))
 
 
 def test_a_case_runs_by_its_own_command_and_is_saved(

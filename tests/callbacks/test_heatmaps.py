@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from anomaly_suite.callbacks.color_scale import ColorScale
 from anomaly_suite.callbacks.drawing import GAP
 from anomaly_suite.callbacks.heatmaps import HeatmapExport
 from anomaly_suite.contract import AnomalyModule
+from anomaly_suite.contract.data_module import Listed
 from anomaly_suite.errors import ConfigError, NotFiniteError, ShapeError
 from anomaly_suite.io.atomic import replacing
 from anomaly_suite.io.naming import MirroredNames
@@ -334,6 +336,33 @@ def test_stages_keep_their_own_files_and_limits(tmp_path, trainer_in):
     assert files(tmp_path / "heatmaps") == [f"{stage}/t/g/{i}.png" for stage in ("predict", "test") for i in range(3)]
     run(HeatmapExport(max_images=None, folder=str(tmp_path / "all")), data, trainer_in)
     assert len(files(tmp_path / "all")) == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 30])
+def test_few_panels_show_every_label_and_defect(batch_size, tmp_path, trainer_in):
+    """Sorted data would otherwise show the first kind alone."""
+    kinds = ["good"] * 12 + ["hole"] * 6 + ["crack"] * 1
+    paths = [f"/d/{kind}/{number:02d}.png" for number, kind in enumerate(kinds)]
+    items = [
+        {"image": square(16), "image_path": path, "label": int(kind != "good")}
+        for path, kind in zip(paths, kinds, strict=True)
+    ]
+    listed = [Listed(path, 1, defect_type=kind) for path, kind in zip(paths, kinds, strict=True) if kind != "good"]
+    data = LightningDataModule()
+    data.test_dataloader = lambda: DataLoader(items, batch_size=batch_size)
+    data.splits = SimpleNamespace(test=SimpleNamespace(listed=lambda: iter(listed)))
+    trainer = trainer_in(callbacks=[HeatmapExport(max_images=7, raw="png16")])
+    trainer.test(RedIsOdd(), datamodule=data, verbose=False)
+    names = ["crack/18.png", *(f"good/{n:02d}.png" for n in range(3)), *(f"hole/{n}.png" for n in range(12, 15))]
+    assert files(tmp_path / "heatmaps" / "test") == [f"d/{name}" for name in names]
+    assert len(files(tmp_path / "heatmaps" / "test_raw")) == 14  # with their scales
+    assert not (tmp_path / "heatmaps" / "test" / "d" / "good" / "03.png").exists()
+
+
+def test_pictures_without_labels_are_shown_by_decision_and_keep_their_numbers(tmp_path, trainer_in):
+    dark, red = torch.zeros(3, 16, 16), torch.ones(3, 16, 16)
+    run(HeatmapExport(max_images=4), [(dark,)] * 6 + [(red,)] * 3, trainer_in, module=calibrated(), stage="predict")
+    assert files(tmp_path / "heatmaps" / "predict") == [f"image_{number:06d}.png" for number in (0, 1, 6, 7)]
 
 
 def test_a_method_without_map_writes_nothing_and_says_so_once(tmp_path, trainer_in, caplog):

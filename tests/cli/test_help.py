@@ -28,6 +28,11 @@ def test_every_default_callback_stands_in_the_help():
     assert f"callbacks: {', '.join(LAYER)} --" in " ".join(succeed("fit", "--help").out.split())
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # a narrower terminal wraps more lines
+
+
 @pytest.fixture(scope="module")
 def parsers():
     """The parser of every subcommand."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from video_files import frames, write_folder
 
-from anomaly_suite.errors import ConfigError, DatasetNotFoundError
-from anomaly_suite.features.find import find_videos, read_shard
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
+from anomaly_suite.features.find import find_videos, new_videos, read_shard
 
 
 class TestFindVideos:
@@ -73,3 +73,18 @@ def test_impossible_shards(shard: str) -> None:
     with pytest.raises(ConfigError, match="shard must be a number and a count"):
         read_shard(shard)
     assert read_shard("4/12") == (4, 12)
+
+
+def test_new_videos_as_people_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x.mp4", "a/sub/y.avi", "a/sub/note.txt", "b/1.npy", "b/2.npy", "frames/1.png", "frames/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "list.csv").write_text("path\na/x.mp4\nframes\n")
+    assert new_videos(["a"]) == [Path("a/sub/y.avi"), Path("a/x.mp4")]
+    assert new_videos(["b", "frames", "b/1.npy"]) == [Path("b/1.npy"), Path("b/2.npy"), Path("frames")]
+    assert new_videos(["a/**/*", "list.csv"]) == [Path("a/sub/y.avi"), Path("a/x.mp4"), Path("frames")]
+    with pytest.raises(DatasetError, match="is no video, and the run's method takes snippet features"):
+        new_videos(["a/sub/note.txt"])
+    with pytest.raises(DatasetNotFoundError, match=r"predict expects videos in '\*\.mp4'.*there is none"):
+        new_videos(["*.mp4"])

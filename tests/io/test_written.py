@@ -108,3 +108,14 @@ def test_files_known_by_their_names(tmp_path: Path) -> None:
     remove_older(tmp_path, r"test_(roc|pr)\.png", 10**18 + 1)
     assert left(tmp_path) == ["test_pr.png", "test_rocks.png"]
     remove_older(tmp_path / "missing", "x", 0)
+
+
+def test_a_file_that_is_not_wanted_any_more_is_gone(tmp_path: Path) -> None:
+    files = WrittenFiles(tmp_path, "test")
+    for name in ("a.png", "b.png"):
+        files.add(tmp_path / name)
+        (tmp_path / name).write_bytes(b"1")
+    files.drop(tmp_path / "a.png", tmp_path / "never.png")
+    files.finish(files.added)
+    assert files.added == ["b.png"]
+    assert [path.name for path in tmp_path.glob("*.png")] == ["b.png"]

@@ -52,9 +52,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "image_size": 28, "widths": (64, 96, 128), "latent_dim": 64, "pool": "mean", "output": "tanh", "perturbation": "tanh", "epsilon": 1.0,
         "perturbed_weight": 1.0, "clean_weight": 1.0, "distorter_every": 3, "score": "chosen", "lr": 5e-4,
     },
+    "ARNet": {  # video_baselines.md, 1
+        "hidden": None, "dropout": 0.7, "alpha": 4, "center_weight": 20.0, "variant": "paper", "lr": 1e-4, "weight_decay": 5e-4,
+        "segments": 300,
+    },
     "CCD": {  # ccd.md, 2 and 3
         **RECIPE, "strong": "permutation", "num_strong": 4, "negatives": "all", "anchors": "both", "crop_scale": (0.2, 1.0),
         "contrast_weight": 1.0, "augmentation_weight": 1.0, "position_weight": 1.0, "position_pairs": 32,
+    },
+    "CLAWS": {  # video_baselines.md, 4, most of it unverified there
+        "feature_dim": 4096, "hidden": (512, 32), "dropout": 0.6, "rescale": False, "smoothness_weight": 8e-5, "sparsity_weight": 8e-5,
+        "cluster_weight": 8e-5, "lr": 1e-4, "lr_drop_steps": 80_000, "segments": 64,
     },
     "CTMIL": {  # ctmil.md
         "preset": "default", "hidden": (512, 128), "dropout": 0.7, "encoder": "transformer",  # 2
@@ -99,6 +107,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "variant": "izif", "kappa": 1.0, "feature": "critic", "latent_dim": 128, "width": 64, "image_size": 64,
         "patch_size": 32, "patch_stride": 16, "lr": 1e-4, "encoder_lr": 5e-5,
     },
+    "GCNAnomaly": {  # video_baselines.md, 2; the classifier is DeepMIL's, its rate that for I3D features (deep_mil.md, 2)
+        "hidden": (512, 32), "dropout": 0.6, "rounds": 2, "cleaner_epochs": 20, "cleaner_widths": (512, 128), "similarity": "max",
+        "lr": 1e-4, "weight_decay": 5e-4, "cleaner_lr": 1e-4, "momentum": 0.9,
+    },
     "IGD": {  # igd.md, 2 and 3
         "image_size": 256, "patch_size": 32, "patch_stride": 16, "patches_per_step": 450, "latent_dim": 128,
         "gaussian_weight": 1.0, "interpolation_weight": 0.1, "rho": 0.15, "pixel_space": "standardized",
@@ -110,6 +122,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "LearningToReweight": {  # few_shot_baselines.md, 2; the rest as FSADNet
         "encoder": "infomax", "image_size": 64, "hidden": (1000, 200, 20), "clean_size": 20, "loss": "deviation", "margin": 6.0,
         "lr": 1e-4, "betas": WGAN,
+    },
+    "MIST": {  # video_baselines.md, 3; the second network's optimiser is that of the paper's second stage
+        "hidden": (512, 32), "dropout": 0.6, "groups": 32, "group_size": 7, "ranking": "snippets", "sparsity_weight": 0.01,
+        "smoothness_weight": 0.0, "normal_labels": "zero", "class_weights": (1.0, 1.0), "generator_lr": 1e-2, "generator_decay": 1e-3,
+        "lr": 1e-4, "weight_decay": 5e-4,
     },
     "MSSSIMAutoencoder": {  # msssim_autoencoder.md, 3 and 4
         "latent_dim": 128, "loss": "ms_ssim", "rho": 0.0, "warmup_epochs": 1, "nu": 0.5, "lr": 1e-4, "weight_decay": 1e-6,
@@ -163,6 +180,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "SupervisedHead": {  # few_shot_baselines.md, 2, DenseNet-121; margin and draws are DevNet's
         "encoder": "densenet121", "encoder_weights": None, "hidden": (), "augment": "heavy", "loss": "cross_entropy", "lr": 1e-4,
         "betas": ADAM, "margin": 5.0, "reference_draws": 5000, "focal_alpha": 0.25, "focal_gamma": 2.0,
+    },
+    "URDMU": {  # the release, as its module says
+        "feature_dim": 1024, "width": 512, "depth": 2, "heads": 4, "head_width": 128, "dropout": 0.5, "normal_items": 60,
+        "anomalous_items": 60, "memory_weight": 0.1, "triplet_weight": 0.1, "divergence_weight": 1e-3, "distance_weight": 1e-4, "margin": 100.0,
+        "lr": 1e-4, "weight_decay": 5e-5, "segments": 200,
     },
     "VAE": {  # dae_vae.md, 2 to 4
         "latent_dim": 128, "beta": 1.0, "likelihood": "gaussian", "score": "residual", "samples": 0, "lr": 1e-4,
@@ -219,6 +241,14 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
         "ALPS", {"image_size": 16, "widths": (4, 6, 8), "latent_dim": 4},
         [Start("Adam", (5e-4,), (0.5, 0.9)), Start("Adam", (5e-4,), (0.5, 0.9))],
     ),
+    "ARNet": ("ARNet", {"feature_dim": 16, "hidden": 8}, [Start("Adam", (1e-4,), weight_decay=5e-4)]),  # video_baselines.md, 1
+    "CLAWS": (  # video_baselines.md, 4
+        "CLAWS", {**FRAMES, "segments": 32}, [Start("RMSprop", (1e-4,), betas=None, momentum=0)],
+    ),
+    "MIST": (  # video_baselines.md, 3: first and second network
+        "MIST", FRAMES, [Start("Adagrad", (1e-2,), betas=None, weight_decay=1e-3, eps=1e-10), Start("Adam", (1e-4,), weight_decay=5e-4)],
+    ),
+    "URDMU": ("URDMU", {"feature_dim": 16, "width": 8, "heads": 2, "head_width": 4}, [Start("Adam", (1e-4,), weight_decay=5e-5)]),
     "CCD": ("CCD", PRETRAINED, [SGD]),  # ccd.md, 3
     **{name: (name, PRETRAINED, [SGD]) for name in ("CSI", "DROC", "PMSACL", "RotNet", "SimCLR", "SupCon")},  # the same recipe
     "CTMIL": ("CTMIL", {**FRAMES, "embed_dim": 16, "depth": 1, "heads": 2}, [Start("Adam", (1e-3,), weight_decay=5e-4)]),
@@ -254,6 +284,10 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
     "FAnoGAN": (  # fanogan.md, 3: generator, critic, encoder
         "FAnoGAN", {"in_channels": 1, "image_size": 8, "width": 4},
         [Start("Adam", (1e-4,), WGAN), Start("Adam", (1e-4,), WGAN), Start("RMSprop", (5e-5,), betas=None, momentum=0)],
+    ),
+    "GCNAnomaly": (  # video_baselines.md, 2: classifier, cleaner
+        "GCNAnomaly", {**FRAMES, "cleaner_widths": (8, 4)},
+        [Start("Adam", (1e-4,), weight_decay=5e-4), Start("SGD", (1e-4,), betas=None, weight_decay=5e-4, momentum=0.9)],
     ),
     "IGD": (  # igd.md, 2: no weight decay for the critic
         "IGD", SMALL, [Start("Adam", (1e-4,), WGAN, weight_decay=1e-6), Start("Adam", (1e-4,), WGAN)],
@@ -427,6 +461,15 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         },
     },
     "methods.reconstruction.ms_ssim_autoencoder": {"WARMUP_RHO": 0.85},  # msssim_autoencoder.md, 3
+    "methods.weak_video.gcn_anomaly": {  # video_baselines.md, 2
+        "CONFIDENT_SHARE": 0.3, "FEWEST": 4, "NEIGHBOURS": 4, "AVERAGE": 0.5, "LR_DECAY": 0.1, "LR_DECAY_EPOCHS": 5,
+    },
+    "nn.label_graph": {"GRAPH_WIDTH": 32},
+    "methods.weak_video.claws": {"OWN_SHARE": 0.7, "REACH": 0.25},  # video_baselines.md, 4
+    "methods.weak_video.mist": {  # video_baselines.md, 3
+        "SMOOTHING_WIDTH": 5, "SMOOTHING_TIMES": 2, "GENERATOR_CLIP": 10.0, "DETECTOR_CLIP": 20.0,
+    },
+    "methods.weak_video.ur_dmu": {"TOP_SHARE": 16, "HEAD_WIDTH": 128, "TRIPLET_MARGIN": 1.0},  # the release
     "methods.weak_video.ctmil": {  # ctmil.md, 2 and 3
         "EMBEDDING_KERNEL": 3, "TOP_K": 3, "CONTRAST_WEIGHT": 0.25, "PENALTY": {"released": 8e-5, "thesis": 5e-4},
     },

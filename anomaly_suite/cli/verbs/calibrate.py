@@ -11,6 +11,7 @@ from anomaly_suite.callbacks.calibrate import Calibrate
 from anomaly_suite.callbacks.thresholds import sentence
 from anomaly_suite.cli.lightning import run_lightning
 from anomaly_suite.cli.verbs.run import expand_run
+from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.contract.checkpoint_file import read_checkpoint, save_checkpoint
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.atomic import try_file
@@ -34,12 +35,26 @@ def calibrate(words: list[str]) -> None:
     _save(run_lightning("validate", words))
 
 
+def _require_method(model: object) -> None:
+    """Refuse a module whose checkpoint holds no thresholds.
+
+    Raises:
+        ConfigError: it is no method of this package or derived from one.
+    """
+    if not isinstance(model, AnomalyModule):
+        raise ConfigError(
+            f"calibrate writes thresholds into the checkpoint of an AnomalyModule; {type(model).__name__} has none there. Read those that validate "
+            "prints, or derive the class from AnomalyModule."
+        )
+
+
 def _target(source: Path) -> Path:
     return source.with_name(f"{source.stem}-calibrated.ckpt")
 
 
 def _save(cli: LightningCLI) -> None:
     """Write a copy of the checkpoint with the new thresholds beside it."""
+    _require_method(cli.model)
     if "calibrate" in cli.config["validate"].disable:
         raise ConfigError(
             "calibrate needs the callback of its name; got it among those to disable. Take it out of disable."

@@ -1,4 +1,4 @@
-"""``list``: what the package offers, and its sample configurations."""
+"""``list``: what the package and its plugins offer, and its sample configurations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import sys
 
 from anomaly_suite.cli.cards import card
-from anomaly_suite.cli.catalog import KINDS, Kind, catalog, check_class_name
+from anomaly_suite.cli.catalog import KINDS, Kind, check_class_name
+from anomaly_suite.cli.plugins import broken, offered
 from anomaly_suite.cli.samples import Sample, condition, sample, sample_names, samples_folder
 from anomaly_suite.errors import ConfigError
 
@@ -46,11 +47,13 @@ def _list_classes(kind: Kind) -> None:
 
     if kind == "methods":
         _list_methods()
-        return
-    table = Table(Column("name", no_wrap=True), "file", "what it is", box=None, padding=(0, 2, 0, 0))
-    for entry in catalog(kind):
-        table.add_row(entry.name, entry.family, entry.summary)
-    Console().print(table)
+    else:
+        table = Table(Column("name", no_wrap=True), "file", "what it is", box=None, padding=(0, 2, 0, 0))
+        for entry in offered(kind):
+            table.add_row(entry.name, entry.family, entry.summary)
+        Console().print(table)
+    for sentence in broken():
+        print(f"anomaly-suite: {sentence}", file=sys.stderr)
 
 
 def _list_methods() -> None:
@@ -69,7 +72,7 @@ def _list_methods() -> None:
         *(["what it is"] if wide else []),
     ]
     table = Table(Column("name", no_wrap=True), *columns, box=None, padding=(0, 2, 0, 0))
-    for entry in catalog("methods"):
+    for entry in offered("methods"):
         known = card(entry)
         table.add_row(entry.name, entry.family, known.task, known.year, known.paper, *([entry.summary] if wide else []))
     console.print(table)

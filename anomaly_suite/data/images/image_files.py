@@ -164,7 +164,7 @@ class ImageFileModule(ImageDataModule):
         bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes as many as the
             brightest training pixel needs. The number is kept in checkpoints.
         exif: ``apply`` turns pictures with a rotation mark (EXIF) upright; ``ignore`` takes them as they are stored.
-        transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
+        transform: Steps of albumentations or torchvision v2 for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
         train_batch_size: Images per training step and process.
         eval_batch_size: Images per validation, test or predict step and process.
@@ -197,8 +197,8 @@ class ImageFileModule(ImageDataModule):
         channels: Literal[1, 3] = 3,
         bit_depth: Bits = "auto",
         exif: Exif = "apply",
-        transform: list[dict[str, Any]] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        transform: list[Any] | None = None,
+        train_transform: list[Any] | None = None,
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int = 0,
@@ -252,7 +252,7 @@ class ImageFileModule(ImageDataModule):
             seed=self.seed,
         )
 
-    def _pipeline(self, steps: list[dict[str, Any]]) -> Pipeline:
+    def _pipeline(self, steps: list[Any]) -> Pipeline:
         return Pipeline(image_size=self.image_size, center_crop=self.center_crop, steps=steps)
 
     def build(self) -> Splits:
@@ -269,9 +269,6 @@ class ImageFileModule(ImageDataModule):
         evaluation, training = self._pipeline(self.transform), self._pipeline(self.transform + self.train_transform)
         self._check(found, evaluation)
         self.depth.look_at(*([item.path for item in items] for items in (found.train, found.val + found.test)))
-        if evaluation.changes(*image_size(found.train[0].path, exif=self.exif)):
-            evaluation.prepare()
-            training.prepare()
         options: dict[str, Any] = {"channels": self.channels, "seed": self.seed, "depth": self.depth}
         options |= {"exif": self.exif, "frame": self.frame}
 

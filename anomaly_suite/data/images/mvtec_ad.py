@@ -64,7 +64,7 @@ class MVTecAD(ImageFileModule):
         bit_depth: How many bits the values of images of more than 8 bits use, 8 to 16; ``auto`` takes as many as the
             brightest training pixel needs. The number is kept in checkpoints.
         exif: ``apply`` turns pictures with a rotation mark (EXIF) upright; ``ignore`` takes them as they are stored.
-        transform: Albumentations steps for all images after resizing, such as ``{class: Equalize, p: 1}``.
+        transform: Steps of albumentations or torchvision v2 for all images after resizing, such as ``{class: Equalize, p: 1}``.
         train_transform: Further steps for training images alone.
         train_batch_size: Images per training step and process.
         eval_batch_size: Images per validation, test or predict step and process.
@@ -99,8 +99,8 @@ class MVTecAD(ImageFileModule):
         channels: Literal[1, 3] = 3,
         bit_depth: Bits = "auto",
         exif: Exif = "apply",
-        transform: list[dict[str, Any]] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        transform: list[Any] | None = None,
+        train_transform: list[Any] | None = None,
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int = 0,

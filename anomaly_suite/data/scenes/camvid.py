@@ -7,22 +7,24 @@ Brostow et al., "Semantic object classes in video: A high-definition ground trut
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from anomaly_suite.data.scenes.coco_cutouts import Exclusion
-from anomaly_suite.data.scenes.labels import label_table, read_label
+from anomaly_suite.data.scenes.labels import label_table
 from anomaly_suite.data.scenes.module import SceneModule, SceneParts, SceneValidation
-from anomaly_suite.data.scenes.scene_files import Scene, SceneFiles, check_scenes, log_counts, require_labels
+from anomaly_suite.data.scenes.scene_files import (
+    Scene,
+    SceneFiles,
+    check_scenes,
+    log_counts,
+    require_labels,
+    without_numbers,
+)
 from anomaly_suite.data.transforms import Size
-from anomaly_suite.errors import ConfigError, DatasetError, did_you_mean
+from anomaly_suite.errors import ConfigError, did_you_mean
 from anomaly_suite.io.folders import data_root, find_root, require_images
-
-log = logging.getLogger(__name__)
 
 # in the order of the numbers in label files; 11 is void
 CLASSES = (
@@ -61,7 +63,7 @@ class CamVid(SceneModule):
         flip: Probability of a mirror image.
         scales: Factors by which training scenes are resized; one is drawn for each.
         scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
-        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        train_transform: Steps of albumentations or torchvision v2 on training crops, such as ``{class: ColorJitter, p: 0.5}``.
         outliers: Where outliers come from: ``shapes``, a COCO annotation file, or a folder of cut-outs; see
             :class:`~anomaly_suite.data.scenes.module.SceneModule`. None pastes nothing.
         outlier_fraction: Scenes with outliers in an epoch, as a fraction of the training scenes.
@@ -97,7 +99,7 @@ class CamVid(SceneModule):
         flip: float = 0.5,
         scales: Sequence[float] = (1.0,),
         scale_range: tuple[float, float] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        train_transform: list[Any] | None = None,
         outliers: str | None = None,
         outlier_fraction: float = 0.1,
         outlier_exclude: Exclusion | list[str] = "released",
@@ -162,7 +164,7 @@ class CamVid(SceneModule):
         log_counts("CamVid", self.root, found, PUBLISHED)
         held_out = [CLASSES.index(name) for name in self.anomalous_classes]
         if held_out and self.training_anomalies == "drop":
-            train = self._without(train, held_out)
+            train = without_numbers(train, held_out, what=", ".join(self.anomalous_classes))
         void = len(CLASSES)
         target = label_table(
             {CLASSES.index(name): index for index, name in enumerate(self.classes)}, void=[*held_out, void]
@@ -174,16 +176,6 @@ class CamVid(SceneModule):
             )
         files = [SceneFiles(scenes, image_size=self.image_size) for scenes in (train, val, test)]
         return SceneParts(files[0], files[1], files[2], target, tables)
-
-    def _without(self, train: list[Scene], held_out: list[int]) -> list[Scene]:
-        kept = [scene for scene in train if not np.isin(read_label(scene.label), held_out).any()]
-        log.info("training_anomalies: drop leaves %d of %d training scenes", len(kept), len(train))
-        if not kept:
-            raise DatasetError(
-                f"every training scene has one of {', '.join(self.anomalous_classes)}. Use training_anomalies: void, or hold "
-                "out rarer classes."
-            )
-        return kept
 
 
 def _remaining(anomalous_classes: Sequence[str]) -> list[str]:

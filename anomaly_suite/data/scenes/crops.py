@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -27,7 +27,7 @@ class CropScenes:
         flip: Probability of a mirror image.
         scales: Factors of which one is drawn.
         scale_range: Smallest and largest factor, drawn uniformly; replaces ``scales``.
-        steps: Albumentations steps on what was cut out, before it is padded.
+        steps: Steps of albumentations or torchvision v2 on what was cut out, before it is padded.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -40,7 +40,7 @@ class CropScenes:
         flip: float,
         scales: Sequence[float],
         scale_range: tuple[float, float] | None,
-        steps: Sequence[Mapping[str, Any]],
+        steps: Sequence[Any],
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else size
         if self.size is not None and min(self.size) < 1:
@@ -70,7 +70,7 @@ class CropScenes:
             image: Shape (H, W, 3).
             target: Shape (H, W).
             rng: Source of flip, scale and place.
-            seed_parts: Decide the draws of the albumentations steps.
+            seed_parts: Decide the draws of the steps.
             source: What the scene is, for messages.
 
         Returns:

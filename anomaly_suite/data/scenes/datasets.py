@@ -5,7 +5,7 @@ Axes: B batch, H and W pixels, h and w of a crop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,14 +32,21 @@ class EvaluationScenes(BatchedDataset):
         source: The scenes.
         tables: ``target``, ``ood_mask`` or both, and what label numbers mean for each.
         region: Shape (H, W); outside of it ``ood_mask`` is 255. None is everywhere.
+        masks: Numbers (H, W) of the ood mask of a scene, by its index, where they are not those of its label.
     """
 
     def __init__(
-        self, source: SceneSource, *, tables: Mapping[str, LabelTable], region: npt.NDArray[np.bool_] | None = None
+        self,
+        source: SceneSource,
+        *,
+        tables: Mapping[str, LabelTable],
+        region: npt.NDArray[np.bool_] | None = None,
+        masks: Callable[[int], Pixels] | None = None,
     ) -> None:
         self.source = source
         self.tables = tables
         self.region = region
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.source.names)
@@ -49,19 +56,26 @@ class EvaluationScenes(BatchedDataset):
 
         Returns:
             ``image`` (B, 3, H, W), ``image_path``, ``label`` (B,), 1 if any pixel is anomalous, and ``target`` and ``ood_mask``
-            (B, H, W) where there is a table for them.
+            (B, H, W) where there is a table for them; without any table no label either.
 
         Raises:
             ShapeError: scenes of two sizes.
-            DatasetError: a number that the data set does not have, or a region of another size.
+            DatasetError: a number that the data set does not have, or a region or mask of another size.
         """
         images, labels = zip(*(self.source.read(index) for index in indices), strict=True)
         names = [self.source.names[index] for index in indices]
         _same_size(names, labels)
         batch: dict[str, Any] = {"image": as_image(np.stack(images)), "image_path": names}
         for key, table in self.tables.items():
-            mapped = [relabel(label, table, source=name) for label, name in zip(labels, names, strict=True)]
+            numbers = (
+                [self._mask(index, label) for index, label in zip(indices, labels, strict=True)]
+                if key == "ood_mask"
+                else labels
+            )
+            mapped = [relabel(label, table, source=name) for label, name in zip(numbers, names, strict=True)]
             batch[key] = torch.from_numpy(np.stack(mapped))
+        if not self.tables:
+            return batch  # type: ignore[return-value] # nobody knows what is on them
         if "target" in batch:
             batch["target"] = batch["target"].long()
         anomalous = torch.zeros(len(indices), dtype=torch.long)
@@ -71,6 +85,17 @@ class EvaluationScenes(BatchedDataset):
             anomalous = (batch["ood_mask"] == 1).flatten(1).any(1).long()
         batch["label"] = anomalous
         return batch  # type: ignore[return-value] # keys come from the tables
+
+    def _mask(self, index: int, label: Pixels) -> Pixels:
+        if self.masks is None:
+            return label
+        mask = self.masks(index)
+        if mask.shape != label.shape:
+            raise DatasetError(
+                f"the ood mask of '{self.source.names[index]}' is {mask.shape}, but its image is {label.shape} (H, W). "
+                "Give the mask of this image: masks are never resized."
+            )
+        return mask
 
 
 class OutlierMix(NamedTuple):

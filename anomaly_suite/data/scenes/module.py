@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from anomaly_suite.data.scenes.cutouts import open_cutouts
 from anomaly_suite.data.scenes.datasets import EvaluationScenes, OutlierMix, TrainingScenes
 from anomaly_suite.data.scenes.labels import LabelTable
 from anomaly_suite.data.scenes.scene_files import SceneSource
-from anomaly_suite.data.transforms import Pipeline, Size
+from anomaly_suite.data.transforms import Pipeline, Pixels, Size
 from anomaly_suite.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ SceneValidation = Literal["holdout", "test", "none"]
 class SceneParts(NamedTuple):
     """What a data set consists of.
 
-    ``table`` maps label numbers to classes, for training and validation; ``test_tables`` are those of
+    ``table`` maps label numbers to classes, for training and validation; ``test_tables`` and ``test_masks`` are those of
     :class:`EvaluationScenes`.
     """
 
@@ -38,6 +38,7 @@ class SceneParts(NamedTuple):
     test: SceneSource
     table: LabelTable
     test_tables: Mapping[str, LabelTable]
+    test_masks: Callable[[int], Pixels] | None = None
 
 
 class SceneModule(AnomalyDataModule):
@@ -52,7 +53,7 @@ class SceneModule(AnomalyDataModule):
         flip: Probability of a mirror image.
         scales: Factors by which training scenes are resized before they are cropped; one is drawn for each.
         scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
-        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        train_transform: Steps of albumentations or torchvision v2 on training crops, such as ``{class: ColorJitter, p: 0.5}``.
         outliers: ``shapes`` for drawn ones; a COCO annotation file or its root; masks prepared by the Meta-OoD recipe; a folder
             with ``images`` and ``masks``, or of RGBA images. None pastes nothing.
         outlier_fraction: Scenes with outliers in an epoch, as a fraction of the training scenes.
@@ -70,6 +71,7 @@ class SceneModule(AnomalyDataModule):
         num_workers: Loader processes; 0 loads in the main process.
         seed: Decides every draw and the order of training scenes.
         validation: ``holdout`` takes the data set's own validation part, ``test`` its test part, ``none`` nothing.
+        val_size: Of a data set without a validation part: a fraction of the training scenes, or a count, that is held out.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -85,7 +87,7 @@ class SceneModule(AnomalyDataModule):
         flip: float = 0.5,
         scales: Sequence[float] = (1.0,),
         scale_range: tuple[float, float] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        train_transform: list[Any] | None = None,
         outliers: str | None = None,
         outlier_fraction: float = 0.1,
         outlier_exclude: Exclusion | list[str] = "released",
@@ -100,6 +102,7 @@ class SceneModule(AnomalyDataModule):
         num_workers: int = 0,
         seed: int = 0,
         validation: SceneValidation = "holdout",
+        val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
             train_batch_size=train_batch_size,
@@ -107,6 +110,7 @@ class SceneModule(AnomalyDataModule):
             num_workers=num_workers,
             seed=seed,
             validation=validation,
+            val_size=val_size,
         )
         if validation not in ("holdout", "test", "none"):
             raise ConfigError(f"validation of driving scenes is holdout, test or none; got {validation!r}.")
@@ -158,7 +162,7 @@ class SceneModule(AnomalyDataModule):
         return Splits(
             TrainingScenes(parts.train, table=parts.table, crop=self.crop, mix=self._mix(parts.train), seed=self.seed),
             None if self.validation == "none" else EvaluationScenes(parts.val, tables={"target": parts.table}),
-            EvaluationScenes(parts.test, tables=parts.test_tables),
+            EvaluationScenes(parts.test, tables=parts.test_tables, masks=parts.test_masks),
         )
 
     def _mix(self, train: SceneSource) -> OutlierMix | None:

@@ -67,7 +67,7 @@ class SyntheticStreets(SceneModule):
         flip: Probability of a mirror image.
         scales: Factors by which training scenes are resized; one is drawn for each.
         scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
-        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        train_transform: Steps of albumentations or torchvision v2 on training crops, such as ``{class: ColorJitter, p: 0.5}``.
         outlier_exclude: Classes of COCO whose images are not used: ``released``, ``disjoint`` or a list of names.
         outlier_share: Share of the cut-outs that is used at all, drawn by ``seed``, in (0, 1].
         outlier_class_share: Share of COCO's classes, less those left out, whose objects are used, drawn by ``seed``, in (0, 1].
@@ -101,7 +101,7 @@ class SyntheticStreets(SceneModule):
         flip: float = 0.5,
         scales: Sequence[float] = (1.0,),
         scale_range: tuple[float, float] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        train_transform: list[Any] | None = None,
         outlier_exclude: Exclusion | list[str] = "released",
         outlier_share: float = 1.0,
         outlier_class_share: float = 1.0,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +25,9 @@ from anomaly_suite.io.folders import require_files
 from anomaly_suite.io.seeds import derive_seed
 
 log = logging.getLogger(__name__)
+
+RECORD = "features.json"  # of extract-features
+LEVELS = 4  # folders above a file of features in which it may be
 
 
 class VideoFeatures(AnomalyDataModule):
@@ -90,6 +96,9 @@ class VideoFeatures(AnomalyDataModule):
         self.standardize = standardize
         self.batches_per_epoch = batches_per_epoch
         self.cache = None if cache is None else Path(cache).expanduser()
+        self.scale: Scale | None = None
+        self.extraction: dict[str, Any] | None = None
+        """How the features of the training videos were made, as ``features.json`` beside them says; None where none is there."""
 
     def read(self) -> tuple[list[Video], list[Video]]:
         """List training and test videos.
@@ -119,10 +128,35 @@ class VideoFeatures(AnomalyDataModule):
             stay, go = self.hold_out(len(members))
             kept += [members[row] for row in stay]
             held += [members[row] for row in go]
-        scale = Scale.of(kept, self.layout) if self.standardize else None
-        whole = partial(WholeVideos, layout=self.layout, rule=self.length_rule, scale=scale)
+        self.scale = Scale.of(kept, self.layout) if self.standardize else None
+        self.extraction = extraction_of(kept)
+        whole = partial(WholeVideos, layout=self.layout, rule=self.length_rule, scale=self.scale)
         truth = all(video.frame_label is not None for video in test if video.label)
         return Splits(whole(kept), whole(held) if held else None, whole(test, frames=truth))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What new videos need: the scale of the features, and how they were made."""
+        state = super().state_dict()
+        if self.scale is not None:
+            state["scale"] = self.scale._asdict()
+        return {**state, **({} if self.extraction is None else {"extraction": self.extraction})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the scale, and how features were made, from a checkpoint; data that are read later say it anew."""
+        super().load_state_dict(state_dict)
+        if "scale" in state_dict:
+            self.scale = Scale(**state_dict["scale"])
+        self.extraction = state_dict.get("extraction", self.extraction)
+
+    def scale_of_training(self) -> Scale | None:
+        """What new videos are standardised by, from the checkpoint or else the data set; None without ``standardize``.
+
+        Raises:
+            DatasetNotFoundError: the data set is needed, and not there.
+        """
+        if self.standardize and self.scale is None:
+            self.splits = self.build()
+        return self.scale
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches, reshuffled every epoch from the seed and the epoch's number."""
@@ -141,6 +175,22 @@ class VideoFeatures(AnomalyDataModule):
             seed=derive_seed(self.seed, 1),
             cache=self.cache,
         )
+
+
+def extraction_of(videos: Sequence[Video]) -> dict[str, Any] | None:
+    """What ``features.json`` beside or above the first features says of how they were made; None where it is not known.
+
+    Args:
+        videos: Of one data set. Features of two networks side by side are of no one extraction.
+    """
+    if not videos or not videos[0].files or videos[0].beside:
+        return None
+    file = videos[0].files[0].absolute()
+    for folder in itertools.islice(file.parents, LEVELS):
+        with suppress(OSError, ValueError):
+            content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            return content if isinstance(content, dict) else None
+    return None
 
 
 def check_videos(train: Sequence[Video], test: Sequence[Video]) -> None:

@@ -5,9 +5,11 @@ Axes: B bags, N normal and M anomalous ones of them, C crops, T snippets, L segm
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_suite.contract import SEGMENTS, AnomalyModule, Batch, Prediction, frame_scores, pool_segments
@@ -20,12 +22,16 @@ VALUES_AT_ONCE = 2**25
 
 
 class Bags(NamedTuple):
-    """A training batch with the normal bags first: ``snippet_features`` (N + M, C, L, D), ``label`` (N + M,), N and M."""
+    """A training batch with the normal bags first: ``snippet_features`` (N + M, C, L, D), ``label`` (N + M,), N and M.
+
+    ``length`` (N + M,) says what each bag holds; what comes after it is zero. Without ``whole`` that is L for all.
+    """
 
     snippet_features: Tensor
     label: Tensor
     normal: int
     anomalous: int
+    length: Tensor
 
     @property
     def pairs(self) -> int:
@@ -106,8 +112,12 @@ class BagModule(AnomalyModule):
         return {"anomaly_score": anomaly_score, "snippet_score": snippet_score, "frame_score": frames}
 
     @untraced  # its checks need the values
-    def bags(self, batch: Batch) -> Bags:
+    def bags(self, batch: Batch, *, whole: bool = False) -> Bags:
         """Order a training batch: normal bags first, every video pooled to segments.
+
+        Args:
+            batch: Of videos of both classes.
+            whole: Pool only videos of more snippets than ``segments``; the others keep their snippets, and end in zeros.
 
         Raises:
             ShapeError: the batch has no features, no labels, or bags of one kind only.
@@ -123,11 +133,15 @@ class BagModule(AnomalyModule):
                 f"a training batch needs normal and anomalous videos; got {len(label) - anomalous} normal and {anomalous} "
                 "anomalous. Draw both in every batch, as the data modules of this package do."
             )
-        features = pool_segments(batch["snippet_features"], self.segments, batch["length"])
+        features, length = batch["snippet_features"], batch["length"]
+        if whole:
+            features, length = _cut(features, length, self.segments)
+        else:
+            features, length = pool_segments(features, self.segments, length), torch.full_like(length, self.segments)
         if bool((label.diff() < 0).any()):  # else in order, as our data modules give them
             order = torch.argsort(label, stable=True)
-            features, label = features[order], label[order]
-        return Bags(features, label, len(label) - anomalous, anomalous)
+            features, label, length = features[order], label[order], length[order]
+        return Bags(features, label, len(label) - anomalous, anomalous, length)
 
     def _features(self, batch: Batch) -> Batch:
         if "snippet_features" not in batch:
@@ -182,6 +196,22 @@ class BagModule(AnomalyModule):
         self.check_type("snippet_features", snippet_features)
 
 
+def _cut(snippet_features: Tensor, length: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Videos (B, C, T, D) with zeros after their ends, those of more than ``most`` snippets pooled to so many, and their lengths (B,)."""
+    longest = min(most, int(length.max()))
+    held = length.clamp(max=longest)
+    kept = snippet_features[:, :, :longest]
+    if longest < int(length.max()):
+        pooled = pool_segments(snippet_features, most, length)
+        kept = torch.where((length > most).view(-1, 1, 1, 1), pooled, kept)
+    return kept.masked_fill(~valid_snippets(held, longest)[:, None, :, None], 0), held
+
+
+def valid_snippets(length: Tensor, snippets: int) -> Tensor:
+    """Which of T snippets are no padding: lengths (B,) to bool (B, T)."""
+    return torch.arange(snippets, device=length.device) < length.unsqueeze(1)
+
+
 def crop_portions(snippet_features: Tensor, *, apart: bool = False) -> tuple[Tensor, ...]:
     """Crops of a few videos in portions that are scored at once; all together where they are short, or a graph is recorded.
 
@@ -211,6 +241,82 @@ def top_mean(snippet_score: Tensor, k: int) -> Tensor:
         Shape (B,).
     """
     return snippet_score.topk(min(k, snippet_score.shape[1]), dim=1).values.mean(1)
+
+
+def highest(snippet_score: Tensor, count: Tensor, length: Tensor) -> Tensor:
+    """Which snippets are among the highest of their bag, as many as ``count`` says; padding never is.
+
+    Args:
+        snippet_score: Shape (B, T).
+        count: Of each bag, shape (B,).
+        length: Snippets of each bag, shape (B,).
+
+    Returns:
+        Bool (B, T), with ``min(count, length)`` True in each row.
+
+    Example:
+        >>> highest(torch.tensor([[0.2, 0.9, 0.5]]), torch.tensor([1]), torch.tensor([3])).int()
+        tensor([[0, 1, 0]], dtype=torch.int32)
+    """
+    scored = snippet_score.masked_fill(~valid_snippets(length, snippet_score.shape[1]), -math.inf)
+    order = scored.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    return rank < torch.minimum(count, length).unsqueeze(1)
+
+
+def log_probabilities(logit: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of a score that is the mean over crops of sigmoids, and of one less it, without a rounding to 0.
+
+    Args:
+        logit: Shape (B, C, T).
+
+    Returns:
+        Two of shape (B, T).
+    """
+    share = math.log(logit.shape[1])
+    sure, other = (F.logsigmoid(side * logit).logsumexp(1) - share for side in (1, -1))
+    return sure, other
+
+
+def soft_cross_entropy(logit: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of the mean score of crops with a label in [0, 1] of each snippet.
+
+    Args:
+        logit: Shape (B, C, T).
+        target: Shape (B, T).
+
+    Returns:
+        Shape (B, T), 0 or more.
+
+    Example:
+        >>> soft_cross_entropy(torch.zeros(1, 1, 1), torch.tensor([[0.5]]))
+        tensor([[0.6931]])
+    """
+    sure, other = log_probabilities(logit)
+    return -(target * sure + (1 - target) * other)
+
+
+def bag_means(value: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen snippets of each bag; 0 where none is: shape (B, T) and bool (B, T) to (B,)."""
+    return value.masked_fill(~chosen, 0).sum(1) / chosen.sum(1).clamp_min(1)
+
+
+def min_max(snippet_score: Tensor, length: Tensor) -> Tensor:
+    """Stretch the scores of every bag to [0, 1]: shape (B, T) and lengths (B,) to (B, T); zeros in padding and for equal scores.
+
+    Example:
+        >>> min_max(torch.tensor([[0.2, 0.4, 0.3], [0.5, 0.5, 0.5]]), torch.tensor([3, 3]))
+        tensor([[0.0000, 1.0000, 0.5000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    held = valid_snippets(length, snippet_score.shape[1])
+    low = snippet_score.masked_fill(~held, math.inf).amin(1, keepdim=True)
+    high = snippet_score.masked_fill(~held, -math.inf).amax(1, keepdim=True)
+    span = high - low
+    stretched = (snippet_score - low) / span.where(span > 0, 1)
+    return stretched.masked_fill(~held | (span <= 0), 0)
 
 
 def smoothness(snippet_score: Tensor) -> Tensor:

@@ -45,6 +45,27 @@ def ranking_loss(normal: Tensor, anomalous: Tensor) -> Tensor:
     return (1 - anomalous + normal.unsqueeze(1)).relu().sum(1).mean()
 
 
+def ranking_network(feature_dim: int, hidden: tuple[int, int], dropout: float) -> nn.Sequential:
+    """The network of the paper, which scores every snippet by itself: features (..., D) to logits (..., 1).
+
+    Args:
+        feature_dim: D.
+        hidden: Widths of the two hidden layers.
+        dropout: Share of hidden values dropped in training.
+    """
+    wide, narrow = hidden
+    network = nn.Sequential(
+        nn.Linear(feature_dim, wide), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(wide, narrow), nn.Dropout(dropout),  # no ReLU between, as in the release
+        nn.Linear(narrow, 1),
+    )  # fmt: skip
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return network
+
+
 class DeepMIL(BagModule):
     """Multiple-instance ranking: the best snippet of an anomalous video must outscore the best one of a normal video.
 
@@ -98,16 +119,7 @@ class DeepMIL(BagModule):
         self.normalize = normalize
         self.top_k = top_k
         self.mode = mode
-        wide, narrow = hidden
-        self.scorer = nn.Sequential(
-            nn.Linear(feature_dim, wide), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(wide, narrow), nn.Dropout(dropout),  # no ReLU between, as in the release
-            nn.Linear(narrow, 1),
-        )  # fmt: skip
-        for layer in self.scorer:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        self.scorer = ranking_network(feature_dim, hidden, dropout)
 
     def segment_scores(self, features: Tensor) -> Tensor:
         """Score each feature by itself: shape (B, C, L, D) to (B, L), the mean over crops, float32 in [0, 1]."""

@@ -86,8 +86,10 @@ def test_again_replaces_what_was_there(dae_run, new, monkeypatch, tmp_path):
     ("words", "says"),
     [
         (["gone.png"], "'gone.png' does not exist"),
-        (["."], "predict expects pictures or videos in '.'; it holds none"),
-        (["--on_error", "skip"], "--output and --on_error are for new pictures; got none"),
+        ([".", "--run", "runs"], "predict expects pictures or videos in '.'; it holds none"),
+        (["--on_error", "skip"], "--output, --on_error and --features are for new pictures and videos; got none"),
+        (["--features.network", "c3d"], "are for new pictures and videos; got none"),
+        (["a.png", "--run", "runs", "--features.crops", "1"], "snippet features of videos; the run's method is DAE"),
         (["a.png", "--on_error", "ignore"], "on_error must be raise or skip; got 'ignore'"),
         (["a.png", "--output"], "--output needs a folder for the results"),
         (["a.png", "--run", "gone"], "no run (a folder with config.yaml) in 'gone'"),

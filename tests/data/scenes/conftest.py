@@ -12,6 +12,7 @@ import pytest
 
 Write = Callable[..., Path]
 SIZE = (16, 24)
+CAMVID_SIZE = (12, 16)
 
 
 @pytest.fixture
@@ -96,3 +97,15 @@ def coco(tmp_path: Path, write: Write) -> Path:
     file.parent.mkdir()
     file.write_text(json.dumps(content))
     return tmp_path / "coco"
+
+
+@pytest.fixture
+def camvid(tmp_path: Path, write: Write) -> Path:
+    """Four training scenes, half of them with pedestrians and bicyclists, one for validation and two for testing."""
+    every = np.resize(np.arange(12), CAMVID_SIZE).astype(np.uint8)
+    without = np.resize(np.arange(9), CAMVID_SIZE).astype(np.uint8)
+    for part, labels in {"train": [every, without, every, without], "val": [every], "test": [every, without]}.items():
+        for index, label in enumerate(labels):
+            write(f"{part}/0001TP_{part}{index}.{'jpg' if index else 'png'}", size=CAMVID_SIZE)
+            write(f"{part}annot/0001TP_{part}{index}.png", label)
+    return tmp_path

@@ -22,18 +22,6 @@ SIZE = (12, 16)
 HELD_OUT = ["pedestrian", "bicyclist"]
 
 
-@pytest.fixture
-def camvid(tmp_path: Path, write: Write) -> Path:
-    """Four training scenes, half of them with pedestrians and bicyclists, one for validation and two for testing."""
-    every = np.resize(np.arange(12), SIZE).astype(np.uint8)
-    without = np.resize(np.arange(9), SIZE).astype(np.uint8)
-    for part, labels in {"train": [every, without, every, without], "val": [every], "test": [every, without]}.items():
-        for index, label in enumerate(labels):
-            write(f"{part}/0001TP_{part}{index}.{'jpg' if index else 'png'}", size=SIZE)
-            write(f"{part}annot/0001TP_{part}{index}.png", label)
-    return tmp_path
-
-
 def build(root: Path, **options: Any) -> Splits:
     return CamVid(root=str(root), **{"flip": 0.0, **options}).require_splits()
 
