@@ -60,7 +60,12 @@ SKIPPED = {
     *("PostHocScore", "SimCLR", "SupCon"),
 }
 """Methods that share all but a loss or a score with others, or learn in tests of their own: ``make test`` leaves out their whole fits."""
-LEFT = ("driving_scenes", "_ablation_", "_contaminated", "_small")  # parts of names of notebooks and sample configurations
+LEFT = (
+    "driving_scenes",
+    "_ablation_",
+    "_contaminated",
+    "_small",
+)  # parts of names of notebooks and sample configurations
 
 
 TESTS = Path(__file__).parent

@@ -47,7 +47,7 @@ QUICK = {"callbacks", "metrics", "few_shot"}
 """Pages whose blocks ``make test`` runs and parses; ``make test-all`` does all."""
 BLOCK = re.compile(r"(?:^<!-- (run[^>]*?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 OWN = "seed_everything: 0\nmodel: {class_path: SupervisedHead}\ndata: {class_path: Digits}\ntrainer: {max_epochs: 1}\n"
-"""What stands for a user's ``run.yaml``."""
+"""What stands for a user's own configuration, such as ``run.yaml``."""
 PARTS = {"model", "data", "trainer", "seed_everything", "checkpoint", "disable", *lightning.LAYER}
 SUBCOMMANDS = {"train": "fit", "calibrate": "validate"}
 
@@ -97,7 +97,11 @@ def desk(tmp_path, monkeypatch):
             if file := re.match(r"run file: (\S+)", block.mark):
                 (tmp_path / file[1]).write_text(block.text, encoding="utf-8")
                 monkeypatch.delitem(sys.modules, Path(file[1]).stem, raising=False)
-    (tmp_path / "run.yaml").write_text(OWN, encoding="utf-8")
+    for file in {
+        word for page in with_commands for words in commands(page) for word in words if word.endswith(".yaml")
+    }:
+        if "/" not in file and file not in sample_names():
+            (tmp_path / file).write_text(OWN, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
