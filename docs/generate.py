@@ -1,7 +1,7 @@
 """Pages of the site that are made from the code: one a method, one a data set, the command line, the API; and the README's table.
 
 ``python docs/generate.py README.md`` writes the table anew; the pages are written by ``conf.py`` at every build. Nothing here is kept by hand
-but ``measured.yaml``, whose values a test looks for in ``results.md``.
+but ``measured.yaml``, which says where in ``results.md`` our figures stand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -71,7 +73,7 @@ def method_page(card: Card, entry: Entry, samples: list[Sample]) -> str:
     parts += [table(("", "metric", "value", "of"), list(_figures(card, own))) or "No figure is published or measured."]
     parts += [
         "## Configurations",
-        *_configurations(own, _measured().get(card.name)),
+        *_configurations(own, measured().get(card.name)),
         "## Options",
         _class(f"anomaly_suite.methods.{card.name}"),
     ]
@@ -137,9 +139,9 @@ def readme_table() -> str:
     rows = []
     for card, _ in _methods():
         own = [each for each in samples if each.method == card.name]
-        measured = _measured().get(card.name)
-        ours = f"{_words(measured['metric'])} {measured['value']}, {measured['of']}" if measured else ""
-        theirs = next(iter(_headline(own, measured)), None)
+        known = measured().get(card.name)
+        ours = f"{_words(known['metric'])} {known['value']}, {known['of']}" if known else ""
+        theirs = next(iter(_headline(own, known)), None)
         data = sorted({each.data for each in own})
         shown = ", ".join(data[:3]) + (f" and {len(data) - 3} more" if len(data) > 3 else "")
         rows.append((card.task, f"`{card.name}`", card.family, card.paper, shown, ours, theirs or ""))
@@ -174,20 +176,45 @@ def _callbacks() -> list[tuple[str, ...]]:
     ]
 
 
-def _measured() -> dict[str, dict[str, str]]:
-    return yaml.safe_load((DOCS / "measured.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+@lru_cache
+def measured() -> dict[str, dict[str, str]]:
+    """Our figures by method: what ``measured.yaml`` says, with the ``value`` that stands in ``results.md``.
+
+    Raises:
+        KeyError: there is no such section or cell.
+    """
+    parts = re.split(r"^#{2,3} (.*)$", (DOCS / "results.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    rows = yaml.safe_load((DOCS / "measured.yaml").read_text(encoding="utf-8"))
+    return {method: {**row, "value": _cell(sections[row["section"]], row)} for method, row in rows.items()}
 
 
-def _headline(own: list[Sample], measured: dict[str, str] | None) -> Iterator[str]:
+def _cell(section: str, wanted: dict[str, Any]) -> str:
+    """A cell of the tables of a section; a row of exactly that label goes before one that begins with it."""
+    found = []
+    for lines in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in lines.splitlines()]
+        if wanted["column"] in head and wanted.get("table", head[0]) in (head[0], *range(99)):
+            place = head.index(wanted["column"])
+            labelled = [(row[0].strip("`"), row[place]) for row in rows if row[place]]
+            exact = [value for label, value in labelled if label == wanted["row"]]
+            found += exact or [value for label, value in labelled if label.startswith(wanted["row"])]
+    place = wanted.get("table", 0)
+    if len(found) <= (place if isinstance(place, int) else 0):
+        raise KeyError(f"results.md has no row {wanted['row']!r} with {wanted['column']!r} in {wanted['section']!r}.")
+    return found[place if isinstance(place, int) else 0].partition(" (")[0]
+
+
+def _headline(own: list[Sample], known: dict[str, str] | None) -> Iterator[str]:
     """Published figures of the configurations of a method: that on the data and metric that ours is of, if there is one."""
     figures = [
         (each, figure) for each in own for figure in each.published if figure.get("of", each.method) == each.method
     ]
-    if measured is not None:
+    if known is not None:
         figures.sort(
             key=lambda pair: (
-                pair[1].get("data", pair[0].data) != measured["data"],
-                pair[1]["metric"] != measured["metric"],
+                pair[1].get("data", pair[0].data) != known["data"],
+                pair[1]["metric"] != known["metric"],
             )
         )
     for each, figure in figures:
@@ -195,14 +222,14 @@ def _headline(own: list[Sample], measured: dict[str, str] | None) -> Iterator[st
 
 
 def _figures(card: Card, own: list[Sample]) -> Iterator[tuple[str, ...]]:
-    measured = _measured().get(card.name)
-    if measured:
-        anchor = re.sub(r"[^\w\- ]", "", measured["section"].lower()).replace(" ", "-")
+    known = measured().get(card.name)
+    if known:
+        anchor = re.sub(r"[^\w\- ]", "", known["section"].lower()).replace(" ", "-")
         yield (
             "ours",
-            _words(measured["metric"]),
-            measured["value"],
-            f"{measured['of']} ([results](../../results.md#{anchor}))",
+            _words(known["metric"]),
+            known["value"],
+            f"{known['of']} ([results](../../results.md#{anchor}))",
         )
     for each in own:
         for figure in each.published:
@@ -217,11 +244,11 @@ def _words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def _configurations(own: list[Sample], measured: dict[str, str] | None = None) -> Iterator[str]:
+def _configurations(own: list[Sample], known: dict[str, str] | None = None) -> Iterator[str]:
     if not own:
         yield "There is no sample configuration."
         return
-    data = measured["data"] if measured else ""
+    data = known["data"] if known else ""
     first = min(own, key=lambda each: (len(each.stack), not each.published, each.data != data, each.name))
     yield f"`anomaly-suite fit --config {first.name}`:"
     yield f"```yaml\n{(samples_folder() / first.name).read_text(encoding='utf-8')}```"

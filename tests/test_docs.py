@@ -250,17 +250,19 @@ def test_a_page_for_every_method_and_data_set(generate, tmp_path):
     assert all(f".. autoclass:: anomaly_suite.callbacks.{name}" in api for name in anomaly_suite.callbacks.__all__)
 
 
-def test_measured_figures_stand_in_the_results(generate):
-    text = (DOCS / "results.md").read_text(encoding="utf-8")
-    parts = re.split(r"^#{2,3} (.*)$", text, flags=re.MULTILINE)
-    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    for method, row in generate._measured().items():
+def test_measured_figures_are_cells_of_the_results(generate):
+    rows = generate.measured()
+    for method, row in rows.items():
         assert method in anomaly_suite.methods.__all__
         assert row["data"] in anomaly_suite.data.__all__
-        assert row.keys() == {"metric", "value", "data", "of", "section"}
-        assert re.search(
-            rf"\| {re.escape(row['value'])} (?:\(|\|)|AUROC {re.escape(row['value'])}", sections[row["section"]]
-        ), method
+        assert re.fullmatch(r"[01]\.\d{3,4}( ± 0\.\d{3,4})?", row["value"]), method
+    assert rows["PaDiM"]["value"] == "0.9548"
+    text = "| | a | b |\n|---|---|---|\n| x | 0.1 | 0.2 |\n\n| two | a |\n|---|---|\n| x (y) | 0.3 (of 4) |\n"
+    assert generate._cell(text, {"row": "x", "column": "b", "section": ""}) == "0.2"
+    assert generate._cell(text, {"row": "x", "column": "a", "section": "", "table": 1}) == "0.3"
+    assert generate._cell(text, {"row": "x", "column": "a", "section": "", "table": "two"}) == "0.3"
+    with pytest.raises(KeyError, match=r"no row 'z' with 'a' in 'S'"):
+        generate._cell(text, {"row": "z", "column": "a", "section": "S"})
 
 
 def test_the_table_of_the_readme_is_that_of_the_code(generate):
