@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-all test-oldest lint clean
+.PHONY: quickstart test test-all test-oldest lint docs docs-links notebooks dist clean
 
 define QUICKSTART
 	$(1)/anomaly-suite fit --config sample_configs/quickstart.yaml --trainer.default_root_dir $(2)
@@ -36,8 +36,24 @@ lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, strictly: a broken link between pages or a fault in a docstring is an error. External links: on a machine with a network.
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs site
+
+docs-links: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx -b linkcheck -q docs site/links
+
+# Runs the notebooks and stores what they print and draw.
+notebooks: $(VENV)/.ready-docs
+	cd notebooks && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace *.ipynb
+	$(BIN)/python .ci/notebooks.py
+
+# Wheel and source archive, each installed in an empty environment and tried there; FULL=--full also downloads all dependencies anew.
+dist: $(VENV)/.ready-dist
+	$(BIN)/python .ci/dist.py $(FULL)
+
 clean:
-	rm -rf $(VENV) $(OLDEST) runs build dist site
+	rm -rf $(VENV) $(OLDEST) runs build dist site docs/generated jupyter_execute
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -58,3 +74,7 @@ $(OLDEST)/.ready-test: pyproject.toml
 $(VENV)/.ready-test: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $(VENV)/.ready $@
+
+$(VENV)/.ready-%: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e ".[$*]"
+	touch $@

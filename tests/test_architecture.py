@@ -122,6 +122,8 @@ ACROSS = {  # tests of more than one module
     "contract/test_values.py",
     "test_architecture.py",
     "test_contract.py",
+    "test_dist.py",
+    "test_docs.py",
     "test_golden.py",
     "test_notebooks.py",
     "test_readme.py",
