@@ -36,6 +36,7 @@ ALLOWED = {
     "__init__": {"deploy"},  # when it is asked
     "deploy": {"deploy", "callbacks", "methods", "data", "contract", "nn", "io", "__version__", *BOTTOM},
     "features": {"features", "nn", "io", "contract", "__version__", *BOTTOM},
+    "report": {"report", "callbacks", "io", "errors"},  # callbacks where it looks for original videos
     "cli": {
         "cli",
         "deploy",
@@ -44,6 +45,7 @@ ALLOWED = {
         "callbacks",
         "features",
         "metrics",
+        "report",
         "contract",
         "io",
         "ranges",
