@@ -38,6 +38,7 @@ ALLOWED = {
     "testing": {"testing", "methods", "data", "callbacks", "metrics", "contract", *BOTTOM},
     "benchmark": {"benchmark", "contract", "io", *BOTTOM},
     "features": {"features", "nn", "io", "contract", "__version__", *BOTTOM},
+    "report": {"report", "callbacks", "io", "errors"},  # callbacks where it looks for original videos
     "cli": {
         "cli",
         "benchmark",
@@ -47,6 +48,7 @@ ALLOWED = {
         "callbacks",
         "features",
         "metrics",
+        "report",
         "contract",
         "io",
         "ranges",

@@ -40,7 +40,7 @@ verb that needs videos:
 verbs that answer at once:
   list methods|data|metrics|callbacks    what the package offers
   list configs [METHOD]                  sample configurations: data, device and published figure
-  report RUN                             metrics of a run folder as a table, beside the published ones
+  report RUN [--html]                    metrics of a run folder as a table, beside the published ones, or all of it as one HTML file
 
 common options:
   --config FILE             YAML file with model, data and trainer, yours or a sample configuration such as

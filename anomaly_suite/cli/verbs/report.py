@@ -1,4 +1,4 @@
-"""``report``: the metrics of a run folder as tables, beside the published figures of its configuration."""
+"""``report``: the metrics of a run folder as tables beside the published figures of its configuration, or as one HTML file."""
 
 from __future__ import annotations
 
@@ -7,38 +7,98 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
-from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
-from anomaly_suite.io.atomic import printable
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
+from anomaly_suite.io.atomic import printable, save_text
 from anomaly_suite.io.results import by_data_set
 from anomaly_suite.io.runs import find_run, read_record
 
 RESULTS = ("heatmaps", "plots", "curves", "data_sets", "metrics.json", "config.yaml")
+OPTIONS = {
+    "--html": None,
+    "--output": "the name of a file",
+    "--pictures": "a number",
+    "--videos": "the folder of the original videos",
+}  # and what each needs
 FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
 
 
-USAGE = """usage: anomaly-suite report RUN
+USAGE = """usage: anomaly-suite report RUN [--html [--output FILE] [--pictures N] [--videos FOLDER]]
 
 The metrics of a run that was tested, beside the published figures of its configuration. RUN is the folder that fit wrote, or one that
-holds runs, of which the newest is taken."""
+holds runs, of which the newest is taken.
+
+  --html             one HTML file instead of a table: metrics, plots, pictures with their heat maps, a threshold to move, and where all of
+                     it comes from; it needs neither network nor this package to be opened
+  --output FILE      its name; report.html in the run folder without it
+  --pictures N       how many pictures or videos it shows (100): of every category, kind of defect and decision alike
+  --videos FOLDER    the original videos, or folders of their frames, for runs on features; a few frames of each are shown"""
+
+PICTURES = 100
 
 
 def report(words: list[str]) -> None:
     """Run the verb ``report``.
 
     Args:
-        words: One run folder.
+        words: One run folder, and options.
 
     Raises:
-        ConfigError: not one word.
+        ConfigError: not one folder, or options that cannot be.
         DatasetNotFoundError: the folder is no run, or has not been tested.
         DatasetError: its results cannot be read.
     """
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return
-    if len(words) != 1:
-        raise ConfigError(f"report needs one run folder; got {' '.join(words) or 'nothing'}.")
-    folder = find_run(words[0])
+    options, paths = _options(words)
+    if len(paths) != 1:
+        raise ConfigError(f"report needs one run folder; got {' '.join(paths) or 'nothing'}.")
+    if options and "--html" not in options:
+        raise ConfigError(f"{', '.join(options)} goes with a report in HTML, which was not asked for. Add --html.")
+    folder = find_run(paths[0])
+    result, tests = _tests_of(folder)
+    if "--html" in options:
+        others = {
+            " ".join(filter(None, [name, part])): section
+            for name, test in tests.items()
+            if name not in ("", result.get("dataset"))
+            for part, section in sections_of(test).items()
+        }
+        write_html(with_former_files(result, folder), folder, options, others=others)
+        return
+    for test in tests.values():
+        print_report(test, folder, figures_of(folder, test.get("dataset", "unknown")))
+    if len(tests) > 1:
+        print_side_by_side(tests)
+
+
+def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Options with their values, and the other words."""
+    found: dict[str, str] = {}
+    paths: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            paths.append(word)
+        elif name not in OPTIONS:
+            raise ConfigError(
+                f"report has no option {name}; known are {', '.join(OPTIONS)}.{did_you_mean(name, OPTIONS)}"
+            )
+        elif OPTIONS[name] is None:
+            if equals:
+                raise ConfigError(f"{name} takes no value; got {value!r}. Leave it out.")
+            found[name] = ""
+        else:
+            value = value if equals else next(rest, "")
+            if not value or value.startswith("--"):
+                raise ConfigError(f"{name} needs {OPTIONS[name]}; got {value or 'nothing'}. Write it behind.")
+            found[name] = value
+    return found, paths
+
+
+def _tests_of(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Content of ``metrics.json``, and its tests by data set."""
     file = folder / "metrics.json"
     if not file.is_file():
         raise DatasetNotFoundError(f"no metrics.json in {folder}. Run: anomaly-suite test --run {folder}")
@@ -46,17 +106,53 @@ def report(words: list[str]) -> None:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"'{file}' is cut or damaged ({error}). Run: anomaly-suite test --run {folder}") from error
+    if not isinstance(result, dict):
+        raise DatasetError(
+            f"'{file}' holds no results but {type(result).__name__}. Run: anomaly-suite test --run {folder}"
+        )
     identity = read_record(folder).get("id")
-    tests = by_data_set(file, identity) or {"": result}
     if identity is not None and result.get("run") not in (None, identity):
         raise DatasetNotFoundError(
             f"'{file}' is of a run that was in this folder before. Run: anomaly-suite test --run {folder}"
         )
-    tests = {name: test if len(tests) > 1 else with_former_files(test, folder) for name, test in tests.items()}
-    for test in tests.values():
-        print_report(test, folder, figures_of(folder, test.get("dataset", "unknown")))
-    if len(tests) > 1:
-        print_side_by_side(tests)
+    tests = by_data_set(file, identity) or {"": result}
+    return result, {name: test if len(tests) > 1 else with_former_files(test, folder) for name, test in tests.items()}
+
+
+def write_html(result: dict[str, Any], folder: Path, options: dict[str, str], *, others: dict[str, Any]) -> None:
+    """Write the report of a run as one HTML file, and say where.
+
+    Args:
+        result: Content of ``metrics.json``: the last test, whose pictures and scores are shown.
+        folder: The run folder.
+        options: Of the command line, by name.
+        others: What earlier tests on other data sets found, by their names; their metrics are shown.
+
+    Raises:
+        ConfigError: ``--pictures`` is no number, ``--videos`` no folder, or ``--output`` a folder.
+        FileWriteError: the file cannot be written.
+    """
+    from anomaly_suite.report import items_of, read_results, run_page
+
+    count, videos = options.get("--pictures", str(PICTURES)), options.get("--videos")
+    target = Path(options.get("--output", folder / "report.html"))
+    if not count.isdecimal():
+        raise ConfigError(f"--pictures needs a number from 0 on; got {count!r}. Give how many to show.")
+    if videos is not None and not Path(videos).is_dir():
+        raise ConfigError(
+            f"--videos needs a folder that is there; got {videos!r}. Give the folder of the original videos."
+        )
+    if target.is_dir():
+        raise ConfigError(f"--output needs the name of a file; {str(target)!r} is a folder. Give a name below it.")
+    found = read_results(folder, result)
+    items = items_of(found, int(count), None if videos is None else Path(videos))
+    figures = figures_of(folder, result.get("dataset", "unknown"))
+    known = [{**figure, "condition": condition(figure)} for figure in figures]
+    content = run_page(found, items, known, {**sections_of(result), **others})
+    save_text(target, content)
+    for sentence in found.missing:
+        print(printable(sentence))
+    print(f"report: {printable(str(target))} ({len(items)} pictures, {len(content) / 1e6:.1f} MB)")
 
 
 def with_former_files(result: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cli_parts import FAST, command, one_sentence, succeed
+from cli_parts import FAST, command, matches, one_sentence, succeed, table
 
 from anomaly_suite.cli.verbs.report import print_report
-from anomaly_suite.errors import DatasetError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 pytestmark = pytest.mark.xdist_group("flow")
 
@@ -145,3 +146,59 @@ def test_figures_for_other_options_stand_below_the_table(tmp_path):
     said = run_folder(tmp_path, {**result, "dataset": "MNIST"}, "# from: reconstruction/fanogan_mnist.yaml\n")
     assert re.search(r"^image_AUROC +0.9000 *$", said, re.MULTILINE)
     assert "published image_AUROC 0.9127 of AnoGAN: " in said
+
+
+# In HTML -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_in_html_is_one_file_with_this_run_in_it(flow, tmp_path):
+    said = succeed("report", str(flow.folder), "--html", "--output", str(tmp_path / "new" / "a.html")).out
+    content = (tmp_path / "new" / "a.html").read_text(encoding="utf-8")
+    result = json.loads((flow.folder / "metrics.json").read_text(encoding="utf-8"))
+    for part in ("ADACL on Digits", f"{result['metrics']['image_AUROC']:.4f}", "anomaly-suite test --run runs/tiny"):
+        assert part in content
+    assert said.splitlines()[-1].startswith(f"report: {tmp_path / 'new' / 'a.html'} (0 pictures, ")
+    assert "No picture is shown: the run folder has no panels" in said  # ADACL has no maps, and digits no files
+    assert len(content) < 1_000_000
+    decided = [row["decision"] for row in table(flow.folder / "test_scores.csv")]
+    data = json.loads(re.search(r'id="data">(.*)</script>', content)[1])
+    called = [np.float32(score) >= np.float32(data["threshold"]) for score in data["score"]]
+    assert called == [decision == "anomalous" for decision in decided]
+
+
+def test_the_file_lies_in_the_run_folder_and_has_the_pictures(dae_run):
+    run = str(dae_run / "runs")
+    succeed("test", "--run", run, "--heatmaps.max_images", "20", "--disable", "[plots, splits]")
+    assert "(12 pictures" in succeed("report", run, "--html", "--pictures=12").out
+    content = (dae_run / "runs" / "report.html").read_text(encoding="utf-8")
+    assert content.count("data:image/webp") == 24  # with their maps
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--html", "--outptu", "a.html"], "report has no option --outptu.*known are --html.*Did you mean '--output'?"),
+        (["--html", "--output"], "--output needs the name of a file; got nothing."),
+        (["--html", "--pictures", "--html"], "--pictures needs a number; got --html."),
+        (["--html", "--pictures", "ten"], "--pictures needs a number from 0 on; got 'ten'."),
+        (["--html", "--videos", "nowhere"], "--videos needs a folder that is there; got 'nowhere'."),
+        (["--html", "--output", "."], "--output needs the name of a file; '.' is a folder."),
+        (["--html=yes"], "--html takes no value; got 'yes'."),
+        (["--output", "a.html"], "--output goes with a report in HTML, which was not asked for. Add --html."),
+        (["other", "--html"], "report needs one run folder; got run other."),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(cwd, words, sentence):
+    Path("run").mkdir()
+    run_folder(Path("run"), report_of())
+    assert matches(sentence, one_sentence(command("report", "run", *words), ConfigError))
+
+
+def test_results_of_another_kind_and_none_are_one_sentence(cwd):
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    said = one_sentence(command("report", "run", "--html"), DatasetNotFoundError)
+    assert said == "no metrics.json in run. Run: anomaly-suite test --run run"
+    Path("run/metrics.json").write_text("[]", encoding="utf-8")
+    said = one_sentence(command("report", "run", "--html"), DatasetError)
+    assert said == "'run/metrics.json' holds no results but list. Run: anomaly-suite test --run run"
