@@ -9,7 +9,7 @@ from typing import Any
 from anomaly_suite.cli.samples import Figure, condition, origins, published, sample, sample_names
 from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError, did_you_mean
 from anomaly_suite.io.atomic import printable, save_text
-from anomaly_suite.io.results import by_data_set
+from anomaly_suite.io.results import DATA_SETS, by_data_set
 from anomaly_suite.io.runs import find_run, read_record
 
 RESULTS = ("heatmaps", "plots", "curves", "data_sets", "metrics.json", "config.yaml")
@@ -61,7 +61,7 @@ def report(words: list[str]) -> None:
         others = {
             " ".join(filter(None, [name, part])): section
             for name, test in tests.items()
-            if name not in ("", result.get("dataset"))
+            if test != {key: value for key, value in result.items() if key != DATA_SETS} and len(tests) > 1
             for part, section in sections_of(test).items()
         }
         write_html(with_former_files(result, folder), folder, options, others=others)

@@ -28,6 +28,22 @@ def test_report_prints_the_metrics(flow):
     assert "Validation was the test set" not in said
 
 
+def test_tests_on_several_data_sets_stand_side_by_side(cwd):
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    last = report_of(dataset="Streets", metrics={"pixel_AP": 0.25})
+    first = report_of(dataset="Roads", metrics={"pixel_AP": 0.625}, components={"metrics": {"sIoU": 0.5}})
+    Path("run/metrics.json").write_text(
+        json.dumps({**last, "data_sets": {"Roads": first, "Streets v2": last}}), "utf-8"
+    )
+    said = succeed("report", "run").out
+    assert re.search(r"^metric +Roads +Streets v2 *\n *pixel_AP +0.6250 +0.2500", said, re.MULTILINE)
+    succeed("report", "run", "--html")
+    page = Path("run/report.html").read_text("utf-8")
+    assert all(word in page for word in ("ADACL on Streets", "Roads", "0.6250", "Roads components", "0.5000", "0.2500"))
+    assert "Streets v2" not in page  # it is what the page is about
+
+
 def test_results_that_were_cut_end_in_one_sentence(cwd):
     Path("run").mkdir()
     Path("run/config.yaml").touch()
