@@ -18,8 +18,9 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
+import anomaly_suite.adapters
 import anomaly_suite.data
-import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of both by their short names
+import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of all by their short names
 from anomaly_suite.callbacks import (
     AnomalyMetrics,
     Calibrate,
