@@ -82,7 +82,7 @@ TRAINING: Rows = (
     ("--seed_everything N", "seed of the run (0)"),
     (
         "--checkpoint.monitor NAME",
-        "keep the epoch where this is best, such as val/image_AUROC; the last one by default",
+        "keep the epoch where this is best, such as val/image_AUROC with --checkpoint.mode max; the last one by default",
     ),
     ("--ckpt_path FILE", "go on from this checkpoint"),
     ("--then FILE [options]", "a second stage that takes the encoder of this pre-training"),
