@@ -15,6 +15,9 @@ from anomaly_suite.benchmark.processes import DEATHS, died, use_threads
 from anomaly_suite.benchmark.settings import RunSettings
 from anomaly_suite.errors import ConfigError
 
+STARTS = 3
+"""How often a cluster is started here; Ray gives it 30 seconds, which a busy machine may not keep."""
+
 
 def run_ray(
     cells: Sequence[Cell], root: Path, work: Work, settings: RunSettings, *, told: Callable[[], None] = lambda: None
@@ -107,13 +110,17 @@ def _connect(ray: Any, settings: RunSettings) -> bool:
         options = {"address": settings.address, "log_to_driver": False}
     else:
         options["num_cpus"] = max(1, int(settings.workers * settings.cpus))
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray raises anything, also Exception itself
-        raise ConfigError(
-            f"run.address must be that of a Ray cluster; {settings.address or 'a cluster on this machine'} gave: "
-            f"{' '.join(str(error).split())[:200]}. Start one with ray start --head, or leave address out."
-        ) from error
+    for start in range(1 if settings.address else STARTS):
+        try:
+            ray.init(**options)
+            return True
+        except Exception as error:  # Ray raises anything, also Exception itself
+            ray.shutdown()
+            if settings.address or start + 1 == STARTS:
+                raise ConfigError(
+                    f"run.address must be that of a Ray cluster; {settings.address or 'a cluster on this machine'} gave: "
+                    f"{' '.join(str(error).split())[:200]}. Start one with ray start --head, or leave address out."
+                ) from error
     return True
 
 

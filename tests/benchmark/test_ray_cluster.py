@@ -35,7 +35,12 @@ def test_a_worker_is_killed_and_the_grid_completes(tmp_path: Path, monkeypatch: 
     grid = grid_of(tmp_path, methods=["first.yaml", "second.yaml"], seeds=[0, 1, 2])
     looks: list[int] = []
     settings = RunSettings(executor="ray", workers=2)
-    run_ray(grid.cells, grid.folder, dying, settings, told=lambda: looks.append(1))
+    with monkeypatch.context() as patch:  # one cluster for both
+        patch.setattr(ray, "shutdown", lambda: None)
+        run_ray(grid.cells, grid.folder, dying, settings, told=lambda: looks.append(1))
+    with pytest.raises(ConfigError, match="gpus=1000 on one machine; the cluster has 2 processors, 0 GPUs"):
+        run_ray(grid.cells, grid.folder, dying, RunSettings(executor="ray", gpus=1000))
+    ray.shutdown()
     folder = GridFolder(grid.folder)
     records = [folder.record(cell) or {} for cell in grid.cells]
     assert [record["status"] for record in records] == ["finished", "failed", *["finished"] * 4]
@@ -44,9 +49,6 @@ def test_a_worker_is_killed_and_the_grid_completes(tmp_path: Path, monkeypatch: 
     assert os.getpid() not in {record.get("pid") for record in records}
     assert {record.get("threads") for record in records[2:]} == {"1"}
     assert looks
-    assert not ray.is_initialized()
-    with pytest.raises(ConfigError, match="gpus=1000 on one machine; the cluster has 1 processors, 0 GPUs"):
-        run_ray(grid.cells, grid.folder, dying, RunSettings(executor="ray", gpus=1000))
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
