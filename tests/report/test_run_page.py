@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import Browser, find_chromium
-from made_runs import KINDS, RESULT, make_run, make_video_run, read, scores
+from made_runs import KINDS, RESULT, make_run, make_video_run, read, scores, shape
 
 from anomaly_suite.cli.verbs.report import sections_of
 from anomaly_suite.report import items_of, read_results, run_page
@@ -21,38 +20,6 @@ pytestmark = pytest.mark.xdist_group("browser")  # one start for all
 def page_of(folder: Path, published: tuple[dict[str, Any], ...] = (), limit: int = 100) -> str:
     found = read(folder)
     return run_page(found, items_of(found, limit), published, sections_of(found.result))
-
-
-class Shape(HTMLParser):
-    """Checks that elements are closed in their order, and keeps the text outside of scripts."""
-
-    VOID = {"meta", "input", "img", "link", "br"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.identifiers: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.identifiers += [value or "" for name, value in attributes if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & set(self.open):
-            self.words.append(data)
-
-
-def shape(content: str) -> Shape:
-    parsed = Shape()
-    parsed.feed(content)
-    assert parsed.open == []
-    assert len(set(parsed.identifiers)) == len(parsed.identifiers)
-    return parsed
 
 
 def test_a_page_holds_figures_their_meaning_and_where_they_come_from(tmp_path: Path) -> None:

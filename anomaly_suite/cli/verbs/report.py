@@ -1,4 +1,4 @@
-"""``report``: the metrics of a run folder as tables beside the published figures of its configuration, or as one HTML file."""
+"""``report``: the metrics of a run folder or a benchmark as tables beside the published figures of its configuration, or as one HTML file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OPTIONS = {
 FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
 
 
-USAGE = """usage: anomaly-suite report RUN [--html [--output FILE] [--pictures N] [--videos FOLDER]]
+USAGE = """usage: anomaly-suite report RUN_OR_GRID [--html [--output FILE] [--pictures N] [--videos FOLDER]]
 
 The metrics of a run that was tested, beside the published figures of its configuration. RUN is the folder that fit wrote, or one that
-holds runs, of which the newest is taken.
+holds runs, of which the newest is taken. GRID is the folder of a benchmark, whose tables are shown.
 
   --html             one HTML file instead of a table: metrics, plots, pictures with their heat maps, a threshold to move, and where all of
                      it comes from; it needs neither network nor this package to be opened
@@ -33,6 +33,7 @@ holds runs, of which the newest is taken.
   --videos FOLDER    the original videos, or folders of their frames, for runs on features; a few frames of each are shown"""
 
 PICTURES = 100
+GRID = "grid.json"  # in the folder of a benchmark
 
 
 def report(words: list[str]) -> None:
@@ -54,6 +55,9 @@ def report(words: list[str]) -> None:
         raise ConfigError(f"report needs one run folder; got {' '.join(paths) or 'nothing'}.")
     if options and "--html" not in options:
         raise ConfigError(f"{', '.join(options)} goes with a report in HTML, which was not asked for. Add --html.")
+    if (Path(paths[0]) / GRID).is_file():
+        _report_grid(Path(paths[0]), options)
+        return
     folder = find_run(paths[0])
     result = with_former_files(_result_of(folder), folder)
     figures = figures_of(folder, result.get("dataset", "unknown"))
@@ -61,6 +65,34 @@ def report(words: list[str]) -> None:
         write_html(result, folder, figures, options)
     else:
         print_report(result, folder, figures)
+
+
+def _report_grid(folder: Path, options: dict[str, str]) -> None:
+    """Print the tables of a benchmark, or write them as one HTML file."""
+    if wrong := {"--pictures", "--videos"} & options.keys():
+        raise ConfigError(f"{' and '.join(sorted(wrong))} goes with a run; '{folder}' is a benchmark. Leave it out.")
+    if "--html" in options:
+        from anomaly_suite.report.grid_page import grid_page
+
+        target = _target(folder, options)
+        content = grid_page(folder)
+        save_text(target, content)
+        print(f"report: {printable(str(target))} ({len(content) / 1e6:.1f} MB)")
+        return
+    tables = folder / "results.md"
+    if not tables.is_file():
+        raise DatasetNotFoundError(
+            f"no results.md in {folder}, which a benchmark writes when it ends. Run anomaly-suite benchmark on this folder again."
+        )
+    print(printable(tables.read_text(encoding="utf-8")), end="")
+
+
+def _target(folder: Path, options: dict[str, str]) -> Path:
+    """The file to write."""
+    target = Path(options.get("--output", folder / "report.html"))
+    if target.is_dir():
+        raise ConfigError(f"--output needs the name of a file; {str(target)!r} is a folder. Give a name below it.")
+    return target
 
 
 def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -120,15 +152,13 @@ def write_html(result: dict[str, Any], folder: Path, figures: list[Figure], opti
     from anomaly_suite.report import items_of, read_results, run_page
 
     count, videos = options.get("--pictures", str(PICTURES)), options.get("--videos")
-    target = Path(options.get("--output", folder / "report.html"))
+    target = _target(folder, options)
     if not count.isdecimal():
         raise ConfigError(f"--pictures needs a number from 0 on; got {count!r}. Give how many to show.")
     if videos is not None and not Path(videos).is_dir():
         raise ConfigError(
             f"--videos needs a folder that is there; got {videos!r}. Give the folder of the original videos."
         )
-    if target.is_dir():
-        raise ConfigError(f"--output needs the name of a file; {str(target)!r} is a folder. Give a name below it.")
     found = read_results(folder, result)
     items = items_of(found, int(count), None if videos is None else Path(videos))
     known = [{**figure, "condition": condition(figure)} for figure in figures]
