@@ -76,6 +76,16 @@ def test_loaders_have_a_table_and_several_groups_too(tmp_path: Path) -> None:
     assert "By group group IoU AUPRO 1 0.4000 0.7000 2 0.6000" in said
 
 
+def test_several_data_sets_stand_side_by_side(tmp_path: Path) -> None:
+    run, tests = make_run(tmp_path / "a"), {}
+    for name, value in (("Lost & Found", 0.25), ("Road", 0.5)):
+        tests[name] = {"": {"metrics": {"pixel_AP": value}}, "components": {"metrics": {"SIoU": value / 2}}}
+    found = read(run)
+    said = " ".join(shape(run_page(found, [], (), sections_of(found.result), tests)).words)
+    assert "All data sets metric Lost & Found Road pixel_AP 0.2500 0.5000 SIoU 0.1250 0.2500" in said
+    assert "All data sets" not in page_of(run)
+
+
 def test_a_run_without_a_table_has_its_figures(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run / "test_scores.csv").unlink()
@@ -263,5 +273,6 @@ def test_a_video_shows_its_curve_and_the_score_of_each_frame(browser: Browser, p
 def test_samples_without_label_and_scores_that_are_no_numbers(browser: Browser, pages: Path) -> None:
     browser.open(pages / "bare.html")
     assert counts(browser) == [0, 0, 0, 0]
-    assert "of 4 without label called anomalous" in browser.run("document.getElementById('counts').textContent")
+    said = browser.run("document.getElementById('counts').textContent")
+    assert "of 3 without label called anomalous · 1 without a score" in said
     assert "need normal and anomalous samples" in browser.run("document.getElementById('plot-roc').textContent")

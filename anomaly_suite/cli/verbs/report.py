@@ -16,12 +16,13 @@ OPTIONS = {
     "--html": None,
     "--output": "the name of a file",
     "--pictures": "a number",
+    "--data_set": "the name of a data set",
     "--videos": "the folder of the original videos",
 }  # and what each needs
 FORMER_FILES = ("segmentation", "components")  # a file each before they became sections of metrics.json
 
 
-USAGE = """usage: anomaly-suite report RUN_OR_GRID [--html [--output FILE] [--pictures N] [--videos FOLDER]]
+USAGE = """usage: anomaly-suite report RUN_OR_GRID [--html [--output FILE] [--pictures N] [--videos FOLDER] [--data_set NAME]]
 
 The metrics of a run that was tested, beside the published figures of its configuration. RUN is the folder that fit wrote, or one that
 holds runs, of which the newest is taken. GRID is the folder of a benchmark, whose tables are shown.
@@ -30,6 +31,7 @@ holds runs, of which the newest is taken. GRID is the folder of a benchmark, who
                      it comes from; it needs neither network nor this package to be opened
   --output FILE      its name; report.html in the run folder without it
   --pictures N       how many pictures or videos it shows (100): of every category, kind of defect and decision alike
+  --data_set NAME    of a run that was tested on several data sets, that of which decisions and pictures are shown; the last one without it
   --videos FOLDER    the original videos, or folders of their frames, for runs on features; a few frames of each are shown"""
 
 PICTURES = 100
@@ -50,26 +52,35 @@ def report(words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return
-    options, paths = _options(words)
-    if len(paths) != 1:
-        raise ConfigError(f"report needs one run folder; got {' '.join(paths) or 'nothing'}.")
+    options, words = _options(words)
+    if len(words) != 1:
+        raise ConfigError(f"report needs one run folder; got {' '.join(words) or 'nothing'}.")
     if options and "--html" not in options:
         raise ConfigError(f"{', '.join(options)} goes with a report in HTML, which was not asked for. Add --html.")
-    if (Path(paths[0]) / GRID).is_file():
-        _report_grid(Path(paths[0]), options)
+    if (Path(words[0]) / GRID).is_file():
+        _report_grid(Path(words[0]), options)
         return
-    folder = find_run(paths[0])
-    result = with_former_files(_result_of(folder), folder)
-    figures = figures_of(folder, result.get("dataset", "unknown"))
+    folder = find_run(words[0])
+    file = folder / "metrics.json"
+    if not file.is_file():
+        raise DatasetNotFoundError(f"no metrics.json in {folder}. Run: anomaly-suite test --run {folder}")
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"'{file}' is cut or damaged ({error}). Run: anomaly-suite test --run {folder}") from error
+    if not isinstance(result, dict):
+        raise DatasetError(
+            f"'{file}' holds no results but {type(result).__name__}. Run: anomaly-suite test --run {folder}"
+        )
     if "--html" in options:
-        write_html(result, folder, figures, options)
-    else:
-        print_report(result, folder, figures)
+        write_html(with_former_files(result, folder), folder, options)
+        return
+    print_report(with_former_files(result, folder), folder, figures_of(folder, result.get("dataset", "unknown")))
 
 
 def _report_grid(folder: Path, options: dict[str, str]) -> None:
     """Print the tables of a benchmark, or write them as one HTML file."""
-    if wrong := {"--pictures", "--videos"} & options.keys():
+    if wrong := {"--data_set", "--pictures", "--videos"} & options.keys():
         raise ConfigError(f"{' and '.join(sorted(wrong))} goes with a run; '{folder}' is a benchmark. Leave it out.")
     if "--html" in options:
         from anomaly_suite.report.grid_page import grid_page
@@ -120,33 +131,16 @@ def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return found, paths
 
 
-def _result_of(folder: Path) -> dict[str, Any]:
-    """Content of ``metrics.json``."""
-    file = folder / "metrics.json"
-    if not file.is_file():
-        raise DatasetNotFoundError(f"no metrics.json in {folder}. Run: anomaly-suite test --run {folder}")
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"'{file}' is cut or damaged ({error}). Run: anomaly-suite test --run {folder}") from error
-    if not isinstance(result, dict):
-        raise DatasetError(
-            f"'{file}' holds no results but {type(result).__name__}. Run: anomaly-suite test --run {folder}"
-        )
-    return result
-
-
-def write_html(result: dict[str, Any], folder: Path, figures: list[Figure], options: dict[str, str]) -> None:
+def write_html(result: dict[str, Any], folder: Path, options: dict[str, str]) -> None:
     """Write the report of a run as one HTML file, and say where.
 
     Args:
         result: Content of ``metrics.json``.
         folder: The run folder.
-        figures: Published figures of the data set that was tested.
         options: Of the command line, by name.
 
     Raises:
-        ConfigError: ``--pictures`` is no number, ``--videos`` no folder, or ``--output`` a folder.
+        ConfigError: ``--pictures`` is no number, ``--videos`` no folder, ``--data_set`` none that was tested, or ``--output`` a folder.
         FileWriteError: the file cannot be written.
     """
     from anomaly_suite.report import items_of, read_results, run_page
@@ -159,14 +153,30 @@ def write_html(result: dict[str, Any], folder: Path, figures: list[Figure], opti
         raise ConfigError(
             f"--videos needs a folder that is there; got {videos!r}. Give the folder of the original videos."
         )
-    found = read_results(folder, result)
+    tests = result.get("data_sets") or {}
+    name = options.get("--data_set")
+    if name is not None and name not in tests:
+        raise ConfigError(
+            f"--data_set needs a data set that the run was tested on; got {name!r}, known are {', '.join(tests) or 'none'}."
+            f"{did_you_mean(name, tests)}"
+        )
+    test = result if name is None else tests[name]
+    found = read_results(folder, test, _files_of(folder, test, tests))
     items = items_of(found, int(count), None if videos is None else Path(videos))
+    figures = figures_of(folder, test.get("dataset", "unknown"))
     known = [{**figure, "condition": condition(figure)} for figure in figures]
-    content = run_page(found, items, known, sections_of(result))
+    content = run_page(found, items, known, sections_of(test), {each: sections_of(one) for each, one in tests.items()})
     save_text(target, content)
     for sentence in found.missing:
         print(printable(sentence))
     print(f"report: {printable(str(target))} ({len(items)} pictures, {len(content) / 1e6:.1f} MB)")
+
+
+def _files_of(folder: Path, test: dict[str, Any], tests: dict[str, Any]) -> Path:
+    """Where the tables and pictures of a test lie: for another data set than that of the run below ``data_sets``."""
+    last = {key: value for key, value in test.items() if key != "data_sets"}
+    places = (folder / "data_sets" / name for name, one in tests.items() if one == last)
+    return next((place for place in places if place.is_dir()), folder)
 
 
 def with_former_files(result: dict[str, Any], folder: Path) -> dict[str, Any]:
