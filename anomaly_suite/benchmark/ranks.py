@@ -67,7 +67,7 @@ def ranks_of(table: Any, names: Sequence[str]) -> Ranks:
         table: Lower is better, shape (blocks, methods).
         names: Of the methods.
     """
-    from scipy import stats  # type: ignore[import-untyped]  # scipy has no types of its own
+    from scipy import stats
 
     blocks, methods = table.shape
     mean = stats.rankdata(table, axis=1).mean(0)

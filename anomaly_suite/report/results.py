@@ -57,12 +57,13 @@ class Results(NamedTuple):
     """A sentence for each thing that the folder lacks."""
 
 
-def read_results(folder: Path, result: dict[str, Any]) -> Results:
+def read_results(folder: Path, result: dict[str, Any], files: Path | None = None) -> Results:
     """Read the files of a test.
 
     Args:
         folder: The run folder.
         result: Content of its ``metrics.json``.
+        files: Where the test's table and pictures lie; the run folder if None.
 
     Raises:
         DatasetError: a table that cannot be read.
@@ -72,12 +73,13 @@ def read_results(folder: Path, result: dict[str, Any]) -> Results:
     options = content if isinstance(content, dict) else {}
     found = Results(folder, result, config, options, [], {}, {}, [])
     again = f"Run: anomaly-suite test --run {folder}"
-    rows = _read_table(folder, options)
+    place = files or folder
+    rows = _read_table(place, options)
     if not rows:
         found.missing.append(f"There is no table of scores, so no plots, decisions and pictures are shown. {again}")
         return found
-    panels, unnamed = _panels(_folder(folder, options, "heatmaps"), rows)
-    curves = _curves(_folder(folder, options, "curves"), rows)
+    panels, unnamed = _panels(_folder(place, options, "heatmaps"), rows)
+    curves = _curves(_folder(place, options, "curves"), rows)
     if unnamed:
         found.missing.append(f"Its panels were written by an earlier version and do not say what they show. {again}")
     return found._replace(rows=rows, panels=panels, curves=curves)

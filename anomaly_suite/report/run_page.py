@@ -33,6 +33,7 @@ def run_page(
     items: list[dict[str, Any]],
     published: Sequence[Mapping[str, Any]],
     sections: Mapping[str, Mapping[str, Any]],
+    tests: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> str:
     """The report of a run as one HTML file.
 
@@ -41,6 +42,7 @@ def run_page(
         items: Of the gallery.
         published: Figures of this method and data set, each with ``metric``, ``value``, ``source`` and ``condition``.
         sections: The parts of ``metrics.json`` that have metrics, by name; the top level is ``""``.
+        tests: The same of the last test on each data set, by its name.
     """
     result = found.result
     unit = str(result.get("data", {}).get("unit", "images"))
@@ -50,6 +52,7 @@ def run_page(
         _head(found, title, unit, sections),
         section("metrics", "Metrics", *_metrics(sections.get("", {}), definitions, published)),
         *(_other_section(name, part, definitions) for name, part in sections.items() if name),
+        section("data-sets", "All data sets", *_side_by_side(tests or {})),
         section("decisions", "Decisions", *_decisions(found, unit)),
         Html(_PANEL.replace("UNIT", text(unit))) if found.rows else Html(),
         section("plots", "Scores", *_plots(found.rows)),
@@ -147,6 +150,22 @@ def _metrics(
         yield _matrix(some, "category", f"By category, loader {loader}" if loader else "By category")
     if by_loader := [metric for metric in metrics if metric.loader and not metric.category]:
         yield _matrix(by_loader, "loader", "By loader")
+
+
+def _side_by_side(tests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterable[Html]:
+    """A column for each data set that the run was tested on, where there are several."""
+    if len(tests) > 1:
+        values = {name: dict(_plain(test)) for name, test in tests.items()}
+        names = list(dict.fromkeys(metric for found in values.values() for metric in found))
+        yield table(["metric", *values], ([name, *(found.get(name) for found in values.values())] for name in names))
+
+
+def _plain(test: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, float | None]]:
+    """Figures of all samples together, of all sections."""
+    for part in test.values():
+        for metric in metrics_of(part):
+            if not metric.category and not metric.loader:
+                yield metric.name, metric.value
 
 
 def _matrix(metrics: Sequence[Metric], by: str, caption: str) -> Html:
@@ -316,7 +335,7 @@ def _origin(found: Results) -> Iterable[Html]:
             "checkpoint": result.get("checkpoint"),
             "command": element("code", result.get("command", "")),
             "run folder": found.folder,
-            "results written": f"{written:%Y-%m-%d %H:%M} UTC",
+            "results written": result.get("date") or f"{written:%Y-%m-%d %H:%M} UTC",
         }
     )
     if versions := result.get("versions"):

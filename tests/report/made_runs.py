@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,35 @@ def make_video_run(folder: Path, *, count: int = 4, config: str = "seed_everythi
 
 def read(folder: Path) -> Results:
     return read_results(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+
+
+class Shape(HTMLParser):
+    """Checks that elements are closed in their order, and keeps the text outside of scripts."""
+
+    VOID = {"meta", "input", "img", "link", "br"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.identifiers: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.identifiers += [value or "" for name, value in attributes if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
+
+
+def shape(content: str) -> Shape:
+    parsed = Shape()
+    parsed.feed(content)
+    assert parsed.open == []
+    assert len(set(parsed.identifiers)) == len(parsed.identifiers)
+    return parsed

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import Browser, find_chromium
-from made_runs import KINDS, RESULT, make_run, make_video_run, read, scores
+from made_runs import KINDS, RESULT, make_run, make_video_run, read, scores, shape
 
 from anomaly_suite.cli.verbs.report import sections_of
 from anomaly_suite.report import items_of, read_results, run_page
@@ -21,38 +20,6 @@ pytestmark = pytest.mark.xdist_group("browser")  # one start for all
 def page_of(folder: Path, published: tuple[dict[str, Any], ...] = (), limit: int = 100) -> str:
     found = read(folder)
     return run_page(found, items_of(found, limit), published, sections_of(found.result))
-
-
-class Shape(HTMLParser):
-    """Checks that elements are closed in their order, and keeps the text outside of scripts."""
-
-    VOID = {"meta", "input", "img", "link", "br"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.identifiers: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.identifiers += [value or "" for name, value in attributes if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & set(self.open):
-            self.words.append(data)
-
-
-def shape(content: str) -> Shape:
-    parsed = Shape()
-    parsed.feed(content)
-    assert parsed.open == []
-    assert len(set(parsed.identifiers)) == len(parsed.identifiers)
-    return parsed
 
 
 def test_a_page_holds_figures_their_meaning_and_where_they_come_from(tmp_path: Path) -> None:
@@ -107,6 +74,16 @@ def test_loaders_have_a_table_and_several_groups_too(tmp_path: Path) -> None:
     said = " ".join(shape(page_of(make_run(tmp_path, metrics=metrics, undefined={}, localisation=groups))).words)
     assert "By loader loader image_AP 0 0.2500 1 0.7500" in said
     assert "By group group IoU AUPRO 1 0.4000 0.7000 2 0.6000" in said
+
+
+def test_several_data_sets_stand_side_by_side(tmp_path: Path) -> None:
+    run, tests = make_run(tmp_path / "a"), {}
+    for name, value in (("Lost & Found", 0.25), ("Road", 0.5)):
+        tests[name] = {"": {"metrics": {"pixel_AP": value}}, "components": {"metrics": {"SIoU": value / 2}}}
+    found = read(run)
+    said = " ".join(shape(run_page(found, [], (), sections_of(found.result), tests)).words)
+    assert "All data sets metric Lost & Found Road pixel_AP 0.2500 0.5000 SIoU 0.1250 0.2500" in said
+    assert "All data sets" not in page_of(run)
 
 
 def test_a_run_without_a_table_has_its_figures(tmp_path: Path) -> None:
@@ -296,5 +273,6 @@ def test_a_video_shows_its_curve_and_the_score_of_each_frame(browser: Browser, p
 def test_samples_without_label_and_scores_that_are_no_numbers(browser: Browser, pages: Path) -> None:
     browser.open(pages / "bare.html")
     assert counts(browser) == [0, 0, 0, 0]
-    assert "of 4 without label called anomalous" in browser.run("document.getElementById('counts').textContent")
+    said = browser.run("document.getElementById('counts').textContent")
+    assert "of 3 without label called anomalous · 1 without a score" in said
     assert "need normal and anomalous samples" in browser.run("document.getElementById('plot-roc').textContent")

@@ -9,15 +9,15 @@ const state = { threshold: 0, filter: {}, verdict: "all", sort: "error", heat: f
 let rows = [], moves = [], stops = [], frameAt = 0;
 
 const isAnomalous = (row) => score[row] >= Math.fround(state.threshold);
-const verdictOf = (row) => (label[row] === 2 ? (isAnomalous(row) ? "A" : "N") : isAnomalous(row) ? (label[row] ? "TP" : "FP") : label[row] ? "FN" : "TN");
-const VERDICTS = { TP: "✓ found", FN: "✗ missed", FP: "! false alarm", TN: "✓ left alone", A: "called anomalous", N: "called normal" };
-const LONG = { TP: "anomalous, called anomalous (TP)", FN: "anomalous, called normal (FN)", FP: "normal, called anomalous (FP)", TN: "normal, called normal (TN)", A: "no label, called anomalous", N: "no label, called normal" };
+const verdictOf = (row) => (Number.isNaN(score[row]) ? "U" : label[row] === 2 ? (isAnomalous(row) ? "A" : "N") : isAnomalous(row) ? (label[row] ? "TP" : "FP") : label[row] ? "FN" : "TN");
+const VERDICTS = { TP: "✓ found", FN: "✗ missed", FP: "! false alarm", TN: "✓ left alone", A: "called anomalous", N: "called normal", U: "? no score" };
+const LONG = { TP: "anomalous, called anomalous (TP)", FN: "anomalous, called normal (FN)", FP: "normal, called anomalous (FP)", TN: "normal, called normal (TN)", A: "no label, called anomalous", N: "no label, called normal", U: "its score is no number, so nothing was decided" };
 // How far on the wrong side of the threshold; below zero on the right one.
-const error = (row) => (label[row] === 2 ? -Infinity : label[row] ? state.threshold - score[row] : score[row] - state.threshold);
+const error = (row) => (label[row] === 2 || Number.isNaN(score[row]) ? -Infinity : label[row] ? state.threshold - score[row] : score[row] - state.threshold);
 const ratio = (part, whole) => (whole ? (part / whole).toFixed(4) : "none");
 
 function count(some) {
-  const found = { TP: 0, FN: 0, FP: 0, TN: 0, A: 0, N: 0 };
+  const found = { TP: 0, FN: 0, FP: 0, TN: 0, A: 0, N: 0, U: 0 };
   for (const row of some) found[verdictOf(row)]++;
   return found;
 }
@@ -49,7 +49,8 @@ function setThreshold(value, { fromSlider = false } = {}) {
   byId("threshold").value = Number(value.toPrecision(6));
   for (const [name, number] of Object.entries({ tp: numbers.TP, fn: numbers.FN, fp: numbers.FP, tn: numbers.TN, precision, recall, f1: harmonic })) byId(name).textContent = number;
   const unlabelled = numbers.A + numbers.N ? ` · ${numbers.A} of ${numbers.A + numbers.N} without label called anomalous` : "";
-  byId("counts").textContent = `TP ${numbers.TP} · FN ${numbers.FN} · FP ${numbers.FP} · TN ${numbers.TN} · precision ${precision} · recall ${recall} · F1 ${harmonic}${unlabelled}`;
+  const undecided = numbers.U ? ` · ${numbers.U} without a score` : "";
+  byId("counts").textContent = `TP ${numbers.TP} · FN ${numbers.FN} · FP ${numbers.FP} · TN ${numbers.TN} · precision ${precision} · recall ${recall} · F1 ${harmonic}${unlabelled}${undecided}`;
   for (const move of moves) move(value);
   drawGroups();
   updateCards();
@@ -105,11 +106,12 @@ function drawGroups() {
 
 // Gallery ---------------------------------------------------------------------------------------------------------------
 
+const value = (row) => (Number.isNaN(score[row]) ? -Infinity : score[row]);
 const SORTS = {
   error: ["worst errors first", (a, b) => error(b.row) - error(a.row)],
-  high: ["highest score first", (a, b) => score[b.row] - score[a.row]],
-  low: ["lowest score first", (a, b) => score[a.row] - score[b.row]],
-  kind: ["kind of defect", (a, b) => kindOf(a.row).localeCompare(kindOf(b.row)) || score[b.row] - score[a.row]],
+  high: ["highest score first", (a, b) => value(b.row) - value(a.row)],
+  low: ["lowest score first", (a, b) => value(a.row) - value(b.row)],
+  kind: ["kind of defect", (a, b) => kindOf(a.row).localeCompare(kindOf(b.row)) || value(b.row) - value(a.row)],
   order: ["order of the data", (a, b) => a.row - b.row],
 };
 const kindOf = (row) => (DATA.kind ? DATA.kind.names[DATA.kind.of[row]] : NAMES[label[row]]);
