@@ -105,20 +105,20 @@ def _connect(ray: Any, settings: RunSettings) -> bool:
     """
     if ray.is_initialized():
         return False
-    options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
-    if settings.address:
-        options = {"address": settings.address, "log_to_driver": False}
-    else:
-        options["num_cpus"] = max(1, int(settings.workers * settings.cpus))
-    for start in range(1 if settings.address else STARTS):
+    address = settings.address or os.environ.get("RAY_ADDRESS", "")  # the latter is set in jobs of a cluster
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if not address:  # "local": not one that was started here before
+        processors = max(1, int(settings.workers * settings.cpus))
+        options |= {"address": "local", "num_cpus": processors, "include_dashboard": False}
+    for start in range(1 if address else STARTS):
         try:
             ray.init(**options)
             return True
         except Exception as error:  # Ray raises anything, also Exception itself
             ray.shutdown()
-            if settings.address or start + 1 == STARTS:
+            if address or start + 1 == STARTS:
                 raise ConfigError(
-                    f"run.address must be that of a Ray cluster; {settings.address or 'a cluster on this machine'} gave: "
+                    f"run.address must be that of a Ray cluster; {address or 'a cluster on this machine'} gave: "
                     f"{' '.join(str(error).split())[:200]}. Start one with ray start --head, or leave address out."
                 ) from error
     return True

@@ -54,18 +54,7 @@ def test_methods_that_do_not_differ() -> None:
 
 def test_blocks_are_those_that_all_methods_have(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, methods=["first.yaml", "second.yaml"], classes={"data.c": [0, 1, 2]}, seeds=[0, 1])
-    values = [
-        0.1,
-        0.3,
-        0.5,
-        0.5,
-        0.9,
-        0.9,
-        0.3,
-        0.3,
-        0.1,
-        0.3,
-    ]  # means 0.2, 0.5, 0.9 and 0.3, 0.2; two cells are missing
+    values = [0.1, 0.3, 0.5, 0.5, 0.9, 0.9, 0.1, 0.1, 0.1, 0.3]  # means 0.2, 0.5, 0.9 and 0.1, 0.2; two are missing
     finish(grid.cells[:10], grid.folder, values)
     folder = GridFolder(grid.folder)
     records = {cell.name: record for cell in grid.cells if (record := folder.record(cell))}

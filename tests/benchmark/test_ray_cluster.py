@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from benchmark_parts import grid_of, record_of
@@ -49,6 +50,32 @@ def test_a_worker_is_killed_and_the_grid_completes(tmp_path: Path, monkeypatch: 
     assert os.getpid() not in {record.get("pid") for record in records}
     assert {record.get("threads") for record in records[2:]} == {"1"}
     assert looks
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "address"),
+    [
+        (RunSettings(executor="ray", workers=3, cpus=2), "", "local"),
+        (RunSettings(executor="ray"), "ray:1", "ray:1"),
+        (RunSettings(executor="ray", address="auto"), "ray:1", "auto"),
+    ],
+)
+def test_which_cluster_is_used(
+    settings: RunSettings, environment: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", environment)
+    tries: list[dict[str, object]] = []
+
+    def init(**options: object) -> None:
+        tries.append(options)
+        raise Exception("too\nslow")
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    with pytest.raises(ConfigError, match=r"must be that of a Ray cluster; .* gave: too slow"):
+        ray_cluster._connect(ray, settings)
+    assert len(tries) == (ray_cluster.STARTS if address == "local" else 1)
+    assert tries[0]["address"] == address
+    assert tries[0].get("num_cpus") == (6 if address == "local" else None)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
