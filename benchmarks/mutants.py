@@ -454,6 +454,9 @@ MUTANTS: list[tuple[str, ...]] = [
     ("io/atomic.py", "            for path in others:\n                path.unlink(missing_ok=True)\n", ""),
     ("io/naming.py", "    name = short_parts(name)\n", ""),
     ("io/written.py", "size in (None, there.st_size)", "size"),
+    ("report/pictures.py", "level[3] < 0]", "level[3] < 99]"),
+    ("report/pictures.py", "if left < 0:", "if left < -(10**9):"),
+    ("report/results.py", 'said.get("path") in (None, rows[place].path)', "True"),
     ("callbacks/processes.py", "itertools.zip_longest(*shares)", "zip(*shares)", "callbacks/test_table.py"),
     # Grids --------------------------------------------------------------------------------------------------------------
     ("benchmark/cells.py", "self.options, self.seed, self.before", "self.options, self.before", "benchmark/test_grid.py"),

@@ -259,7 +259,7 @@ function videoStage(item) {
   slider.addEventListener("input", () => seek(Number(slider.value)));
   const known = item.curve.score.map((value) => (Number.isFinite(value) ? value : -Infinity));
   seek(Math.floor((known.indexOf(Math.max(...known)) * item.curve.frames) / known.length));
-  return [root, slider, words, html("div", { class: "frames" }, ...shown.map(({ figure }) => figure))];
+  return [root, slider, words, html("div", { class: "frames", tabIndex: 0, role: "group", "aria-label": "frames of the video" }, ...shown.map(({ figure }) => figure))];
 }
 
 // Keys and address ------------------------------------------------------------------------------------------------------
