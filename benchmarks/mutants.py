@@ -347,7 +347,7 @@ MUTANTS: list[tuple[str, ...]] = [
     ("io/runs.py", "and _is_of(folder, file)]", "]"),
     ("contract/run_pair.py", "        if config != wrote:", "        if False:"),
     ("io/results.py", "identity is None or test", "True or test"),
-    ("cli/run_folders.py", 'place.run / "data_sets" / name', "place.run"),
+    ("cli/run_folders.py", 'run / "data_sets" / name', "run"),
     ("cli/lightning.py", '"weights_only": True', '"weights_only": False'),
     ("tensor_files.py", "map_location=map_location, weights_only=True", "map_location=map_location, weights_only=False"),
     # Data, metrics, callbacks -------------------------------------------------------------------------------------------

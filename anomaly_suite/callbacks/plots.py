@@ -26,6 +26,7 @@ from anomaly_suite.metrics import auroc, average_precision
 UNKNOWN = -1  # label of an image without truth
 BLUE, RED = "#3b76af", "#c8553d"  # told apart with any colour vision
 GROUPS = {0: ("normal", BLUE), 1: ("anomalous", RED), UNKNOWN: ("unlabelled", "#777777")}
+PLOTS = ("histogram", "roc", "pr")
 BALANCED = 3  # times as many samples of one label as of another, up to which a histogram shows counts
 
 Scores = npt.NDArray[np.float64]
@@ -67,7 +68,7 @@ class ScorePlots(WritesFiles, StageCallback):
             FileWriteError: the folder cannot be written to.
         """
         self._images, self._videos = {}, {}
-        self._drawn: list[Path] = []
+        self._drawn: list[str] = []  # what names of pictures begin with
         self._target = output_folder(trainer, self.folder, "plots")
         self._began = try_folder(self._target)
 
@@ -93,8 +94,11 @@ class ScorePlots(WritesFiles, StageCallback):
                 if len(images) > 1:
                     self._draw_part(trainer, f"{stage}_dataloader_idx_{index}", *part, threshold)
         if all_written(trainer) and trainer.is_global_zero:
-            log_pictures(trainer, self._drawn, stage)
             remove_older(self._target, rf"{stage}(_dataloader_idx_\d+)?(_frame)?_(histogram|roc|pr)\.png", self._began)
+        if trainer.is_global_zero:
+            log_pictures(
+                trainer, [self._target / f"{prefix}_{plot}.png" for prefix in self._drawn for plot in PLOTS], stage
+            )
 
     def _draw_part(
         self,
@@ -105,23 +109,24 @@ class ScorePlots(WritesFiles, StageCallback):
         threshold: float | None,
     ) -> None:
         """Draw one loader, or all."""
+        self._drawn += [prefix, f"{prefix}_frame"]
         if images:
             score, label = (np.array(column) for column in zip(*images, strict=True))
             with going_on(trainer):
-                self._drawn += _draw(self._target, prefix, score, label, unit="samples", threshold=threshold)
+                _draw(self._target, prefix, score, label, unit="samples", threshold=threshold)
         if videos:
             score = np.concatenate([video.score for video in videos], dtype=np.float64)
             label = np.concatenate([_labels(video) for video in videos])
             with going_on(trainer):
-                self._drawn += _draw(self._target, f"{prefix}_frame", score, label, unit="frames", threshold=None)
+                _draw(self._target, f"{prefix}_frame", score, label, unit="frames", threshold=None)
 
 
 def _labels(video: Frames) -> Labels:
     return np.full(len(video.score), UNKNOWN, np.int8) if video.label is None else video.label.astype(np.int8)
 
 
-def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> list[Path]:
-    files = [folder / f"{prefix}_{what}.png" for what in ("histogram", "roc", "pr")]
+def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> None:
+    files = [folder / f"{prefix}_{what}.png" for what in PLOTS]
     with new_axes(files[0]) as axes:
         _histogram(axes, score, label, unit, threshold)
     known = label != UNKNOWN
@@ -131,8 +136,6 @@ def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str,
             _roc(axes, score, label)
         with new_axes(files[2]) as axes:
             _precision_recall(axes, score, label)
-        return files
-    return files[:1]
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _new(config: Any, loggers: list[Namespace], name: str) -> Place:
             return Place(folder, folder, name, False, False)
         folder = _numbered(parent, prefix="version_", first=0)
         for each in loggers:  # those of one place share a folder
-            same = [each.init_args.get(name) == options.get(name) for name in ("save_dir", "name")]
+            same = [each.init_args.get(key) == options.get(key) for key in ("save_dir", "name")]
             if _kind(each) in IN_FOLDERS and all(same) and each.init_args.get("version") is None:
                 each.init_args.version = folder.name
         return Place(folder, folder, name, True, False)

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomaly_suite.callbacks.run_folder import RunFolder, data_set_of, folder_of, run_of
+from anomaly_suite.callbacks.split_table import SplitTable
 from anomaly_suite.contract.run_pair import IDENTITY
 from anomaly_suite.errors import DatasetNotFoundError, FileWriteError
 from anomaly_suite.io.runs import find_checkpoint, read_record, state_of, update_record
@@ -133,3 +134,33 @@ def test_a_file_that_cannot_be_written_at_the_end_makes_no_failed_fit(
         "finished",
         "FileWriteError: splits.csv",
     )
+
+
+class AsInAnotherProcess(Callback):
+    """Does what the command line does where the process is not the first: it knows no number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Point all others to the folder above."""
+        if trainer.global_rank:
+            told = next(each for each in trainer.callbacks if isinstance(each, RunFolder))  # type: ignore[attr-defined]
+            told.folder = told.results = str(self.folder.parent)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_folder_of_the_first(tmp_path: Path, two_processes: dict[str, Any]) -> None:
+    folder = tmp_path / "1"
+    saving = ModelCheckpoint(filename="model", enable_version_counter=False)
+    trainer = tiny_runs.make_trainer(
+        **two_processes,
+        callbacks=[AsInAnotherProcess(folder), RunFolder(str(folder)), SplitTable(), saving],
+        **{"enable_checkpointing": True, "limit_train_batches": 1, "limit_val_batches": 0, "max_epochs": 1},
+        use_distributed_sampler=False,
+    )
+    trainer.fit(tiny_runs.make_model("DAE"), datamodule=tiny_runs.make_data("DAE"))
+    files = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert files == {"1/run.json", "1/splits.csv", "1/checkpoints/model.ckpt"}
+    checkpoint = torch.load(folder / "checkpoints" / "model.ckpt", weights_only=True)
+    assert (checkpoint[IDENTITY], read_record(folder)["state"]) == (read_record(folder)["id"], "finished")
