@@ -215,7 +215,7 @@ class GCNAnomaly(BagModule):
         length = self.classifier_epochs + self.cleaner_epochs
         number, since = divmod(epoch - self.classifier_epochs, length)
         if number >= self.rounds:
-            return self.rounds, False, epoch - self.classifier_epochs - self.rounds * length + self.classifier_epochs
+            return self.rounds, False, epoch - self.rounds * length
         cleans = since < self.cleaner_epochs
         return number + 1, cleans, since if cleans else since - self.cleaner_epochs
 
