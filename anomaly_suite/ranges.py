@@ -61,12 +61,12 @@ PROPER = Range(0, 1, open_low=True, open_high=True)
 
 NAMES: dict[Range, str] = {
     RATE: "lr ae_lr cleaner_lr generator_lr representation_lr teacher_lr encoder_lr lr_min lr_max",
-    POSITIVE: "clip half_period temperature fixed_penalty payoff margin encoder_eps alpha",
+    POSITIVE: "clip half_period temperature fixed_penalty payoff margin encoder_eps alpha bandwidth gamma",
     NOT_NEGATIVE: "mining_rate shrinkage variance_floor weight_decay ae_weight_decay noise_std latent_noise_std lr_power restart_power eps sigma "
     "kappa beta penalty_floor class_weight_bound weight_penalty focal_gamma xi_global xi_local outlier_fraction epsilon "
     "foreground_difference generator_decay class_weights",
     SHARE: "mining_from rho low high focal_alpha",
-    SOME_SHARE: "attention_threshold outlier_class_share sample train_fraction outlier_share crop_scale",
+    SOME_SHARE: "attention_threshold variance outlier_class_share sample train_fraction outlier_share crop_scale",
     NOT_ALL: "encoder_alpha dropout select_dropout betas contamination shift momentum anomalous_share",
     PROPER: "balanced test_fraction outlier_clamp mix_share cut_share mask_ratio foreground_share",
     BITS: "bit_depth",

@@ -36,13 +36,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from grid import Record, read_results
 from image_lists import SETS, Statistics, file_statistics, prepare
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from anomaly_suite.benchmark.trainings import Record, read_results
 from anomaly_suite.data import Folder
 from anomaly_suite.errors import AnomalySuiteError
 from anomaly_suite.methods import CCD, IGD, PMSACL, PaDiM, RotNet, SimCLR

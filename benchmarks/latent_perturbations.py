@@ -14,16 +14,17 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
-import grid
-from contamination import first_of_each_class
-from grid import Record, Run
 from torch.utils.data import DataLoader, Subset
 
+from anomaly_suite.benchmark import trainings
+from anomaly_suite.benchmark.trainings import Record, Run
 from anomaly_suite.callbacks import AnomalyMetrics
+from anomaly_suite.cli.samples import read_stack
 from anomaly_suite.contract import as_batch
 from anomaly_suite.data.images.image_set import ImageSet
 from anomaly_suite.errors import AnomalySuiteError
@@ -36,11 +37,11 @@ COLUMNS = {"clean": "_clean", "perturbed": "_perturbed", "average": "_average", 
 
 def train_and_test(run: Run, *, accelerator: str) -> Record:
     """Train one model and test it: AUROC of each score, the name of the chosen one, processor seconds."""
-    model, data = grid.build(run)
+    model, data = trainings.build(run)
     assert isinstance(model, ALPS)
     begin = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = grid.quiet_trainer(
+        trainer = trainings.quiet_trainer(
             run, accelerator=accelerator, callbacks=[AnomalyMetrics(image=("AUROC",), pixel=())], default_root_dir=folder,
             num_sanity_val_steps=0,
         )  # fmt: skip
@@ -61,11 +62,23 @@ def train_and_test(run: Run, *, accelerator: str) -> Record:
     }
 
 
+def first_of_each_class(names: Sequence[str], count: int | None) -> list[int]:
+    """Positions of the first ``count`` images of every class, in order; of all images for None. A name is ``<class>/<position>``."""
+    seen: Counter[str] = Counter()
+    rows = []
+    for row, name in enumerate(names):
+        kind = name.partition("/")[0]
+        seen[kind] += 1
+        if count is None or seen[kind] <= count:
+            rows.append(row)
+    return rows
+
+
 def table(runs: Sequence[Run], records: Sequence[Record]) -> str:
     """Markdown: a row for each kind, then one for each kind and seed by class."""
     by_kind: dict[str, dict[int, list[Record]]] = {}
     for run in runs:
-        if (record := grid.find(records, run)) is not None:
+        if (record := trainings.find(records, run)) is not None:
             by_seed = by_kind.setdefault(run.setting.model["init_args"]["perturbation"], {})
             by_seed.setdefault(run.seed, []).append(record)
     lines = [
@@ -92,18 +105,18 @@ def table(runs: Sequence[Run], records: Sequence[Record]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Learned, random and no perturbations of codes, as Markdown tables.")
-    grid.add_common_options(parser)
+    trainings.add_common_options(parser)
     parser.set_defaults(seeds=(0, 1))
     parser.add_argument("--classes", nargs="+", type=int, default=range(10), help="normal classes, by index")
     parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
     parser.add_argument("--epochs", type=int, help="instead of the configuration's own")
     parser.add_argument("--test-per-class", type=int, help="test images of each class, the first ones; all by default")
     options = parser.parse_args(words)
-    grid.prepare(options, parser)
+    trainings.prepare(options, parser)
     try:
         runs = []
         for file, kind, seed, normal in product(options.configs, options.kinds, options.seeds, options.classes):
-            setting = grid.read_setting(file, test_per_class=options.test_per_class)
+            setting = trainings.read_setting(file.stem, read_stack(file), test_per_class=options.test_per_class)
             model = {**setting.model, "init_args": {**setting.model["init_args"], "perturbation": kind}}
             trainer = dict(setting.trainer)
             if options.epochs is not None:
@@ -112,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> int:
         runs.sort(
             key=lambda run: (run.seed, run.options["normal_class"])
         )  # a stopped benchmark has all kinds of what it has
-        records = grid.run_all(runs, options.results, partial(train_and_test, accelerator=options.accelerator))
+        records = trainings.run_all(runs, options.results, partial(train_and_test, accelerator=options.accelerator))
     except AnomalySuiteError as error:
         parser.error(str(error))
     print(table(runs, records))

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grid import Record, read_results
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from anomaly_suite.augment.draws import GeneratorDraws
+from anomaly_suite.benchmark.trainings import Record, read_results
 from anomaly_suite.contract import AnomalyModule
 from anomaly_suite.methods import CCD, PMSACL, CutPaste
 from anomaly_suite.metrics import auroc

@@ -20,12 +20,14 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
-import grid
 import torch
-from grid import Record, Run, Setting
 from torch import Tensor, nn
 
+import anomaly_suite.methods  # noqa: F401 - configurations name its classes by their short names
+from anomaly_suite.benchmark import trainings
+from anomaly_suite.benchmark.trainings import Record, Run, Setting
 from anomaly_suite.callbacks import FrameMetrics
+from anomaly_suite.cli.samples import read_stack
 from anomaly_suite.contract import AnomalyModule, Batch, Prediction
 from anomaly_suite.data import UCSDPed
 from anomaly_suite.errors import AnomalySuiteError
@@ -80,12 +82,12 @@ def train_and_test(run: Run, *, accelerator: str) -> Record:
         model: AnomalyModule = BASELINES[run.setting.name]()
         data = patches(json.dumps({**options, "motion": True, "validation": "none", "train_every": 10}))
     else:
-        model, _ = grid.build(run)
+        model, _ = trainings.build(run)
         data = patches(json.dumps(options))
     data.setup()
     read = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = grid.quiet_trainer(
+        trainer = trainings.quiet_trainer(
             run, accelerator=accelerator, callbacks=[FrameMetrics()], default_root_dir=folder, num_sanity_val_steps=0
         )
         if not isinstance(model, Baseline):
@@ -112,7 +114,7 @@ def table(runs: Sequence[Run], records: Sequence[Record]) -> str:
     """Markdown: a row for each method, and for each score of a method that has several; means over seeds."""
     lines = [f"| | thesis, AUROC and EER | {' | '.join(COLUMNS)} |", "|---|---|" + "---|" * len(COLUMNS)]
     for name in dict.fromkeys(run.setting.name for run in runs):
-        found = [record for run in runs if run.setting.name == name and (record := grid.find(records, run))]
+        found = [record for run in runs if run.setting.name == name and (record := trainings.find(records, run))]
         for score in SCORES:
             names = [f"{column}_{score}" if score else column for column in COLUMNS]
             if not found or names[0] not in found[0]["metrics"]:
@@ -134,19 +136,19 @@ def table(runs: Sequence[Run], records: Sequence[Record]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Methods on patches of UCSD Ped2, as a Markdown table.")
-    grid.add_common_options(parser)
+    trainings.add_common_options(parser)
     parser.set_defaults(seeds=(0,))
     options = parser.parse_args(words)
-    grid.prepare(options, parser)
+    trainings.prepare(options, parser)
     try:
-        settings = [grid.read_setting(file) for file in options.configs]
+        settings = [trainings.read_setting(file.stem, read_stack(file)) for file in options.configs]
         first = settings[0]
         runs = [Run(Setting(name, {}, first.data, {}, {}), 0, {}) for name in BASELINES]
         runs += [Run(setting, seed, {}) for seed in options.seeds for setting in settings]
-        records = grid.run_all(runs, options.results, partial(train_and_test, accelerator=options.accelerator))
+        records = trainings.run_all(runs, options.results, partial(train_and_test, accelerator=options.accelerator))
     except AnomalySuiteError as error:
         parser.error(str(error))
-    print(table(runs, [record for run in runs if (record := grid.find(records, run))]))
+    print(table(runs, [record for run in runs if (record := trainings.find(records, run))]))
     return 0
 
 

@@ -4,7 +4,7 @@
     python benchmarks/wrong_inputs.py --results wrong.jsonl          # goes on where it was stopped
     python benchmarks/wrong_inputs.py --only "trainer|FAnoGAN" --list
 
-The inputs are those of ``wrong_inputs_table.py``. Command lines run through ``anomaly_suite.cli.main``, Python lines as they stand, each
+The inputs are those of ``wrong_inputs_table.py`` and, around new pictures and exported files, of ``wrong_inputs_use.py`` (kind ``use``). Command lines run through ``anomaly_suite.cli.main``, Python lines as they stand, each
 in a process forked from one that has imported everything, in an empty folder, on tiny data.
 
 A case ends in a ``sentence`` if it is refused by an error of the package, at the command line with an exit status and without a
@@ -40,6 +40,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import wrong_inputs_table as table
+import wrong_inputs_use as use
 
 KINDS = ("sentence", "traceback", "accepted", "hangs", "untidy")
 LIMIT = 60  # seconds of a case
@@ -83,6 +84,9 @@ def _command_lines() -> Iterator[Case]:
     for line in _lines(table.LATER):
         verb, _, rest = line.partition(" ")
         yield Case("later", line, (verb, "--run", "{run}", *_words(rest)))
+    for line in use.lines():
+        words = [word for part in _words(line) for word in (_words(table.RUN) if part == "{fit}" else (part,))]
+        yield Case("use", line, tuple(words), files=use.FILES)
 
 
 def _words(line: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import tiny_runs
 import torch
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_runs import (
     METHODS,
@@ -29,21 +29,19 @@ from tiny_runs import (
     make_trainer,
 )
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from anomaly_suite.cli.catalog import catalog
-from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Prediction
+from anomaly_suite.contract import AnomalyModule, Prediction
 from anomaly_suite.errors import CheckpointError, NotFittedError
 from anomaly_suite.metrics import auroc
+from anomaly_suite.testing.foreign import ForeignData, foreign_to
+from anomaly_suite.testing.methods import require_alone_as_together, require_form
 
 FEW = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2, "limit_predict_batches": 2}
 
 
 def foreign(name: str) -> type[ForeignData]:
-    inputs = all_test_inputs(name)
-    if "snippet_features" in inputs:
-        return ForeignVideos
-    return ForeignScenes if "ood_mask" in inputs else ForeignData
+    return foreign_to(all_test_inputs(name))
 
 
 @torch.no_grad()
@@ -60,14 +58,8 @@ class TestEveryMethod:
         model = fitted(name).model
         batch = all_test_inputs(name)
         prediction = predict(model, batch)
+        require_form(prediction, batch)
         score = prediction["anomaly_score"]
-        assert score.shape == (len(batch["image" if "image" in batch else "label"]),)
-        assert score.isfinite().all()
-        assert score.dtype == torch.float32
-        if "anomaly_map" in prediction:
-            anomaly_map = prediction["anomaly_map"]
-            assert anomaly_map.shape == (len(score), 1, *batch["image"].shape[2:])
-            assert anomaly_map.isfinite().all()
         if "snippet_score" in prediction:
             assert prediction["snippet_score"].shape == (len(score), int(batch["length"].max()))
             assert prediction["frame_score"].shape == (16 * int(batch["length"].sum()),)
@@ -93,15 +85,7 @@ class TestEveryMethod:
             make_model(name).on_load_checkpoint(foreign)
 
     def test_batch_size_does_not_matter(self, name: str) -> None:
-        model = fitted(name).model
-        batch = all_test_inputs(name)
-        together = predict(model, batch, slice(0, 8))
-        for row in range(8):
-            alone = predict(model, batch, slice(row, row + 1))
-            for key in alone.keys() - {
-                "frame_score"
-            }:  # it has the frames of all videos, and follows from snippet_score
-                assert torch.allclose(alone[key], together[key][row : row + 1], rtol=1e-4, atol=1e-5)  # type: ignore[literal-required]
+        require_alone_as_together(fitted(name).model, all_test_inputs(name))
 
     # Own loaders without a sanity check are those of ``fitted``, own ones with it those of ``Training``.
     @pytest.mark.parametrize(("kind", "sanity"), [("mapping", 2), ("pair", 0), ("triple", 2)])
@@ -190,74 +174,6 @@ def trained(name: str) -> Training:
 
 def _no_network(*args: object) -> None:
     raise AssertionError("rebuilding from a checkpoint must not open a connection")
-
-
-class ForeignData(LightningDataModule):
-    """Somebody else's data module: plain tensors without file paths, as mappings, pairs or triples."""
-
-    def __init__(self, data: AnomalyDataModule, kind: str) -> None:
-        super().__init__()
-        self.data, self.kind = data, kind
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.data.train_dataloader(), self.data.train_batch_size)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.data.test_dataloader(), 8)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.data.test_dataloader(), 8)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self.test_dataloader()
-
-    def _loader(self, source: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
-        items: list[Any] = []
-        for batch in source:
-            height, width = batch["image"].shape[2:]
-            masks = batch.get("mask", torch.zeros(len(batch["image"]), 1, height, width, dtype=torch.uint8))
-            for image, label, mask in zip(batch["image"], batch["label"], masks, strict=True):
-                if self.kind == "mapping":
-                    items.append({"image": image, "label": int(label), "extra": "kept"})
-                else:
-                    items.append((image, int(label), mask.float())[: 2 if self.kind == "pair" else 3])
-            if len(items) > 4 * batch_size:
-                break
-        return DataLoader(Items(items), batch_size=batch_size)
-
-
-class ForeignVideos(ForeignData):
-    """Somebody else's videos: as mappings with ``bag_label``, one crop without an axis of its own, whole in training too."""
-
-    def _loader(self, source: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
-        batch = next(iter(source))
-        rows = torch.stack([batch["label"].eq(0).nonzero()[:4, 0], batch["label"].eq(1).nonzero()[:4, 0]], 1).flatten()
-        items = [
-            {"snippet_features": batch["snippet_features"][row, 0, :32], "bag_label": int(batch["label"][row])}
-            for row in rows
-        ]
-        return DataLoader(Items(items), batch_size=4)
-
-
-class ForeignScenes(ForeignData):
-    """Somebody else's street scenes: mappings of images and labels of their pixels."""
-
-    def _loader(self, source: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
-        batch = next(iter(source))
-        names = [name for name in ("image", "target", "ood_mask") if name in batch]
-        items = [{name: batch[name][row] for name in names} for row in range(len(batch["image"]))]
-        return DataLoader(Items(items), batch_size=batch_size)
-
-
-class Items(Dataset[Any]):
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[index]
 
 
 def test_every_method_is_documented_and_listed() -> None:

@@ -51,13 +51,33 @@ def test_the_pipeline_example_runs_verbatim(tmp_path, monkeypatch):
     assert names["model"].is_fitted
 
 
-@pytest.mark.parametrize("words", commands("fit"), ids=" ".join)
+def test_thirty_lines_show_everything(tmp_path, monkeypatch, capsys):
+    shell, python = block("Thirty lines", ""), block("Thirty lines")
+    assert len(shell.splitlines()) + len(python.splitlines()) <= 30
+    for words in (
+        "pip install anomaly-suite",
+        *(f"anomaly-suite {verb} " for verb in ("fit", "test", "predict", "export")),
+    ):
+        assert words in shell
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.count("picture ") == 2
+    assert list(tmp_path.rglob("metrics.json"))
+    assert list(tmp_path.rglob("heatmaps/test/**/*.png"))
+
+
+@pytest.mark.parametrize("words", [*commands("fit"), *commands("train")], ids=" ".join)
 def test_every_fit_command_parses(words, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_method.py").write_text(block("Your own method"), encoding="utf-8")
     (tmp_path / "sample_configs").symlink_to(ROOT / "sample_configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # put back after the test, with what main adds
     monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    if "--help" in words:
+        main(words)
+        assert capsys.readouterr().out.startswith("usage: anomaly-suite fit")
+        return
     with pytest.raises(SystemExit) as stopped:
         main([*words, *(["--print_config"] if "--print_config" not in words else [])])
     assert stopped.value.code == 0

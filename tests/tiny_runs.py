@@ -58,7 +58,14 @@ SHORT: dict[str, dict[str, Any]] = {
 
 SHORT_STEPS = 2  # of an epoch
 
-CHANGING = ("command", "checkpoint", "versions")  # parts of metrics.json that say where and when it was written
+CHANGING = (
+    "command",
+    "checkpoint",
+    "versions",
+    "run",
+    "date",
+    "data_sets",
+)  # parts of metrics.json that say where and when it was written
 
 
 class Run(NamedTuple):

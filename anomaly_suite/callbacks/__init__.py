@@ -13,6 +13,7 @@ from anomaly_suite.callbacks.metrics import (
 )
 from anomaly_suite.callbacks.plots import ScorePlots
 from anomaly_suite.callbacks.reconstruction_panel import ReconstructionPanel
+from anomaly_suite.callbacks.run_folder import RunFolder
 from anomaly_suite.callbacks.score_curves import ScoreCurves
 from anomaly_suite.callbacks.split_table import SplitTable
 from anomaly_suite.callbacks.summary import PredictionSummary
@@ -29,6 +30,7 @@ __all__ = [
     "LocalisationMetrics",
     "PredictionSummary",
     "ReconstructionPanel",
+    "RunFolder",
     "ScoreCurves",
     "ScorePlots",
     "ScoreTable",

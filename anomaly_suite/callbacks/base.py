@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from anomaly_suite.callbacks.reading import read_step
+from anomaly_suite.callbacks.run_folder import folder_of
 from anomaly_suite.contract import Batch, Calibration, KeyMap, Level, Prediction
 from anomaly_suite.contract.batch import SCORES, names_in
 from anomaly_suite.options import ChecksOptions
@@ -136,8 +137,8 @@ class StageCallback(ChecksOptions, Callback):
 
 
 def output_folder(trainer: Trainer, folder: str | None, name: str = "") -> Path:
-    """The folder asked for, else ``name`` in the run's log folder, else in the trainer's root; to be called in every process."""
-    return Path(folder) if folder is not None else Path(trainer.log_dir or trainer.default_root_dir) / name
+    """The folder asked for, else ``name`` in that of the run, see :func:`folder_of`; to be called in every process."""
+    return Path(folder) if folder is not None else folder_of(trainer) / name
 
 
 def of_data(

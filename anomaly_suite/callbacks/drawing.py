@@ -124,7 +124,7 @@ def tile_places(tiles: dict[str, Picture]) -> dict[str, tuple[int, int, int, int
 
 
 def _text_size(tiles: dict[str, Picture]) -> float:
-    return max(0.45, 0.5 * int(tiles["image"].shape[1]) / 256)
+    return float(max(0.45, 0.5 * tiles["image"].shape[1] / 256))
 
 
 def _strip_height(size: float) -> int:

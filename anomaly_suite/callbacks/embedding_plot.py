@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from anomaly_suite.callbacks.base import StageCallback, Step, labels_of, output_folder
+from anomaly_suite.callbacks.loggers import log_pictures
 from anomaly_suite.callbacks.plots import GROUPS, UNKNOWN, new_axes
 from anomaly_suite.callbacks.processes import shared_by_all
 from anomaly_suite.callbacks.reading import read_step
@@ -253,6 +254,7 @@ class EmbeddingPlot(WritesFiles, StageCallback):
         if trainer.is_global_zero and len(rows) >= LEAST:
             with going_on(trainer):
                 self._draw(self._target / f"{stage}_{self.method}.png", rows)
+                log_pictures(trainer, [self._target / f"{stage}_{self.method}.png"], stage)
         elif len(rows) < LEAST:
             reason = self._reason or f"it needs features of {LEAST} images; got {len(rows)}"
             rank_zero_info(f"EmbeddingPlot has nothing to draw of {stage}: {reason}.")

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
+from anomaly_suite.callbacks.loggers import log_pictures
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.videos import Frames, frames_of
 from anomaly_suite.callbacks.writing import WritesFiles, all_written, gather_loaders, going_on
@@ -25,6 +26,7 @@ from anomaly_suite.metrics import auroc, average_precision
 UNKNOWN = -1  # label of an image without truth
 BLUE, RED = "#3b76af", "#c8553d"  # told apart with any colour vision
 GROUPS = {0: ("normal", BLUE), 1: ("anomalous", RED), UNKNOWN: ("unlabelled", "#777777")}
+PLOTS = ("histogram", "roc", "pr")
 BALANCED = 3  # times as many samples of one label as of another, up to which a histogram shows counts
 
 Scores = npt.NDArray[np.float64]
@@ -66,6 +68,7 @@ class ScorePlots(WritesFiles, StageCallback):
             FileWriteError: the folder cannot be written to.
         """
         self._images, self._videos = {}, {}
+        self._drawn: list[str] = []  # what names of pictures begin with
         self._target = output_folder(trainer, self.folder, "plots")
         self._began = try_folder(self._target)
 
@@ -92,6 +95,10 @@ class ScorePlots(WritesFiles, StageCallback):
                     self._draw_part(trainer, f"{stage}_dataloader_idx_{index}", *part, threshold)
         if all_written(trainer) and trainer.is_global_zero:
             remove_older(self._target, rf"{stage}(_dataloader_idx_\d+)?(_frame)?_(histogram|roc|pr)\.png", self._began)
+        if trainer.is_global_zero:
+            log_pictures(
+                trainer, [self._target / f"{prefix}_{plot}.png" for prefix in self._drawn for plot in PLOTS], stage
+            )
 
     def _draw_part(
         self,
@@ -102,6 +109,7 @@ class ScorePlots(WritesFiles, StageCallback):
         threshold: float | None,
     ) -> None:
         """Draw one loader, or all."""
+        self._drawn += [prefix, f"{prefix}_frame"]
         if images:
             score, label = (np.array(column) for column in zip(*images, strict=True))
             with going_on(trainer):
@@ -118,14 +126,15 @@ def _labels(video: Frames) -> Labels:
 
 
 def _draw(folder: Path, prefix: str, score: Scores, label: Labels, *, unit: str, threshold: float | None) -> None:
-    with new_axes(folder / f"{prefix}_histogram.png") as axes:
+    files = [folder / f"{prefix}_{what}.png" for what in PLOTS]
+    with new_axes(files[0]) as axes:
         _histogram(axes, score, label, unit, threshold)
     known = label != UNKNOWN
     score, label = score[known], label[known]
     if len(np.unique(label)) == 2 and np.isfinite(score).all():
-        with new_axes(folder / f"{prefix}_roc.png") as axes:
+        with new_axes(files[1]) as axes:
             _roc(axes, score, label)
-        with new_axes(folder / f"{prefix}_pr.png") as axes:
+        with new_axes(files[2]) as axes:
             _precision_recall(axes, score, label)
 
 

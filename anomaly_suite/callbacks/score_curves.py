@@ -12,6 +12,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, calibration_of, labels_of, output_folder
+from anomaly_suite.callbacks.loggers import log_pictures
 from anomaly_suite.callbacks.overlay import Originals, score_range, shared_range, write_overlay
 from anomaly_suite.callbacks.plots import BLUE, RED, new_axes
 from anomaly_suite.callbacks.videos import Frames, frames_of, video_names
@@ -67,13 +68,14 @@ class ScoreCurves(WritesFiles, StageCallback):
             the speed of the originals.
         save_scores: Also write the frame scores of all videos, beyond ``limit`` too: ``npy`` as float32 (frames,); ``csv`` with
             frame, counted from 0, score, and label where it is known.
+        log_curves: Pictures shown per stage and loader in loggers that take pictures, such as TensorBoard's.
         videos: Folder with the original videos or folders of their frames, at any depth, named as the videos are. For each
             there is an ``.mp4`` with the curve below the frames and a red border where the score reaches the threshold. One
             that is missing or cannot be read is a warning.
         key_map: Our names of keys, and what other loaders and modules call them.
 
     Raises:
-        ConfigError: a negative ``limit`` or an ``fps`` that is not positive.
+        ConfigError: a negative ``limit`` or ``log_curves``, or an ``fps`` that is not positive.
         DatasetNotFoundError: at the start of the stage, no folder ``videos``.
         ShapeError: scores and truth count different frames.
         FileWriteError: at the start of a stage, the folder cannot be written to; at its end, files could not be written.
@@ -88,10 +90,13 @@ class ScoreCurves(WritesFiles, StageCallback):
         fps: float | None = None,
         save_scores: Literal["none", "csv", "npy"] = "none",
         videos: str | None = None,
+        log_curves: int = 4,
         key_map: KeyMap | None = None,
     ) -> None:
         super().__init__()
         self.key_map = check_key_map(key_map)
+        if log_curves < 0:
+            raise ConfigError(f"log_curves must be at least 0; got {log_curves}. Use 0 to show none.")
         if limit is not None and limit < 0:
             raise ConfigError(f"limit must be at least 0; got {limit}. Use 0 to draw none, null to draw all.")
         if fps is not None and fps <= 0:
@@ -101,6 +106,7 @@ class ScoreCurves(WritesFiles, StageCallback):
         self.first = first
         self.fps = fps
         self.save_scores = save_scores
+        self.log_curves = log_curves
         self.videos = None if videos is None else Path(videos)
         self.originals: Mapping[str, Path] | None = None
         """Original videos by the names of batches, in place of a folder ``videos``."""
@@ -170,6 +176,11 @@ class ScoreCurves(WritesFiles, StageCallback):
                 self._files.add(path)
                 with new_axes(path, size=(9, 3), texts={"curve": json.dumps(numbers)}) as axes:
                     draw_curve(axes, rows[index], title=printable(str(names[index])), fps=self.fps, **axis._asdict())
+        if trainer.is_global_zero:
+            shown = chosen[: self.log_curves]
+            log_pictures(
+                trainer, (_path(self._target / stage / part, names[index], "png") for index in shown), f"{stage}/curve"
+            )
         if self._overlaid():
             targets = {index: _path(self._target / f"{stage}_overlay" / part, names[index], "mp4") for index in chosen}
             self._write_overlays(trainer, rows, targets, axis)

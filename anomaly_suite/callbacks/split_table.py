@@ -7,6 +7,7 @@ import re
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import output_folder
+from anomaly_suite.callbacks.loggers import log_file
 from anomaly_suite.callbacks.writing import WritesFiles, going_on
 from anomaly_suite.contract import AnomalyDataModule, Listed
 from anomaly_suite.io.atomic import save_csv, try_file
@@ -61,3 +62,4 @@ class SplitTable(ChecksOptions, WritesFiles, Callback):
             if rows:
                 save_csv(file, columns, ([row[name] for name in columns] for row in rows))
             remove_older(file.parent, re.escape(file.name), began)
+            log_file(trainer, file)

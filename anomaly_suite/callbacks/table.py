@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, StageCallback, Step, labels_of, output_folder
+from anomaly_suite.callbacks.loggers import log_table
 from anomaly_suite.callbacks.processes import gather_by_loader
 from anomaly_suite.callbacks.values import per_sample
 from anomaly_suite.callbacks.videos import frames_of
@@ -162,6 +163,7 @@ class ScoreTable(WritesFiles, StageCallback):
                 save_columns(self._target, columns)
             else:
                 _write_parquet(self._target, columns)
+            log_table(trainer, columns, self._target)
 
 
 def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomaly_suite.callbacks.base import Stage, output_folder
 from anomaly_suite.callbacks.drawing import png_of
+from anomaly_suite.callbacks.loggers import picture_writer
 from anomaly_suite.callbacks.processes import gather_by_loader, in_any_process, shared_by_all
 from anomaly_suite.errors import FileWriteError
 from anomaly_suite.io.atomic import printable, save_bytes
@@ -28,6 +29,9 @@ T = TypeVar("T")
 SAID = 3  # failures said at once; a full disk refuses every file
 
 _failures: WeakKeyDictionary[Trainer, list[str]] = WeakKeyDictionary()  # of the stage under way
+_endings: WeakKeyDictionary[Trainer, dict[str, Callable[[Trainer], None]]] = (
+    WeakKeyDictionary()
+)  # of the test under way
 
 
 class WritesFiles(Callback):
@@ -36,6 +40,12 @@ class WritesFiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the failures of a stage that was cut."""
         _failures.pop(trainer, None)
+        _endings.pop(trainer, None)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do what waits for the last callback, see :func:`at_end`."""
+        for action in _endings.pop(trainer, {}).values():
+            action(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise what failed, in every process, after Lightning has printed the values.
@@ -47,6 +57,17 @@ class WritesFiles(Callback):
         if failures:
             more = f" So it was with {len(failures) - 1} other files." if len(failures) > 1 else ""
             raise FileWriteError(failures[0] + more)
+
+
+def at_end(trainer: Trainer, name: str, action: Callable[[Trainer], None]) -> None:
+    """Do something once, when all callbacks have finished a test.
+
+    Args:
+        trainer: In the test.
+        name: Of what is done; a later action of the name takes the place of an earlier one.
+        action: Called with the trainer, in the processes that asked.
+    """
+    _endings.setdefault(trainer, {})[name] = action
 
 
 @contextmanager
@@ -69,9 +90,8 @@ def going_on(trainer: Trainer, instead: Callable[[], str] | None = None) -> Iter
 
 
 def image_writers(trainer: Trainer) -> list[Any]:
-    """The functions ``add_image`` of the trainer's loggers that take images, such as TensorBoard's."""
-    experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-    return [experiment.add_image for experiment in experiments if callable(getattr(experiment, "add_image", None))]
+    """What gives a picture to each logger of a trainer that takes some, see :func:`~anomaly_suite.callbacks.loggers.picture_writer`."""
+    return [writer for logger in trainer.loggers if (writer := picture_writer(logger)) is not None]
 
 
 def write_png(path: Path, picture: npt.NDArray[Any]) -> None:

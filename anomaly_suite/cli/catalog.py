@@ -41,11 +41,21 @@ def catalog(kind: Kind) -> tuple[Entry, ...]:
         >>> "PaDiM" in [entry.name for entry in catalog("methods")]
         True
     """
-    public = _exported(_ROOT / kind / "__init__.py")
+    return _classes_in(kind)
+
+
+@lru_cache
+def adapters() -> tuple[Entry, ...]:
+    """Methods that run models of other packages, which may not be installed."""
+    return _classes_in("adapters")
+
+
+def _classes_in(folder: str) -> tuple[Entry, ...]:
+    public = _exported(_ROOT / folder / "__init__.py")
     found = []
-    for file in sorted((_ROOT / kind).rglob("*.py")):
+    for file in sorted((_ROOT / folder).rglob("*.py")):
         dotted = ".".join(file.relative_to(_ROOT.parent).with_suffix("").parts)
-        family = file.parent.name if file.parent.name != kind else file.stem
+        family = file.parent.name if file.parent.name != folder else file.stem
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name in public:
                 found.append(Entry(node.name, f"{dotted}.{node.name}", family, summary_of(node)))

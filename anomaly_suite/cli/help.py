@@ -30,13 +30,17 @@ verbs that need a configuration (anomaly-suite VERB --help names the usual optio
 verbs that need a run:
   export --run RUN                       one file for other programs, decisions inside: --format onnx|torch_export|torchscript
 
+verbs for tables:
+  benchmark --config GRID                methods x data x classes x seeds in one folder, with tables beside the papers' figures
+  compare RUN RUN ...                    metrics of runs side by side, and the options that tell them apart
+
 verb that needs videos:
   extract-features INPUT OUTPUT          snippet features of video files or folders of frames (--help lists the options)
 
 verbs that answer at once:
   list methods|data|metrics|callbacks    what the package offers
   list configs [METHOD]                  sample configurations: data, device and published figure
-  report RUN                             metrics of a run folder as a table, beside the published ones
+  report RUN [--html]                    metrics of a run folder as a table, beside the published ones, or all of it as one HTML file
 
 common options:
   --config FILE             YAML file with model, data and trainer, yours or a sample configuration such as
@@ -78,7 +82,7 @@ TRAINING: Rows = (
     ("--seed_everything N", "seed of the run (0)"),
     (
         "--checkpoint.monitor NAME",
-        "keep the epoch where this is best, such as val/image_AUROC; the last one by default",
+        "keep the epoch where this is best, such as val/image_AUROC with --checkpoint.mode max; the last one by default",
     ),
     ("--ckpt_path FILE", "go on from this checkpoint"),
     ("--then FILE [options]", "a second stage that takes the encoder of this pre-training"),

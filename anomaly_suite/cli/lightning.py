@@ -16,10 +16,11 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 
+import anomaly_suite.adapters
 import anomaly_suite.data
-import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of both by their short names
+import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of all by their short names
 from anomaly_suite.callbacks import (
     AnomalyMetrics,
     Calibrate,
@@ -37,14 +38,14 @@ from anomaly_suite.callbacks import (
 from anomaly_suite.callbacks.tiles import keep_size
 from anomaly_suite.cli.catalog import options_of
 from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
+from anomaly_suite.cli.placed import PlacedCLI
 from anomaly_suite.cli.plugins import load_plugins
 from anomaly_suite.cli.run_config import RunConfig
 from anomaly_suite.cli.samples import check_config
 from anomaly_suite.cli.trainer_options import check_trainer, require_end, require_mapping
 from anomaly_suite.contract import AnomalyModule
-from anomaly_suite.contract.checkpoint_file import is_local, read_checkpoint, use_checkpoint_files
+from anomaly_suite.contract.checkpoint_file import read_checkpoint, use_checkpoint_files
 from anomaly_suite.errors import CheckpointError, ConfigError, did_you_mean
-from anomaly_suite.io.atomic import try_folder
 from anomaly_suite.tensor_files import numpy_numbers
 
 Started = TypeVar("Started", bound="SuiteCLI")
@@ -78,6 +79,8 @@ def run_lightning(subcommand: str, words: list[str]) -> SuiteCLI:
     with telling(subcommand):
         done = start(SuiteCLI, subcommand, words)
         _require_validation(done)
+        if subcommand != "validate":
+            done.say_where()
         return done
 
 
@@ -94,7 +97,9 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
     warnings.filterwarnings(
         "ignore", message="The dirpath has changed"
     )  # results of a prediction have their own folder
-    sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
+    warnings.filterwarnings("ignore", message="Experiment logs directory")  # what else a run's folder holds stays
+    if sys.path[:1] != [os.getcwd()]:  # once for all cells of a grid
+        sys.path.insert(0, os.getcwd())  # an installed script does not see the user's own files otherwise
     load_plugins(words)
     return kind(
         model_class=LightningModule,
@@ -104,7 +109,7 @@ def start(kind: type[Started], subcommand: str, words: list[str]) -> Started:
         save_config_callback=RunConfig if subcommand == "fit" else None,
         save_config_kwargs={"save_to_log_dir": False},  # RunConfig writes it itself
         seed_everything_default=0,
-        trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
+        trainer_defaults={"enable_model_summary": False},
         parser_class=SuiteParser,
         args=[subcommand, *words],
     )
@@ -153,7 +158,7 @@ def _require_validation(done: SuiteCLI) -> None:
         )
 
 
-class SuiteCLI(LightningCLI):
+class SuiteCLI(PlacedCLI):
     """LightningCLI with the default callback layer, its switches and effective values in the saved configuration."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -246,9 +251,6 @@ class SuiteCLI(LightningCLI):
             FileWriteError: the verb writes files, and its folder cannot be written to.
         """
         super().instantiate_classes()
-        folder = self.trainer.default_root_dir
-        if is_local(folder) and (self.subcommand != "validate" or self.trainer.loggers):
-            try_folder(Path(folder))  # before loggers do, who raise anything
         use_checkpoint_files(self.trainer)
         tile = self.config[self.subcommand].get("tile") if self.subcommand else None
         if tile is not None and tile.size is not None:

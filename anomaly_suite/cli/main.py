@@ -1,4 +1,4 @@
-"""``anomaly-suite fit|train|validate|test|predict|calibrate|export|extract-features|list|report``: reads the verb and hands the rest on.
+"""``anomaly-suite VERB``: reads the verb, one of :data:`VERBS`, and hands the rest on.
 
 Neither torch nor Lightning is imported here: help, ``list``, ``report`` and ``--version`` answer at once, and a misspelt class
 or configuration is reported before anything slow is loaded. Each verb imports its file when it is asked for.
@@ -16,7 +16,7 @@ from anomaly_suite.cli.help import HELP, help_for, without_all
 from anomaly_suite.errors import AnomalySuiteError, ConfigError, did_you_mean
 
 RUN_VERBS = ("fit", "train", "validate", "test", "predict", "calibrate")
-VERBS = (*RUN_VERBS, "export", "extract-features", "list", "report")
+VERBS = (*RUN_VERBS, "benchmark", "compare", "export", "extract-features", "list", "report")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -58,6 +58,14 @@ def _dispatch(verb: str, words: list[str]) -> None:
         from anomaly_suite.cli.verbs.report import report
 
         report(words)
+    elif verb == "benchmark":
+        from anomaly_suite.cli.verbs.benchmark import benchmark
+
+        benchmark(words)
+    elif verb == "compare":
+        from anomaly_suite.cli.verbs.compare import compare
+
+        compare(words)
     elif verb == "export":
         from anomaly_suite.cli.verbs.export import export
 

@@ -83,7 +83,9 @@ def explain(message: str, parser: SuiteParser) -> str:
     Raises:
         ConfigError: at once, for an unknown class and for an option that a class does not have.
     """
-    text = " ".join(message.split())
+    text = " ".join(in_one_order(message).split())
+    if told := re.search(r"Errors: - (\w+ has no option '.*?) - Expected a <class 'NoneType'>", text):
+        raise UnknownOptionError(told[1])
     inner = re.search(
         r'key "([\w.]+)": .*? Errors: - (.*?) - Expected a <class \'NoneType\'>.*? Given value: (.*)', text
     )
@@ -104,6 +106,19 @@ def explain(message: str, parser: SuiteParser) -> str:
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", f"{part}: {reason}{got}" if part else reason)
 
 
+def in_one_order(message: str) -> str:
+    """A parser's message as its newer versions write it: before 4.52 the reason why a value is not None stands before the one that matters.
+
+    Args:
+        message: Of any version.
+    """
+    none = r"( +- Expected a <class 'NoneType'>\n)"
+    text = re.sub(rf"(Errors:\n){none}((?: .*\n)+?)(?= *Given value)", r"\1\3\2", message)
+    return re.sub(
+        r"Option '([\w.]+)' is required but not provided.*", r"the following arguments are required: \1", text
+    )
+
+
 def own_error(error: BaseException) -> AnomalySuiteError | None:
     """The error of this package behind a parser's error, if there is one."""
     cause: BaseException | None = error
@@ -118,7 +133,7 @@ def reason_of(error: BaseException) -> str:
     Args:
         error: Of any class.
     """
-    text = str(error) or type(error).__name__
+    text = in_one_order(str(error)) or type(error).__name__
     _, listed, reasons = text.partition("Errors:\n")
     if listed:
         kind = re.search(r"class_path='([\w.]+)'", text)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_suite.cli.lightning import SuiteCLI, start, telling
+from anomaly_suite.cli.run_folders import parent_of
 
 
 def plan_lightning(subcommand: str, words: list[str]) -> PlannedCLI:
@@ -37,7 +38,11 @@ class PlannedCLI(SuiteCLI):
 
     def root(self) -> Path:
         """Folder that the runs are in."""
-        return Path(self._chosen().trainer.default_root_dir)
+        return parent_of(self._chosen())
+
+    def is_plain(self) -> bool:
+        """Whether the run lies in a given folder itself, and over what was there before."""
+        return self._chosen().trainer.logger is False and self._chosen().trainer.default_root_dir is not None
 
     def asked(self) -> str:
         """The whole configuration in YAML, without names of files that it was read from."""

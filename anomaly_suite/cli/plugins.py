@@ -22,7 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import NamedTuple
 
-from anomaly_suite.cli.catalog import Entry, Kind, catalog, summary_of
+from anomaly_suite.cli.catalog import Entry, Kind, adapters, catalog, summary_of
 from anomaly_suite.errors import ConfigError
 
 GROUP = "anomaly_suite.plugins"
@@ -55,12 +55,13 @@ def plugins() -> tuple[Plugin, ...]:
 
 
 def offered(kind: Kind) -> tuple[Entry, ...]:
-    """Public classes of one kind, those of this package first, then those of plugins.
+    """Public classes of one kind, those of this package first, then adapters and those of plugins.
 
     Args:
         kind: Of class.
     """
-    return (*catalog(kind), *(entry for plugin in plugins() for of, entry in plugin.found if of == kind))
+    own = (*catalog(kind), *(adapters() if kind == "methods" else ()))
+    return (*own, *(entry for plugin in plugins() for of, entry in plugin.found if of == kind))
 
 
 def load_plugins(words: Sequence[str]) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 
+from anomaly_suite.callbacks.run_folder import identity_in, run_of
 from anomaly_suite.cli.samples import origin_line
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.io.atomic import save_text
+from anomaly_suite.io.runs import run_line
 
 
 class RunConfig(SaveConfigCallback):
     """Save ``config.yaml`` with the values in effect: devices, precision and epochs as resolved by the trainer.
 
     Its first line, ``# from: one_class/padim_mvtec.yaml``, names the configurations that the run was fitted with; ``report`` finds
-    the published figures by it.
+    the published figures by it. The next, ``# run: 3f0c9a21b7d4 checkpoint: checkpoints/model.ckpt``, which run it is of, and what its checkpoint
+    is called.
     """
 
     _folder: str | None = None
@@ -29,7 +34,7 @@ class RunConfig(SaveConfigCallback):
         settings.devices = trainer.num_devices
         settings.max_epochs = trainer.max_epochs
         settings.precision = trainer.precision
-        self._folder = trainer.log_dir  # every process takes part
+        self._folder = str(run_of(trainer))  # every process takes part
         super().setup(trainer, pl_module, stage)
 
     @property
@@ -48,5 +53,10 @@ class RunConfig(SaveConfigCallback):
         if self._folder is None:
             return
         files = [Path(str(path)) for path in self.config.get("config") or []]
+        identity, saved = identity_in(trainer), trainer.checkpoint_callback
+        head = origin_line(files)
+        if identity is not None and isinstance(saved, ModelCheckpoint):
+            place = Path(os.path.relpath(saved.dirpath or self._folder, self._folder), saved.filename or "")
+            head += run_line(identity, f"{place}{saved.FILE_EXTENSION}")
         text = self.parser.dump(self.config, skip_none=False)
-        save_text(Path(self._folder) / self.config_filename, origin_line(files) + text)
+        save_text(Path(self._folder) / self.config_filename, head + text)

@@ -55,7 +55,8 @@ def samples_folder() -> Path:
 def sample_names() -> list[str]:
     """Names of all sample configurations, such as ``one_class/padim_mvtec.yaml``, in alphabetical order."""
     folder = samples_folder()
-    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml"))
+    names = (file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("grids/"))  # those are of benchmark
 
 
 def stack_of(file: Path) -> tuple[str, ...]:

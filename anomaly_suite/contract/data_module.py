@@ -110,6 +110,12 @@ class AnomalyDataModule(ChecksOptions, LightningDataModule):
     dataset_version: str | None = None
     """Which of several published versions of the data set was read, for the result file; None where there is one."""
 
+    submission: str | None = None
+    """Of a benchmark whose server scores maps of its hidden scenes: the name of the folder that they are sent in; None elsewhere."""
+
+    mean_over_images: bool = False
+    """Whether the benchmark takes the mean of the pixel metrics of single images, which are then given beside those of all pixels."""
+
     validated_on: str | None = None
     """What validation is, where the word of ``validation`` does not say it all, for the record of thresholds; None where it does."""
 

@@ -19,12 +19,15 @@ from anomaly_suite.data.images.mnist import MNIST
 from anomaly_suite.data.images.mvtec_ad import MVTecAD
 from anomaly_suite.data.images.synthetic_textures import SyntheticTextures
 from anomaly_suite.data.images.ucsd_ped import UCSDPed
+from anomaly_suite.data.scenes.bdd_anomaly import BDDAnomaly
 from anomaly_suite.data.scenes.camvid import CamVid
 from anomaly_suite.data.scenes.cityscapes import Cityscapes
 from anomaly_suite.data.scenes.fishyscapes import FishyscapesLostAndFound, FishyscapesStatic
 from anomaly_suite.data.scenes.lost_and_found import LostAndFound
 from anomaly_suite.data.scenes.road_anomaly import RoadAnomaly
 from anomaly_suite.data.scenes.scene_folder import SceneFolder
+from anomaly_suite.data.scenes.segment_me_if_you_can import RoadAnomaly21, RoadObstacle21
+from anomaly_suite.data.scenes.street_hazards import StreetHazards
 from anomaly_suite.data.scenes.synthetic_streets import SyntheticStreets
 from anomaly_suite.data.videos.polyp_video import PolypVideo
 from anomaly_suite.data.videos.shanghaitech import ShanghaiTech
@@ -38,6 +41,7 @@ __all__ = [
     "CIFAR10",
     "LAG",
     "MNIST",
+    "BDDAnomaly",
     "COVIDx",
     "CamVid",
     "Cityscapes",
@@ -54,8 +58,11 @@ __all__ = [
     "MedMNIST",
     "PolypVideo",
     "RoadAnomaly",
+    "RoadAnomaly21",
+    "RoadObstacle21",
     "SceneFolder",
     "ShanghaiTech",
+    "StreetHazards",
     "SyntheticStreets",
     "SyntheticTextures",
     "SyntheticVideos",

@@ -12,6 +12,7 @@ import yaml
 from anomaly_suite.callbacks.tiles import Tiling, keep_size
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule, Preparation
 from anomaly_suite.contract.checkpoint_file import read_checkpoint
+from anomaly_suite.contract.run_pair import require_pair
 from anomaly_suite.data.new_pictures import stacked
 from anomaly_suite.deploy.streams import PicturePredictor, Predicted, results
 from anomaly_suite.errors import CheckpointError, ConfigError
@@ -79,11 +80,13 @@ class Predictor(PicturePredictor):
 
         Raises:
             DatasetNotFoundError: there is no run.
-            CheckpointError: it has no checkpoint, or none that fits.
+            CheckpointError: it has no checkpoint, or none that fits or that is its own.
             ConfigError: it is not a run on images.
         """
         folder = find_run(run)
-        model, data = load_run(folder / "config.yaml", find_checkpoint(folder))
+        checkpoint = find_checkpoint(folder)
+        require_pair(folder, checkpoint)
+        model, data = load_run(folder / "config.yaml", checkpoint)
         if tile is not None:
             keep_size(data)
         return cls(model, data.preparation(), device=device, batch_size=batch_size, tile=tile, overlap=overlap)

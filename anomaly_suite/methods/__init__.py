@@ -1,7 +1,7 @@
 """Detectors."""
 
 from anomaly_suite.methods.few_shot import FSADNet, LearningToReweight, SupervisedHead
-from anomaly_suite.methods.one_class import ADACL, IGD, PANDA, CutPaste, DeepSVDD, PaDiM, StudentTeacher
+from anomaly_suite.methods.one_class import ADACL, IGD, PANDA, CutPaste, DeepSVDD, FeatureDensity, PaDiM, StudentTeacher
 from anomaly_suite.methods.pixel_ood import PEBAL, DeepGamblers, DeepLabV3Plus, EntropyMaximisation, PostHocScore
 from anomaly_suite.methods.pretraining import CCD, CSI, DROC, PMSACL, KnowledgeDistillation, RotNet, SimCLR, SupCon
 from anomaly_suite.methods.reconstruction import (
@@ -45,6 +45,7 @@ __all__ = [
     "EntropyMaximisation",
     "FAnoGAN",
     "FSADNet",
+    "FeatureDensity",
     "GCNAnomaly",
     "KnowledgeDistillation",
     "LearningToReweight",

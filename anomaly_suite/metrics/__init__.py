@@ -3,7 +3,7 @@
 Image level: ``AUROC``, ``AP``, ``F1Max``, ``EER`` of scores; ``Accuracy``, ``Sensitivity``, ``Specificity`` of decisions.
 Pixel level: the same of maps with ``exact=False`` (bounded memory, certified error), ``FPR95``, ``AUPRO``, ``IoUMax``,
 ``DiceMax``; ``IoU`` and ``Dice`` of decisions; ``MeanIoU`` of classes. Frame level: ``PRAUC`` and ``FAR`` too. Driving
-scenes: the pixel metrics of :func:`scored_pixels`; ``SIoU``, ``PPV`` and ``MeanF1`` of objects. Probabilities: ``ECE`` and
+scenes: the pixel metrics of :func:`scored_pixels` and their ``ImageMean``; ``SIoU``, ``PPV`` and ``MeanF1`` of objects. Probabilities: ``ECE`` and
 ``MCE``. One state can serve all pixel metrics::
 
     members = {"AUPRO": AUPRO(exact=False), "AUROC": AUROC(exact=False), "AP": AP(exact=False)}
@@ -16,6 +16,7 @@ from anomaly_suite.metrics.calibration_error import ECE, MCE, expected_calibrati
 from anomaly_suite.metrics.components import PPV, MeanF1, SIoU, component_values
 from anomaly_suite.metrics.decision import FAR, Accuracy, Dice, IoU, Sensitivity, Specificity, confusion
 from anomaly_suite.metrics.frames import detection_scores, localised_scores, patch_frame_scores
+from anomaly_suite.metrics.image_mean import ImageMean
 from anomaly_suite.metrics.ranking import (
     AP,
     AUROC,
@@ -50,6 +51,7 @@ __all__ = [
     "Dice",
     "DiceMax",
     "F1Max",
+    "ImageMean",
     "IoU",
     "IoUMax",
     "MeanF1",

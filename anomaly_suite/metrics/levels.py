@@ -26,10 +26,15 @@ INSIDE = "inside"
 ORACLE = "oracle"
 """Of the label of the whole video, used as the score of all its frames."""
 
+PER_IMAGE = "per_image"
+"""Mean over driving scenes of the metric of each scene alone."""
+
+OF_IMAGE = ("AUROC", "AP", "FPR95")
+
 KNOWN: dict[LevelOption, tuple[str, ...]] = {
     "image": (*RANKING, *THRESHOLDED),
     "pixel": (*RANKING, *THRESHOLDED),
-    "ood": (*CURVE, "IoUMax", "DiceMax"),
+    "ood": (*CURVE, "IoUMax", "DiceMax", *(f"{name}_{PER_IMAGE}" for name in OF_IMAGE)),
     "video": (*RANKING, *THRESHOLDED),
     "frame": (*CURVE, "FAR", *(f"{name}_{scope}" for scope in (INSIDE, ORACLE) for name in CURVE)),
 }

@@ -19,6 +19,8 @@ FEW = (
     "option: ADACL(labels='continous')",
     "option: PMSACL(alpha=0)",
     "command: fit --then nowhere.yaml",
+    "use: predict --run gone_class new",
+    "use: train {fit} --trainer.fast_dev_run true",
     "batch: ADACL called images(2, 3)",
     "call: as_batch({'image': torch.rand(2, 3, 4, 4), 'label': ['good', 'bad']})",
 )
@@ -38,7 +40,7 @@ def test_the_table_has_every_kind(bench: ModuleType) -> None:
     found = bench.cases()
     assert len({case.key for case in found}) == len(found) >= 1000
     assert {case.kind for case in found} == {
-        *("command", "fit", "later", "second file", "file", "folder", "option", "batch", "call"),
+        *("command", "fit", "later", "second file", "file", "folder", "option", "batch", "call", "use"),
     }
     assert all(bool(case.words) != bool(case.code) for case in found)
 

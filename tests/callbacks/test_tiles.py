@@ -133,3 +133,28 @@ def test_tiles_of_a_method_find_what_lies_in_one(tmp_path: Path) -> None:
         tiled = Tiling(64, 0)(model.predict, {"image": torch.cat([part, 0.5 + 0 * part], 3)})
     assert tiled["anomaly_score"] >= alone["anomaly_score"] * (1 - 1e-5)
     torch.testing.assert_close(tiled["anomaly_map"][..., :64], alone["anomaly_map"], rtol=1e-4, atol=1e-4)
+
+
+class Quiet(AnomalyModule):
+    """A constant map; it costs nothing."""
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return image.new_zeros(len(image)), image.new_zeros(len(image), 1, *image.shape[2:])
+
+
+@pytest.mark.matrix
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("side", [2000, 8000])
+def test_beside_picture_and_map_memory_does_not_grow(side: int) -> None:
+    image = torch.full((1, 3, side, side), 0.5)  # 0.8 GB
+
+    def held(key: str) -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
+
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # restarts the peak
+    before = held("VmRSS")
+    with torch.inference_mode():
+        found = Tiling(256)(Quiet().predict, {"image": image})
+    beside = held("VmHWM") - before - found["anomaly_map"].numel() * 4
+    assert beside < 64 * 2**20

@@ -62,7 +62,8 @@ def test_one_pass_is_said_only_where_it_changes_something(cwd):
         options = ["--trainer.max_epochs", epochs, "--trainer.logger", "false", "--trainer.limit_val_batches", "0"]
         done = succeed("fit", *OWN, *options, *QUIET, "--disable", "[calibrate, metrics, heatmaps, plots, table]")
         assert "one pass" not in done.out
-        assert yaml.safe_load(Path("runs/config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"] == 1
+        config = Path(done.out.splitlines()[-1].removeprefix("results: ")) / "config.yaml"
+        assert yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["max_epochs"] == 1
 
 
 def test_a_run_folder_that_cannot_be_written_to_is_one_sentence_at_once(cwd):

@@ -96,6 +96,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "DROC": {**RECIPE, "crop_scale": (0.2, 1.0)},  # contrastive_baselines.md, 2: temperature 0.2; the recipe of 1
     "EntropyMaximisation": {**SEGMENTER, "outlier_weight": 0.9, "lr": 1e-5},  # pixel_ood_scores.md, 3, Meta-OoD
+    "FeatureDensity": {  # ours; deep_svdd.md, 5 names the comparators, contrastive_baselines.md, 4 the heads
+        "estimator": "kde", "encoder": None, "encoder_weights": None, "normalize": False, "variance": None, "bandwidth": None, "nu": 0.1,
+        "gamma": None, "eps": None, "neighbours": 1, "bank_size": 10_000,
+    },
     "FSADNet": {  # fsad_net.md, 2 and 3, the preset of the thesis
         "encoder": "infomax", "image_size": 64, "width": 64, "hidden": (1000, 200, 20), "representation": "infomax",
         "representation_epochs": 6000, "representation_lr": 1e-4, "estimator": "jsd", "negatives": "rolled", "prior": "normal",
@@ -322,7 +326,7 @@ STARTS: dict[str, tuple[str, dict[str, Any], list[Start]]] = {  # method, sizes 
         "StudentTeacher", {**STUDENTS, "teacher_weights": None, "teacher_epochs": 0}, [Start("Adam", (0.0, 1e-4), weight_decay=1e-5)],
     ),
 }  # fmt: skip
-WITHOUT_GRADIENTS = {"PaDiM", "PostHocScore"}
+WITHOUT_GRADIENTS = {"FeatureDensity", "PaDiM", "PostHocScore"}
 
 
 class FirstStep(Callback):

@@ -75,7 +75,8 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         image: Metrics of whole images; those at the calibrated threshold need ``Calibrate``.
         pixel: Metrics of pixels, where predictions have a map and batches a mask. Their memory does not grow.
         ood: Metrics of the scored pixels of driving scenes: those of the order of scores but ``AUPRO``. Their memory does not
-            grow either.
+            grow either. ``AUROC``, ``AP`` and ``FPR95`` with ``_per_image`` after the name are means over scenes, left out where a scene
+            has no anomaly; StreetHazards and BDDAnomaly, which define them, have them beside the others.
         video: Metrics of whole videos, as those of images.
         frame: Metrics of video frames: those of the order of scores but ``AUPRO``, each also with ``_inside`` or ``_oracle``
             after its name, and ``FAR``. They keep 5 to 12 bytes per frame.
@@ -137,6 +138,10 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
         # By loader: normal and anomalous images or videos, scenes without scored pixels, and the sum of normal scores.
         self._counts: dict[int, Tensor] = {}
 
+    def _prepare(self, trainer: Trainer) -> None:
+        for level in self.levels.values():
+            level.prepare(getattr(trainer, "datamodule", None))
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a monitored metric that validation cannot have.
 
@@ -150,10 +155,12 @@ class AnomalyMetrics(ChecksOptions, WritesFiles):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
         self._reset()
+        self._prepare(trainer)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch."""
         self._reset()
+        self._prepare(trainer)
         begin_result(trainer, self.filename)
 
     def on_validation_batch_end(

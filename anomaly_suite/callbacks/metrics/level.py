@@ -81,6 +81,9 @@ class Level:
         if own:
             self._names[Group(self.option, own=True)] = list(own)
 
+    def prepare(self, data: Any) -> None:
+        """Take in what the data module of an epoch, or None, says of the benchmark."""
+
     def wants(self, group: Group) -> bool:
         """Whether a metric of this group was asked for."""
         return bool(self.names_of(group))

@@ -5,6 +5,9 @@ Top level: what ``AnomalyMetrics`` found (``metrics``, ``undefined``, ``error_bo
 ``command``, ``versions``). Then a section per callback:
 ``segmentation`` of ``SegmentationMetrics``, ``components`` of ``ComponentMetrics``, ``localisation`` of ``LocalisationMetrics``,
 ``frames`` of ``FrameMetrics``.
+
+All this is of the last test. ``data_sets`` has the same of the last test on each data set, by its name, so that no test replaces that of another
+data set.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ from weakref import WeakKeyDictionary
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from anomaly_suite.callbacks.base import of_data, of_module, output_folder
-from anomaly_suite.callbacks.writing import going_on
+from anomaly_suite.callbacks.base import of_data, of_module
+from anomaly_suite.callbacks.loggers import log_file
+from anomaly_suite.callbacks.run_folder import data_set_of, identity_in, now, run_of
+from anomaly_suite.callbacks.writing import at_end, going_on
 from anomaly_suite.io.atomic import save_json, try_file
+from anomaly_suite.io.results import DATA_SETS, by_data_set
 
 FILENAME = "metrics.json"
 
@@ -42,7 +48,7 @@ def begin_result(trainer: Trainer, filename: str = FILENAME) -> None:
         FileWriteError: the file cannot be written.
     """
     _sections[trainer] = {}
-    file = output_folder(trainer, None) / filename  # every process takes part
+    file = run_of(trainer) / filename  # every process takes part
     if trainer.is_global_zero:
         try_file(file)
 
@@ -52,7 +58,7 @@ def write_section(
 ) -> None:
     """Write what one callback found, beside what others wrote in this test; to be called in every process.
 
-    The file is replaced as a whole, so an older test's sections never stay. Where it cannot be written, the content is printed, the test
+    The file is replaced as a whole, so an older test's sections stay under ``data_sets`` alone. Where it cannot be written, the content is printed, the test
     goes on, and its end raises, see :class:`~anomaly_suite.callbacks.writing.WritesFiles`.
 
     Args:
@@ -62,7 +68,7 @@ def write_section(
         section: Key of the content; None for the top level.
         content: Plain values.
     """
-    folder = output_folder(trainer, None)  # every process takes part
+    folder = run_of(trainer)  # every process takes part
     if not trainer.is_global_zero:
         return
     parts = _sections.setdefault(trainer, {}).setdefault(filename, {})
@@ -70,7 +76,11 @@ def write_section(
     named = {name: part for name, part in parts.items() if name is not None}
     values = content if section is None else {section: content}
     with going_on(trainer, lambda: json.dumps(values, indent=2, default=str)):
-        save_json(folder / filename, {**parts.get(None, {}), **_context(trainer, pl_module), **named})
+        whole = {**parts.get(None, {}), **_context(trainer, pl_module), **named}
+        others = by_data_set(folder / filename, identity_in(trainer))
+        save_json(folder / filename, {**whole, DATA_SETS: {**others, data_set_of(trainer): whole}})
+        text = json.dumps(whole, indent=2, default=str)
+        at_end(trainer, filename, lambda trainer: log_file(trainer, folder / filename, text))
 
 
 def log_values(pl_module: LightningModule, values: dict[str, float]) -> None:
@@ -98,6 +108,8 @@ def _context(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "calibration": getattr(getattr(pl_module, "calibration", None), "record", {}),
         "seed": torch.initial_seed(),
         "checkpoint": trainer.ckpt_path,
+        "run": identity_in(trainer),
+        "date": now(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": _versions(),
     }

@@ -129,7 +129,7 @@ def _require_folders(stages: list[Stage], plans: list[PlannedCLI], *, tested: bo
     for stage, plan in zip(stages, plans, strict=True):
         if tested or stage is not stages[-1]:
             require_checkpoint(plan.config["fit"].trainer, who=str(stage))
-    plain = [plan.root() for plan in plans if plan.config["fit"].trainer.logger is False]
+    plain = [plan.root() for plan in plans if plan.is_plain()]
     if len({root.resolve() for root in plain}) < len(plain):
         raise ConfigError(
             "stages without a logger need a folder each; got the same default_root_dir. Set trainer.default_root_dir of one of them."
@@ -178,7 +178,7 @@ def _is_marked(value: torch.Tensor) -> bool:
 
 def _finished(root: Path, text: str) -> Path | None:
     """The newest finished run with a configuration below a folder; None if there is none."""
-    files = [file for file in (root / FINISHED, *root.rglob(f"version_*/{FINISHED}")) if file.is_file()]
+    files = [file for file in (root / FINISHED, *root.rglob(f"*/{FINISHED}")) if file.is_file()]
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         if file.read_text(encoding="utf-8") == text and (file.parent / "config.yaml").is_file():
             try:
@@ -198,7 +198,7 @@ def _train(stage: Stage, root: Path, text: str) -> Path:
     print(f"{stage} is trained.")
     with _named(stage):
         done = run_lightning("fit", stage.words)
-        run = find_run(root)
+        run = done.run_folder() or find_run(root)
         find_checkpoint(run)
         if not done.trainer.state.finished:
             raise CheckpointError("the fit ended early. Run the command again.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anomaly_suite.cli.parser_errors import SuiteParser
 from anomaly_suite.contract import AnomalyModule
+from anomaly_suite.contract.run_pair import require_pair
 from anomaly_suite.deploy.export import Exporter, Format
 from anomaly_suite.deploy.export import export as write
 from anomaly_suite.deploy.predictor import load_run
@@ -54,6 +55,7 @@ def export_run(
     """
     folder = find_run(run)
     checkpoint = find_checkpoint(folder) if ckpt_path is None else Path(ckpt_path)
+    require_pair(folder, checkpoint)
     model, data = load_run(folder / "config.yaml", checkpoint)
     preparation = None if isinstance(model, BagModule) else data.preparation()
     about = {"data": type(data).__name__, "checkpoint": checkpoint.name}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from anomaly_suite.cli.cards import card
 from anomaly_suite.cli.catalog import KINDS, Kind, check_class_name
@@ -13,8 +15,10 @@ from anomaly_suite.errors import ConfigError
 
 USAGE = f"""usage: anomaly-suite list {"|".join(KINDS)}
        anomaly-suite list configs [METHOD]
+       anomaly-suite list runs [FOLDER]
 
-What the package offers, or its sample configurations: data, device and published figure."""
+What the package offers; its sample configurations: data, device and published figure; or the runs in a folder (runs if none is named):
+method, data, seed, state, when they began, and the main metrics of their tests."""
 
 
 WIDE = 130
@@ -26,19 +30,26 @@ def list_names(words: list[str]) -> None:
     """Run the verb ``list``.
 
     Args:
-        words: A kind of class, or ``configs`` and, if wanted, a method; ``--help`` prints the usage.
+        words: A kind of class; ``configs`` and, if wanted, a method; ``runs`` and, if wanted, a folder; ``--help`` prints the usage.
 
     Raises:
         ConfigError: anything else, or an unknown method.
+        DatasetNotFoundError: no such folder, or no run in it.
     """
     if {"-h", "--help"} & set(words):
         print(USAGE)
     elif words[:1] == ["configs"] and len(words) <= 2:
         _list_configs(*words[1:])
+    elif words[:1] == ["runs"] and len(words) <= 2:
+        from anomaly_suite.cli.run_table import list_runs
+
+        list_runs(Path(*words[1:] or ["runs"]))
     elif len(words) == 1 and words[0] in KINDS:
         _list_classes(words[0])
     else:
-        raise ConfigError(f"list needs one of {', '.join((*KINDS, 'configs'))}; got {' '.join(words) or 'nothing'}.")
+        raise ConfigError(
+            f"list needs one of {', '.join((*KINDS, 'configs', 'runs'))}; got {' '.join(words) or 'nothing'}."
+        )
 
 
 def _list_classes(kind: Kind) -> None:
@@ -86,10 +97,7 @@ def _list_configs(method: str | None = None) -> None:
     shown = [entry for entry in map(sample, sample_names()) if method in (None, entry.method)]
     rows = [("configuration", "data", "device", "published")]
     rows += [(entry.name, entry.data, entry.device, _figures(entry)) for entry in shown]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:  # whole lines at any width, so that names can be copied
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[3]]).rstrip())
+    print_rows(rows)
     print(f"{len(shown)} files in {samples_folder()}")
     if stacked := next((entry for entry in shown if len(entry.stack) > 1), None):
         command = " ".join(f"--config {file}" for file in stacked.stack)
@@ -103,3 +111,15 @@ def _figures(entry: Sample) -> str:
     holds = condition(entry.published[0])
     values = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in entry.published if condition(row) == holds)
     return f"{values} {holds}".rstrip()
+
+
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in whole lines at any width, so that names can be copied.
+
+    Args:
+        rows: Cells, as many in each row.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[-1]]).rstrip())

@@ -59,7 +59,7 @@ def predict(words: list[str]) -> None:
     request = Request(inputs, place, "skip" if on_error == "skip" else "raise", extractor)
     results = ["--trainer.default_root_dir", str(place), "--table.path", "null"]
     results += ["--heatmaps.folder", "null", "--curves.folder", "null"]
-    words = [*results, *rest] if folder is None else of_run(folder, rest, results)
+    words = [*results, *rest] if folder is None else of_run(folder, rest, results, logs=False)
     with telling("predict"):
         start(partial(NewPicturesCLI, request=request), "predict", words)  # type: ignore[arg-type] # it makes one
 

@@ -18,7 +18,7 @@ from anomaly_suite.data.scenes.datasets import EvaluationScenes, OutlierMix, Tra
 from anomaly_suite.data.scenes.labels import LabelTable
 from anomaly_suite.data.scenes.scene_files import SceneSource
 from anomaly_suite.data.transforms import Pipeline, Pixels, Size
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.errors import ConfigError, DatasetNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +209,7 @@ class SceneTestModule(AnomalyDataModule):
 
     def __init__(self, *, eval_batch_size: int = 1, num_workers: int = 0) -> None:
         super().__init__(eval_batch_size=eval_batch_size, num_workers=num_workers, validation="none")
+        self.hidden: EvaluationScenes | None = None
 
     def preparation(self) -> PicturePreparation:
         """New scenes keep their size."""
@@ -232,10 +233,30 @@ class SceneTestModule(AnomalyDataModule):
             raise self._refusal()
         super().setup(stage)
 
+    def read_hidden(self) -> EvaluationScenes | None:
+        """Find the scenes that ``predict`` scores, after :meth:`read`; None where these are those of the test."""
+        return None
+
     def build(self) -> Splits:
         """The test part."""
         test = self.read()
+        self.hidden = self.read_hidden()
         return Splits(test, None, test)  # no one gets the first: see train_dataloader
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The scenes of :meth:`read_hidden`, those for testing where there are none, or the samples given to :meth:`predict_on`.
+
+        Raises:
+            DatasetNotFoundError: a part without a scene.
+        """
+        if self.new is not None or self.hidden is None:
+            return super().predict_dataloader()
+        if not len(self.hidden):
+            raise DatasetNotFoundError(
+                f"{type(self).__name__} has no scene of the part that predict should score in '{self.root}'. Complete the data set, or ask for "
+                "another part."
+            )
+        return self._loader(self.hidden, self.eval_batch_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """There is none.

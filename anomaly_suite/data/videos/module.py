@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
-from anomaly_suite.contract import SEGMENTS, AnomalyDataModule, Splits, Validation
+from anomaly_suite.contract import SEGMENTS, AnomalyDataModule, Preparation, Splits, Validation
 from anomaly_suite.contract.loader import TrainingLoader
 from anomaly_suite.data.batched_dataset import BatchedDataset
 from anomaly_suite.data.videos.datasets import BalancedBags, WholeVideos
@@ -133,6 +133,17 @@ class VideoFeatures(AnomalyDataModule):
         whole = partial(WholeVideos, layout=self.layout, rule=self.length_rule, scale=self.scale)
         truth = all(video.frame_label is not None for video in test if video.label)
         return Splits(whole(kept), whole(held) if held else None, whole(test, frames=truth))
+
+    def preparation(self) -> Preparation:
+        """Refuse pictures.
+
+        Raises:
+            ConfigError: always, with the command for videos.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} gives snippet features of videos, and its methods take no pictures. Score videos by anomaly-suite predict "
+            "--run RUN clip.mp4."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What new videos need: the scale of the features, and how they were made."""

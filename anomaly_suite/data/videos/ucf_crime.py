@@ -228,7 +228,7 @@ def _parse(line: str, file: Path) -> tuple[str, Annotation]:
 
 def _read_mat(file: Path) -> tuple[str, Annotation]:
     require_regular(file, DatasetError)
-    from scipy.io import loadmat  # type: ignore[import-untyped] # scipy has no types of its own
+    from scipy.io import loadmat
 
     try:
         content = loadmat(file, simplify_cells=True)["Annotation_file"]

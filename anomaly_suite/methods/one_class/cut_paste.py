@@ -30,10 +30,10 @@ from anomaly_suite.augment.weak import mirrored
 from anomaly_suite.contract import AnomalyModule, Batch
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.nn.blur import gaussian_blur
+from anomaly_suite.nn.density import fit_gaussian
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.exporting import plain, portions
 from anomaly_suite.nn.feature_bank import FeatureSample, count_rows, empty_bank, fill_bank, log_kernels
-from anomaly_suite.nn.gaussian import inverse_cholesky
 from anomaly_suite.nn.patches import PATCHES_AT_ONCE, PatchGrid, random_patches
 from anomaly_suite.nn.shrinkage import FeatureMoments
 from anomaly_suite.nn.size import ImageSize
@@ -310,19 +310,14 @@ class CutPaste(AnomalyModule):
             raise ConfigError(
                 f"CutPaste needs at least 2 training images to estimate a covariance; got {int(moments.count)}. Add training images."
             )
-        if self.density == "ridge":
-            matrix = moments.covariance()
-            matrix = matrix + self.hparams["eps"] * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        else:
-            matrix = moments.shrunk_covariance()
-        inverse, failed = inverse_cholesky(matrix.unsqueeze(0))
-        if bool(failed):
+        found = fit_gaussian(moments, ridge=self.hparams["eps"] if self.density == "ridge" else None)
+        if found is None:
             raise ConfigError(
                 f"CutPaste needs features that differ between training images; their covariance is singular with density={self.density}, "
                 f"eps={self.hparams['eps']}. Look for images that are all alike, or use density=ridge with a larger eps."
             )
-        self.feature_mean.copy_(moments.mean)
-        self.feature_whitening.copy_(inverse[0])
+        self.feature_mean.copy_(found[0])
+        self.feature_whitening.copy_(found[1])
 
 
 def _head(features: int, hidden: Sequence[int], *, classes: int) -> nn.Sequential:

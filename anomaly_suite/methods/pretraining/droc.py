@@ -3,7 +3,7 @@
 Paper: Sohn et al., "Learning and Evaluating Representations for Deep One-Class Classification", ICLR 2021.
 Reference: google-research/deep_representation_one_class, as described in our notes, no code read.
 Differs: one recipe with CCD, its weak augmentations among it. Score: the paper's Gaussian of normalised features, up to a constant and a
-    square, or its kernel density on a bank of bounded size; its OC-SVM is left out.
+    square, or its kernel density or OC-SVM on a bank of bounded size.
 Axes: A views of B items, D width of the encoder.
 """
 
@@ -50,8 +50,9 @@ class DROC(ContrastivePretraining):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
-        density: That scores: ``gaussian``, or ``kde``, a kernel on each feature of a bank.
-        bank_size: Most features that ``kde`` keeps; beyond it, a sample that the images alone decide.
+        density: That scores: ``gaussian``; ``kde``, a kernel on each feature of a bank; ``ocsvm``, a one-class SVM of them; or
+            ``nearest``, one less the largest cosine.
+        bank_size: Most features that the last three keep; beyond it, a sample that the images alone decide.
 
     Raises:
         ConfigError: a network or size that does not fit.
@@ -73,7 +74,7 @@ class DROC(ContrastivePretraining):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 3e-4,
-        density: Literal["gaussian", "kde"] = "gaussian",
+        density: Literal["gaussian", "kde", "ocsvm", "nearest"] = "gaussian",
         bank_size: int = 10_000,
     ) -> None:
         super().__init__(

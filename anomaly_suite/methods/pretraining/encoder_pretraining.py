@@ -19,21 +19,26 @@ from torch.optim import SGD, Optimizer
 
 from anomaly_suite.augment.draws import image_keys
 from anomaly_suite.contract import AnomalyModule, Batch
+from anomaly_suite.nn.density import (
+    KERNEL_SCALE,
+    SupportVectors,
+    fit_support_vectors,
+    kernel_distance,
+    outside,
+    spread_gamma,
+)
 from anomaly_suite.nn.encoders import ImageEncoder
 from anomaly_suite.nn.exporting import portions
-from anomaly_suite.nn.feature_bank import FeatureSample, bank_rows, empty_bank, fill_bank, log_kernels
+from anomaly_suite.nn.feature_bank import FeatureSample, empty_bank, fill_bank, nearest
 from anomaly_suite.nn.gaussian import StreamedMoments, covariance, whitening_matrix
 from anomaly_suite.nn.patches import PatchGrid, random_patches
 from anomaly_suite.nn.size import ImageSize
 
 LAST_LR = 1e-3  # of the first learning rate, where the cosine ends
 RIDGE = 1e-6  # on the diagonal of the covariance
-KERNEL_SCALE = (
-    10.0  # gamma of a kernel is this over the variance of all entries of the bank and the number of its columns
-)
-SMALLEST_VARIANCE = 1e-12  # where all entries are equal
+NU = 0.5  # of a one-class SVM
 
-Density = Literal["gaussian", "kde", "native"]
+Density = Literal["gaussian", "kde", "ocsvm", "nearest", "native"]
 PATCHES_AT_ONCE = 64
 """Patches of each image that are scored at once."""
 
@@ -55,7 +60,8 @@ class EncoderPretraining(AnomalyModule):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
-        density: That scores: one Gaussian; ``kde``, a kernel on each feature of a bank; or ``native``, which the subclass defines.
+        density: That scores: one Gaussian; ``kde``, a kernel on each feature of a bank; ``ocsvm``, a one-class SVM of them (nu 0.5, as
+            DROC has it); ``nearest``, one less the largest cosine; or ``native``, which the subclass defines.
         bank_size: Most features of the bank.
 
     Raises:
@@ -70,6 +76,9 @@ class EncoderPretraining(AnomalyModule):
     feature_mean: Tensor
     feature_whitening: Tensor
     bank: Tensor
+    svm_weight: Tensor
+    svm_offset: Tensor
+    svm_gamma: Tensor
 
     def __init__(
         self,
@@ -99,8 +108,12 @@ class EncoderPretraining(AnomalyModule):
         if not self.has_gaussian or density == "native":
             return
         size = self.encoder.out_features
-        if density == "kde":
+        if density != "gaussian":
             self.register_buffer("bank", empty_bank(bank_size, size))
+            if density == "ocsvm":  # the bank then holds its support vectors
+                self.register_buffer("svm_weight", torch.zeros(bank_size, dtype=torch.float32))
+                for name in ("svm_offset", "svm_gamma"):
+                    self.register_buffer(name, torch.full((), math.nan, dtype=torch.float32))
             return
         self.register_buffer("feature_mean", torch.full((size,), math.nan, dtype=torch.float32))
         self.register_buffer("feature_whitening", torch.full((size, size), math.nan, dtype=torch.float32))
@@ -110,7 +123,7 @@ class EncoderPretraining(AnomalyModule):
         """Whether there is a density, where one scores."""
         if not self.has_gaussian:
             return True
-        return bool((self.bank[0] if self.density == "kde" else self.feature_mean).isfinite().all())
+        return bool((self.feature_mean if self.density == "gaussian" else self.bank[0]).isfinite().all())
 
     def load_pretrained(self) -> None:
         """Load what training starts from."""
@@ -149,7 +162,7 @@ class EncoderPretraining(AnomalyModule):
             image: Shape (B, C, H, W), in [0, 1].
 
         Returns:
-            Mahalanobis distance (B,), 0 or above, or what :func:`kernel_distance` says; the largest of all patches where there are
+            Mahalanobis distance (B,), 0 or above, or what the other ``density`` says; the largest of all patches where there are
             patches; and no map.
 
         Raises:
@@ -167,6 +180,11 @@ class EncoderPretraining(AnomalyModule):
         with torch.autocast(image.device.type, enabled=False):
             if self.density == "kde":
                 return kernel_distance(self.embed(image), self.bank)
+            if self.density == "nearest":  # half the squared distance, for features of length 1
+                return nearest(self.embed(image), self.bank, neighbours=1).squeeze(1) / 2
+            if self.density == "ocsvm":
+                support = SupportVectors(self.bank, self.svm_weight, self.svm_offset)
+                return outside(self.embed(image), support, gamma=self.svm_gamma)
             white = (self.embed(image) - self.feature_mean) @ self.feature_whitening.T
             distance: Tensor = torch.linalg.vector_norm(white, dim=1)
             return distance
@@ -184,40 +202,31 @@ class EncoderPretraining(AnomalyModule):
             for part in torch.split(image if self.grid is None else self.grid.cut(image), PATCHES_AT_ONCE * 4):
                 feature = self.embed(part)
                 self.watch("a feature", feature)
-                if self.density == "kde":
-                    sample.add(image_keys(part), feature)
-                else:
+                if self.density == "gaussian":
                     moments.add([feature.unsqueeze(1)])
+                else:
+                    sample.add(image_keys(part), feature)
         self.train(training)
-        if self.density == "kde":
+        if self.density != "gaussian":
             gather = cast(Callable[[Tensor], Tensor], self.all_gather)
-            fill_bank(self.bank, sample.merge(self.encoder.out_features, all_gather=gather, device=self.device))
+            rows = sample.merge(self.encoder.out_features, all_gather=gather, device=self.device)
+            if self.density == "ocsvm":
+                rows = self._fit_support_vectors(rows)
+            fill_bank(self.bank, rows)
             return
         count, total, second = (self.sum_over_ranks(each) for each in (moments.count, moments.total, moments.second))
         whitening = whitening_matrix(covariance(count, total, second), eps=RIDGE)
         self.feature_mean.copy_((total / count)[0])
         self.feature_whitening.copy_(whitening[0])
 
-
-def kernel_distance(feature: Tensor, bank: Tensor) -> Tensor:
-    """``-log(sum of exp(-gamma |feature - row|^2)) / gamma`` over the rows of a bank: the squared distance, where there is one.
-
-    Gamma is 10 over the variance of all entries of the bank and the number of its columns, as DROC has it.
-
-    Args:
-        feature: Of length 1, (B, D).
-        bank: Shape (M, D); rows of NaN are empty.
-
-    Returns:
-        Shape (B,).
-    """
-    rows, columns = bank_rows(bank), bank.shape[1]
-    known = ~rows[:, :1].isnan()
-    count = known.sum() * columns
-    mean = rows.nan_to_num(0).sum() / count
-    variance = torch.where(known, rows - mean, 0).square().sum() / count
-    gamma = KERNEL_SCALE / (columns * variance.clamp_min(SMALLEST_VARIANCE))
-    return -log_kernels(feature, bank, gamma=gamma) / gamma
+    def _fit_support_vectors(self, rows: Tensor) -> Tensor:
+        """Fit a one-class SVM to features (N, D); its support vectors."""
+        gamma = spread_gamma(rows, scale=KERNEL_SCALE)
+        support = fit_support_vectors(rows, nu=NU, gamma=gamma)
+        self.svm_weight.zero_()[: len(support.weight)].copy_(support.weight)
+        self.svm_offset.copy_(support.offset)
+        self.svm_gamma.copy_(gamma)
+        return support.rows
 
 
 def cosine_decay(progress: float, *, start: float, end: float) -> float:

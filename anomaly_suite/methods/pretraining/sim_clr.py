@@ -45,8 +45,9 @@ class SimCLR(ContrastivePretraining):
         lr: First learning rate of SGD; it falls to a thousandth by a cosine, epoch by epoch.
         momentum: Of SGD.
         weight_decay: Of SGD.
-        density: That scores: ``gaussian``, or ``kde``, a kernel on each feature of a bank.
-        bank_size: Most features that ``kde`` keeps; beyond it, a sample that the images alone decide.
+        density: That scores: ``gaussian``; ``kde``, a kernel on each feature of a bank; ``ocsvm``, a one-class SVM of them; or
+            ``nearest``, one less the largest cosine.
+        bank_size: Most features that the last three keep; beyond it, a sample that the images alone decide.
 
     Raises:
         ConfigError: a network or size that does not fit.
@@ -68,7 +69,7 @@ class SimCLR(ContrastivePretraining):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 3e-4,
-        density: Literal["gaussian", "kde"] = "gaussian",
+        density: Literal["gaussian", "kde", "ocsvm", "nearest"] = "gaussian",
         bank_size: int = 10_000,
     ) -> None:
         super().__init__(

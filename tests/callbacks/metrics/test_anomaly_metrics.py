@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from torch import nn
@@ -886,3 +886,36 @@ def test_void_pixels_do_not_score_scenes_as_a_whole(tmp_path, trainer_in, caplog
     assert [row["label"] for row in rows] == ["", "", *map(str, label[2:].tolist())]
     known = rows[2:]
     assert roc_auc_score([int(row["label"]) for row in known], [float(row["anomaly_score"]) for row in known]) == 1
+
+
+class MeansOverImages(LightningDataModule):
+    mean_over_images = True
+
+    def test_dataloader(self):
+        return DataLoader(scenes(), batch_size=3)
+
+
+def test_a_benchmark_that_takes_means_over_scenes_has_them_beside_the_pool(tmp_path, trainer_in):
+    callback = AnomalyMetrics(ood=["AUROC", "AP", "IoUMax"])
+    trainer = trainer_in(callbacks=[callback])
+    trainer.test(MeanScore(), datamodule=MeansOverImages(), verbose=False)
+    found = result(tmp_path)
+    names = {f"pixel_{name}" for name in ("AUROC", "AP", "IoUMax", "AUROC_per_image", "AP_per_image")}
+    assert found["metrics"].keys() == names
+    pairs = [pooled([item]) for item in scenes()]
+    values = [ood_values(score, truth) for score, truth in pairs if truth.any() and not truth.all()]
+    for name in ("AUROC", "AP"):
+        mean = np.mean([each[f"pixel_{name}"] for each in values])
+        assert found["metrics"][f"pixel_{name}_per_image"] == pytest.approx(mean, abs=1e-12)
+        assert found["error_bound"][f"pixel_{name}_per_image"] == 0
+    assert found["definitions"]["AP_per_image"].startswith("Mean over scenes of the exact metric")
+    trainer_in(callbacks=[callback]).test(MeanScore(), DataLoader(scenes(), batch_size=3), verbose=False)
+    assert result(tmp_path)["metrics"].keys() == {
+        f"pixel_{name}" for name in ("AUROC", "AP", "IoUMax")
+    }  # of other data
+
+
+def test_means_over_scenes_can_be_asked_for(tmp_path, trainer_in):
+    loader = DataLoader(scenes(), batch_size=3)
+    run(trainer_in, MeanScore(), loader, ood=["FPR95_per_image"])
+    assert result(tmp_path)["metrics"].keys() == {"pixel_FPR95_per_image"}

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from anomaly_suite.callbacks.metrics.result_file import begin_result, write_section
+from anomaly_suite.callbacks.run_folder import RunFolder
 
 
 def read(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
@@ -51,3 +52,32 @@ def test_callbacks_may_have_files_of_their_own(tmp_path: Path, trainer_in: Calla
     assert "components" not in read(tmp_path)
     assert read(tmp_path, "own.json")["components"] == {"metrics": {"SIoU": 0.5}}
     assert {file.name for file in tmp_path.iterdir()} == {"metrics.json", "own.json"}
+
+
+def test_tests_on_several_data_sets_stand_beside_each_other(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
+    for name, value in (("A", 0.5), ("B", 0.6), ("A", 0.7)):
+        trainer = trainer_in(callbacks=[RunFolder(str(tmp_path), data_set=name)])
+        begin_result(trainer)
+        write_section(trainer, LightningModule(), "metrics.json", "components", {"metrics": {"SIoU": value}})
+        write_section(trainer, LightningModule(), "metrics.json", None, {"metrics": {"pixel_AP": value}})
+    written = read(tmp_path)
+    last = {key: value for key, value in written.items() if key != "data_sets"}
+    assert written["data_sets"]["A"] == last
+    assert {name: test["metrics"] for name, test in written["data_sets"].items()} == {
+        "A": {"pixel_AP": 0.7},
+        "B": {"pixel_AP": 0.6},
+    }
+    assert {name: test["components"]["metrics"] for name, test in written["data_sets"].items()} == {
+        "A": {"SIoU": 0.7},
+        "B": {"SIoU": 0.6},
+    }
+
+
+def test_results_of_another_test_folder_go_into_the_one_file(
+    tmp_path: Path, trainer_in: Callable[..., Trainer]
+) -> None:
+    trainer = trainer_in(
+        callbacks=[RunFolder(str(tmp_path / "run"), results=str(tmp_path / "run" / "data_sets" / "A"))]
+    )
+    write_section(trainer, LightningModule(), "metrics.json", None, {"metrics": {}})
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.json")] == ["run/metrics.json"]

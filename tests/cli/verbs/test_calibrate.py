@@ -11,7 +11,10 @@ from cli_parts import command, one_sentence, succeed, thresholds, weights
 
 from anomaly_suite import data, methods
 from anomaly_suite.cli.verbs.calibrate import calibrate
+from anomaly_suite.cli.verbs.run import of_run
+from anomaly_suite.deploy.predictor import Predictor
 from anomaly_suite.errors import ConfigError, FileWriteError
+from anomaly_suite.io.runs import find_checkpoint
 
 pytestmark = pytest.mark.xdist_group("flow")
 
@@ -72,3 +75,32 @@ def test_calibrate_writes_nothing_where_nothing_was_calibrated(flow, monkeypatch
     said = one_sentence(done, ConfigError)
     assert said.startswith("calibrate needs the callback of its name; got it among those to disable.")
     assert new.read_bytes() == before
+
+
+def test_old_and_new_threshold_are_printed_and_the_run_uses_the_new_one(flow):
+    old, new = (
+        thresholds(flow.folder / "checkpoints" / name)["image"] for name in ("model.ckpt", "model-calibrated.ckpt")
+    )
+    change = f"old {old['threshold']:.6g} (by max_f1), new {new['threshold']:.6g} (by quantile)"
+    assert f"image threshold: {change}\n" in flow.said["calibrate"].out
+    words = of_run(flow.folder, [])
+    assert words[words.index("--ckpt_path") + 1] == str(flow.folder / "checkpoints" / "model-calibrated.ckpt")
+    assert Predictor.from_run(flow.folder).model.calibration.record["image"] == new
+
+
+def test_the_way_back(flow, monkeypatch):
+    monkeypatch.chdir(flow.root)
+    record = (flow.folder / "run.json").read_bytes()
+    said = succeed("calibrate", "--run", "runs/tiny", "--undo").out
+    old, new = (
+        thresholds(flow.folder / "checkpoints" / name)["image"] for name in ("model-calibrated.ckpt", "model.ckpt")
+    )
+    assert (
+        f"image threshold: old {old['threshold']:.6g} (by quantile), new {new['threshold']:.6g} (by max_f1)\n" in said
+    )
+    assert find_checkpoint(flow.folder).name == "model.ckpt"
+    done = command("calibrate", "--run", "runs/tiny", "--undo")
+    assert "needs a run that was calibrated" in one_sentence(done, ConfigError)
+    done = command("calibrate", "--undo")
+    assert one_sentence(done, ConfigError).startswith("--undo goes with --run RUN alone; got no run.")
+    (flow.folder / "run.json").write_bytes(record)

@@ -13,6 +13,7 @@ from video_files import frames, write_video
 
 import anomaly_suite
 from anomaly_suite.cli.verbs.predict import split_inputs
+from anomaly_suite.io.runs import find_run
 
 pytestmark = pytest.mark.xdist_group("predict")
 
@@ -169,7 +170,7 @@ def test_large_pictures_in_tiles(new, tmp_path, monkeypatch):
         "npy",
     ]
     succeed(*words)
-    folder = Path("runs/predictions/a")
+    folder = find_run("runs") / "predictions" / "a"
     assert len(table(folder / "predictions.csv")) == 2
     assert np.load(next((folder / "heatmaps" / "predict_raw").rglob("*.npy"))).shape == (20, 24)
     found = anomaly_suite.Predictor.from_run("runs", device="cpu", tile=16)(new / "a.png")

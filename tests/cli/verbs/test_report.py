@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cli_parts import FAST, command, one_sentence, succeed
+from cli_parts import FAST, command, matches, one_sentence, succeed, table
 
 from anomaly_suite.cli.verbs.report import print_report
-from anomaly_suite.errors import DatasetError
+from anomaly_suite.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 pytestmark = pytest.mark.xdist_group("flow")
 
@@ -25,6 +27,23 @@ def test_report_prints_the_metrics(flow):
     assert str(flow.folder.relative_to(flow.root)) in said
     assert "test_scores.csv" in said
     assert "Validation was the test set" not in said
+
+
+def test_tests_on_several_data_sets_stand_side_by_side(cwd):
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    last = report_of(dataset="Streets", metrics={"pixel_AP": 0.25})
+    first = report_of(dataset="Roads", metrics={"pixel_AP": 0.625}, components={"metrics": {"sIoU": 0.5}})
+    Path("run/metrics.json").write_text(
+        json.dumps({**last, "data_sets": {"Roads": first, "Streets v2": last}}), "utf-8"
+    )
+    said = succeed("report", "run").out
+    assert re.search(r"^metric +Roads +Streets v2 *\n *pixel_AP +0.6250 +0.2500", said, re.MULTILINE)
+    succeed("report", "run", "--html")
+    page = Path("run/report.html").read_text("utf-8")
+    assert [word for word in ("ADACL on Streets", "Roads", "Streets v2", "0.6250", "0.2500") if word not in page] == []
+    succeed("report", "run", "--html", "--data_set", "Roads")
+    assert "ADACL on Roads" in Path("run/report.html").read_text("utf-8")
 
 
 def test_results_that_were_cut_end_in_one_sentence(cwd):
@@ -145,3 +164,77 @@ def test_figures_for_other_options_stand_below_the_table(tmp_path):
     said = run_folder(tmp_path, {**result, "dataset": "MNIST"}, "# from: reconstruction/fanogan_mnist.yaml\n")
     assert re.search(r"^image_AUROC +0.9000 *$", said, re.MULTILINE)
     assert "published image_AUROC 0.9127 of AnoGAN: " in said
+
+
+# In HTML -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_in_html_is_one_file_with_this_run_in_it(flow, tmp_path):
+    said = succeed("report", str(flow.folder), "--html", "--output", str(tmp_path / "new" / "a.html")).out
+    content = (tmp_path / "new" / "a.html").read_text(encoding="utf-8")
+    result = json.loads((flow.folder / "metrics.json").read_text(encoding="utf-8"))
+    for part in ("ADACL on Digits", f"{result['metrics']['image_AUROC']:.4f}", "anomaly-suite test --run runs/tiny"):
+        assert part in content
+    assert said.splitlines()[-1].startswith(f"report: {tmp_path / 'new' / 'a.html'} (0 pictures, ")
+    assert "No picture is shown: the run folder has no panels" in said  # ADACL has no maps, and digits no files
+    assert len(content) < 1_000_000
+    decided = [row["decision"] for row in table(flow.folder / "test_scores.csv")]
+    data = json.loads(re.search(r'id="data">(.*)</script>', content)[1])
+    called = [np.float32(score) >= np.float32(data["threshold"]) for score in data["score"]]
+    assert called == [decision == "anomalous" for decision in decided]
+
+
+def test_the_file_lies_in_the_run_folder_and_has_the_pictures(dae_run, cwd):
+    shutil.copytree(dae_run / "runs", "runs")  # other tests look at it, too
+    options = ["--heatmaps.max_images", "20", "--disable", "[plots, splits]", "--trainer.limit_test_batches", "1"]
+    succeed("test", "--run", "runs", *options)
+    assert "(12 pictures" in succeed("report", "runs", "--html", "--pictures=12").out
+    content = Path("runs/report.html").read_text(encoding="utf-8")
+    assert content.count("data:image/webp") == 24  # with their maps
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--html", "--outptu", "a.html"], "report has no option --outptu.*known are --html.*Did you mean '--output'?"),
+        (["--html", "--output"], "--output needs the name of a file; got nothing."),
+        (["--html", "--pictures", "--html"], "--pictures needs a number; got --html."),
+        (["--html", "--pictures", "ten"], "--pictures needs a number from 0 on; got 'ten'."),
+        (["--html", "--videos", "nowhere"], "--videos needs a folder that is there; got 'nowhere'."),
+        (["--html", "--output", "."], "--output needs the name of a file; '.' is a folder."),
+        (["--html=yes"], "--html takes no value; got 'yes'."),
+        (["--output", "a.html"], "--output goes with a report in HTML, which was not asked for. Add --html."),
+        (["other", "--html"], "report needs one run folder; got run other."),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(cwd, words, sentence):
+    Path("run").mkdir()
+    run_folder(Path("run"), report_of())
+    assert matches(sentence, one_sentence(command("report", "run", *words), ConfigError))
+
+
+def test_the_data_set_that_was_tested_last_or_is_asked_for_is_shown(tmp_path):
+    run, tests = tmp_path / "run", {"Own": report_of(dataset="Own"), "Other/a": report_of(dataset="Other")}
+    run.mkdir()
+    run_folder(run, {**tests["Other/a"], "data_sets": tests})
+    (run / "test_scores.csv").write_text("path,label,anomaly_score\nown.png,0,1.5\n", encoding="utf-8")
+    (run / "data_sets" / "Other" / "a").mkdir(parents=True)
+    other = run / "data_sets" / "Other" / "a" / "test_scores.csv"
+    other.write_text("path,label,anomaly_score\nother.png,0,2.5\n", encoding="utf-8")
+    for words, title, score in ((), "ADACL on Other", "[2.5]"), (("--data_set", "Own"), "ADACL on Own", "[1.5]"):
+        succeed("report", str(run), "--html", *words)
+        content = (run / "report.html").read_text(encoding="utf-8")
+        assert f"<h1>{title}</h1>" in content
+        assert f'"score":{score}' in content
+    said = one_sentence(command("report", str(run), "--html", "--data_set", "own"), ConfigError)
+    assert said.startswith("--data_set needs a data set that the run was tested on; got 'own', known are Own, Other/a.")
+
+
+def test_results_of_another_kind_and_none_are_one_sentence(cwd):
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    said = one_sentence(command("report", "run", "--html"), DatasetNotFoundError)
+    assert said == "no metrics.json in run. Run: anomaly-suite test --run run"
+    Path("run/metrics.json").write_text("[]", encoding="utf-8")
+    said = one_sentence(command("report", "run", "--html"), DatasetError)
+    assert said == "'run/metrics.json' holds no results but list. Run: anomaly-suite test --run run"

@@ -31,7 +31,15 @@ def test_the_run_folder_holds_everything(flow):
     files = {str(file.relative_to(flow.folder)) for file in flow.folder.rglob("*") if file.is_file()}
     stages = ("test", "predict")
     plots = {f"plots/{stage}_{plot}.png" for stage in stages for plot in ("histogram", "roc", "pr")}
-    expected = {"config.yaml", "metrics.json", "splits.csv", "test_scores.csv", "predict_scores.csv", *plots}
+    expected = {
+        "config.yaml",
+        "run.json",
+        "metrics.json",
+        "splits.csv",
+        "test_scores.csv",
+        "predict_scores.csv",
+        *plots,
+    }
     expected |= {"checkpoints/model.ckpt", "checkpoints/model-calibrated.ckpt"}
     assert expected <= files
     others = {name for name in files - expected if not name.startswith("events.out")}
@@ -92,22 +100,24 @@ def test_the_method_of_the_readme_from_a_file_in_the_current_folder(cwd):
     options = ["--data.eval_batch_size", "512", "--trainer.logger", "false", "--heatmaps.max_images", "3", *QUIET]
     done = succeed("fit", *OWN, "--trainer.max_epochs", "3", *options)
     assert "my_method.MeanImage is fitted in one pass: max_epochs is 1, not 3.\n" in done.out
-    config = yaml.safe_load(Path("runs/config.yaml").read_text(encoding="utf-8"))
-    assert config["trainer"]["max_epochs"] == 1
-    assert load("runs/checkpoints/model.ckpt")["epoch"] == 0
-    mean = weights("runs/checkpoints/model.ckpt")["mean"]
+    run = Path("runs/MeanImage/Digits/3/1")
+    assert done.out.endswith(f"results: {run}\n")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["trainer"]["max_epochs"], config["trainer"]["default_root_dir"]) == (1, None)
+    assert load(run / "checkpoints/model.ckpt")["epoch"] == 0
+    mean = weights(run / "checkpoints/model.ckpt")["mean"]
     train = data.Digits(normal_class=3, image_size=16).train_dataloader()
     assert torch.allclose(mean, torch.cat([batch["image"] for batch in train]).mean(0), atol=1e-6)
     succeed("test", "--run", "runs", "--disable", "[plots]")
-    assert len(list(Path("runs/heatmaps").rglob("*.png"))) == 3
-    result = json.loads(Path("runs/metrics.json").read_text(encoding="utf-8"))
+    assert len(list((run / "heatmaps").rglob("*.png"))) == 3
+    result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert (result["method"], result["validation"]) == ("MeanImage", "holdout")
     assert result["metrics"]["image_AUROC"] > 0.9
     assert {level: record["rule"] for level, record in result["calibration"].items()} == {
         "image": "gumbel",
         "pixel": "quantile",
     }
-    assert not Path("runs/plots").exists()
+    assert not (run / "plots").exists()
 
 
 def test_a_segmenter_is_trained_tuned_and_tested(cwd):
@@ -183,7 +193,7 @@ def test_a_data_module_from_a_file_in_the_current_folder(cwd):
         "true",
         *QUIET,
     )
-    result = json.loads(Path("runs/metrics.json").read_text(encoding="utf-8"))
+    result = json.loads(Path("runs/ADACL/Sevens/all/1/metrics.json").read_text(encoding="utf-8"))
     assert (result["dataset"], result["data"]["normal"]) == ("Sevens", 60)
 
 

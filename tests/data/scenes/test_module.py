@@ -70,6 +70,8 @@ GIVEN: dict[str, Any] = {
 OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     "CamVid": {},
     "SceneFolder": {},
+    "StreetHazards": {},
+    "BDDAnomaly": {},
     "Cityscapes": {"crop_size": 900, "scales": (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)},
     "SyntheticStreets": {"outliers": "shapes", "outlier_fraction": 0.0},
 }
@@ -92,7 +94,10 @@ def test_options_for_training_have_their_defaults_and_arrive(name: str) -> None:
     assert (module.crop.size, module.crop.pipeline.steps) == ((8, 6), [{"class": "HorizontalFlip"}])
 
 
-@pytest.mark.parametrize("name", ["FishyscapesLostAndFound", "FishyscapesStatic", "LostAndFound", "RoadAnomaly"])
+@pytest.mark.parametrize(
+    "name",
+    ["FishyscapesLostAndFound", "FishyscapesStatic", "LostAndFound", "RoadAnomaly", "RoadAnomaly21", "RoadObstacle21"],
+)
 def test_options_for_testing_have_their_defaults_and_arrive(name: str) -> None:
     kind = getattr(data_modules, name)
     parameters = inspect.signature(kind).parameters

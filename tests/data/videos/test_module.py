@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from video_parts import Listed, listed, splits, videos
@@ -124,3 +125,34 @@ def test_options_of_the_family_have_its_defaults_and_arrive(name: str) -> None:
     assert {key: parameters[key].default for key in shared} == {key: each.default for key, each in shared.items()}
     module = kind(**GIVEN)
     assert {key: getattr(module, key) for key in GIVEN} == {**GIVEN, "cache": Path("cache")}
+
+
+def test_what_new_videos_need_goes_into_checkpoints(tmp_path: Path) -> None:
+    """The scale, and how features were made; features from elsewhere say nothing."""
+    for kind in ("good", "bad"):
+        for number in range(3):
+            np.save(tmp_path / f"{kind}{number}.npy", np.random.default_rng(number).random((4, 1, 3), np.float32))
+
+    class Mine(VideoFeatures):
+        def read(self) -> tuple[list[Video], list[Video]]:
+            videos = [Video(file.stem, int(file.stem[0] == "b"), file) for file in sorted(tmp_path.glob("*.npy"))]
+            return videos[::2], videos[1::2]
+
+    first = Mine(standardize=True, validation="none")
+    first.setup()
+    assert first.state_dict().keys() == {"scale"}
+    (tmp_path / "features.json").write_text('{"network": "c3d", "crops": ["centre"]}')
+    second = Mine(standardize=True, validation="none")
+    second.setup()
+    state = second.state_dict()
+    assert state["extraction"] == {"network": "c3d", "crops": ["centre"]}
+    third = Mine(standardize=True)
+    third.load_state_dict(state)
+    assert third.extraction == state["extraction"]
+    found, wanted = third.scale_of_training(), second.scale
+    assert found is not None
+    assert wanted is not None
+    assert torch.equal(found.mean, wanted.mean)
+    assert third.splits is None  # nothing was read
+    with pytest.raises(ConfigError, match=r"predict --run RUN clip\.mp4"):
+        third.preparation()

@@ -3,17 +3,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer, seed_everything
+from sklearn.svm import OneClassSVM
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import anomaly_suite.methods
 from anomaly_suite.errors import ConfigError
 from anomaly_suite.methods import CCD, DROC, SimCLR
-from anomaly_suite.methods.pretraining.encoder_pretraining import cosine_decay, kernel_distance
+from anomaly_suite.methods.pretraining.encoder_pretraining import cosine_decay
+from anomaly_suite.nn.density import kernel_distance
 from anomaly_suite.nn.encoders import ImageEncoder
 
 Make = Callable[..., Trainer]
@@ -80,6 +83,25 @@ class TestScore:
             squared = torch.cdist(model.embed(images(5, seed=1)).double(), bank.double()) ** 2
             expected = -torch.exp(-gamma * squared).sum(1).log() / gamma
             torch.testing.assert_close(model(images(5, seed=1))[0].double(), expected, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("density", ["ocsvm", "nearest"])
+    def test_it_can_be_the_other_heads_of_its_paper(self, density: Any, trainer_in: Make) -> None:
+        image, model = images(24), SimCLR(**TINY, density=density, bank_size=30)
+        trainer_in().fit(model, loader(image))
+        model.eval()
+        with torch.no_grad():
+            bank = model.embed(image).double().numpy()
+            new = model.embed(images(5, seed=1)).double().numpy()
+            found = model(images(5, seed=1))[0].double().numpy()
+        if density == "nearest":
+            expected = 1 - (new @ bank.T).max(1)
+        else:  # nu 0.5 and the card's gamma
+            svm = OneClassSVM(gamma=10 / (bank.var() * bank.shape[1]), nu=0.5, tol=1e-6).fit(bank)
+            expected = -svm.decision_function(new) / svm.dual_coef_.sum()
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-3, atol=2e-5
+        )  # features of other batches differ in their last digits
+        assert model.is_fitted
 
     def test_of_one_training_image_kernels_say_the_squared_distance(self) -> None:
         bank, feature = F.normalize(torch.randn(6, 8), dim=1), F.normalize(torch.randn(4, 8), dim=1)

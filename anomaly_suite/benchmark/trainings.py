@@ -1,7 +1,8 @@
-"""Trainings of several configurations, one after another in this process, with results in a file that is continued.
+"""Trainings of a script of one's own, one after another in this process, with results in a file that is continued.
 
-What ``contamination.py`` and ``repeat.py`` share. A finished run is a JSON line; a run that is in the file already, with the
-same settings, is not repeated, so an interrupted benchmark goes on where it stopped.
+For what a grid cannot say: a script trains and measures as it likes, and has configurations, seeds, progress and a file of results
+from here. A finished run is a JSON line; a run that is in the file already, with the same settings, is not repeated. The script imports the
+classes that its configurations name by their short names (``anomaly_suite.methods``, ``anomaly_suite.data``).
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ from lightning.pytorch import Trainer, seed_everything
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import anomaly_suite.data
-import anomaly_suite.methods  # noqa: F401 - the parser then knows the classes of both by their short names
-from anomaly_suite.cli.samples import read_stack
 from anomaly_suite.contract import AnomalyDataModule, AnomalyModule
 from anomaly_suite.errors import ConfigError
 
@@ -58,15 +56,20 @@ class Run(NamedTuple):
         return {"config": self.setting.name, "settings": self.setting.digest, "seed": self.seed, **self.options}
 
 
-def read_setting(file: Path, **more: Any) -> Setting:
-    """A configuration, with those that it is stacked on; ``more`` becomes part of its fingerprint."""
-    content = read_stack(file)
+def read_setting(name: str, content: Mapping[str, Any], **more: Any) -> Setting:
+    """A configuration as a setting.
+
+    Args:
+        name: Of the configuration.
+        content: Of the file, with those that it is stacked on.
+        more: Becomes part of its fingerprint.
+    """
     model, data = (
         {"class_path": content[part]["class_path"], "init_args": dict(content[part].get("init_args", {}))}
         for part in ("model", "data")
     )
     trainer = {key: value for key, value in content["trainer"].items() if key != "default_root_dir"}
-    return Setting(file.stem, model, data, trainer, more)
+    return Setting(name, model, data, trainer, more)
 
 
 def build(run: Run) -> tuple[AnomalyModule, AnomalyDataModule]:
@@ -98,7 +101,13 @@ def build(run: Run) -> tuple[AnomalyModule, AnomalyDataModule]:
 
 
 def quiet_trainer(run: Run, *, accelerator: str, **options: Any) -> Trainer:
-    """The trainer of a run, on one device, which writes and prints nothing."""
+    """The trainer of a run, on one device, which writes and prints nothing.
+
+    Args:
+        run: Whose options of the trainer it has.
+        accelerator: Of the device.
+        options: Of the trainer, in place of the run's.
+    """
     fixed = {
         "accelerator": accelerator,
         "devices": 1,
@@ -112,6 +121,11 @@ def quiet_trainer(run: Run, *, accelerator: str, **options: Any) -> Trainer:
 
 def run_all(runs: Sequence[Run], results: Path, work: Callable[[Run], Record]) -> list[Record]:
     """Do the runs that ``results`` does not hold yet, appending each to it.
+
+    Args:
+        runs: Wanted.
+        results: File of JSON lines.
+        work: Does one, and returns what goes into its line beside its key.
 
     Returns:
         All records of the file.
