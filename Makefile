@@ -45,7 +45,6 @@ docs-links: $(VENV)/.ready-docs
 
 # Runs the notebooks and stores what they print and draw.
 notebooks: $(VENV)/.ready-docs
-	cd notebooks && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace *.ipynb
 	$(BIN)/python .ci/notebooks.py
 
 # Wheel and source archive, each installed in an empty environment and tried there; FULL=--full also downloads all dependencies anew.
