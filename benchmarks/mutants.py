@@ -357,6 +357,8 @@ MUTANTS: list[tuple[str, ...]] = [
     ("io/images.py", "np.minimum(image, 255, out=image)", "pass"),
     ("io/bit_depth.py", "count <= allowed", "count < allowed"),
     ("io/folders.py", "startswith(target) for folder in above", "endswith(target) for folder in above"),
+    ("contract/items.py", "else -1 - index for index in indices]", "else -2 - index for index in indices]"),
+    ("cli/plugins.py", "if other.path != entry.path:", "if False:"),
     ("io/polygons.py", "np.ceil(crossing - 0.5)", "np.ceil(crossing)"),
     ("io/polygons.py", "is_hole = not (mask & ~found).any()", "is_hole = False"),
     ("io/coco.py", "if len(runs) > 2 else value", "if len(runs) > 1 else value"),
