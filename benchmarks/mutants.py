@@ -192,7 +192,7 @@ MUTANTS: list[tuple[str, ...]] = [
     ("methods/weak_video/ar_net.py", "score[: bags.normal], bags.length[: bags.normal]", "score[bags.normal :], bags.length[bags.normal :]"),
     ("methods/weak_video/ar_net.py", "bag_means((snippet_score - center).square(), held)", "(snippet_score - center).square().mean(1)"),
     ("methods/weak_video/bags.py", "(snippet_score - low) / span", "snippet_score / span", "methods/weak_video/test_gcn_anomaly.py"),
-    ("methods/weak_video/claws.py", "softmax(-2) * there", "softmax(-2)"),
+    ("methods/weak_video/claws.py", "count = there.sum(-2, keepdim=True)", "count = self.run"),
     ("methods/weak_video/claws.py", "OWN_SHARE * far + (1 - OWN_SHARE)", "OWN_SHARE * far - (1 - OWN_SHARE)"),
     ("methods/weak_video/claws.py", "torch.where(label == 1, anomalous, normal)", "torch.where(label == 1, normal, anomalous)"),
     ("methods/weak_video/claws.py", "points = hidden.detach()", "points = hidden"),
