@@ -34,6 +34,8 @@ API = {
     "callbacks": "What is done with the outputs of a method.",
     "metrics": "Functions of tensors, and torchmetrics classes.",
     "augment": "Changed images, which training calls anomalous.",
+    "adapters": "Models of other packages as methods.",
+    "testing": "Contract tests for methods and data modules of your own.",
     "errors": "What is raised where a user can be wrong.",
 }
 
@@ -263,7 +265,7 @@ def _file(entry: Entry) -> Path:
 def _module_text(entry: Entry) -> str:
     """The docstring of a file, its sections as paragraphs; the paper stands in the table."""
     said = ast.get_docstring(ast.parse(_file(entry).read_text(encoding="utf-8"))) or ""
-    shown, *paragraphs = said.split("\n\n")
+    shown, *paragraphs = _escaped(said).split("\n\n")
     for paragraph in paragraphs:
         before, *rest = SECTIONS.split(paragraph)
         shown += f"\n\n{before}" if before.strip() else ""
@@ -271,6 +273,12 @@ def _module_text(entry: Entry) -> str:
             if name not in ("Paper", "Papers"):  # in the table
                 shown += f"\n\n**{name}.** {' '.join(text.split())}"
     return _rst(shown)
+
+
+def _escaped(text: str) -> str:
+    """Strokes and stars outside of literals as themselves."""
+    parts = text.split("``")
+    return "``".join(re.sub(r"([|*])", r"\\\1", part) if number % 2 == 0 else part for number, part in enumerate(parts))
 
 
 def _public(file: Path) -> list[str]:
