@@ -71,7 +71,7 @@ def method_page(card: Card, entry: Entry, samples: list[Sample]) -> str:
     own = [each for each in samples if each.method == card.name]
     facts = [("family", f"`{card.family}`"), ("task", card.task), ("paper", card.citation), ("year", card.year)]
     facts += [("file", f"`{_file(entry).relative_to(ROOT)}`")]
-    parts = [f"# {card.name}", entry.summary, table(("", ""), facts), _module_text(entry), "## Results"]
+    parts = [f"# {card.name}", entry.summary, table(("", ""), facts), _figure(entry), _module_text(entry), "## Results"]
     parts += [table(("", "metric", "value", "of"), list(_figures(card, own))) or "No figure is published or measured."]
     parts += [
         "## Configurations",
@@ -256,6 +256,16 @@ def _configurations(own: list[Sample], known: dict[str, str] | None = None) -> I
     yield f"```yaml\n{(samples_folder() / first.name).read_text(encoding='utf-8')}```"
     rows = [(f"`{each.name}`", each.method, each.data, each.device) for each in own]
     yield table(("configuration", "method", "data", "device"), rows)
+
+
+def _figure(entry: Entry) -> str:
+    """What the method makes, where a picture begins with its file's name; else how its family works."""
+    own = sorted(file for file in (DOCS / "images").glob(f"{_file(entry).stem}_*") if file.suffix in (".png", ".jpg"))
+    if own:
+        return f"![{entry.name}: {own[0].stem.replace('_', ' ')}](../../images/{own[0].name})"
+    name = f"family_{entry.family}.svg"
+    said = re.search("<title>(.*?)</title>", (DOCS / "images" / name).read_text(encoding="utf-8"))
+    return f"![{said[1] if said else entry.family}](../../images/{name})"
 
 
 def _file(entry: Entry) -> Path:

@@ -259,6 +259,12 @@ def test_a_page_for_every_method_and_data_set(generate, tmp_path):
         assert part in text
     assert "```yaml\n# PaDiM on one MVTec AD category." in text
     assert ".. autoclass:: anomaly_suite.methods.PaDiM" in text
+    pictures = {
+        re.search(r"!\[[^]]+\]\(\.\./\.\./images/(\S+)\)", file.read_text(encoding="utf-8"))[1]
+        for file in (tmp_path / "generated" / "methods").glob("[A-Z]*.md")
+    }
+    assert {"padim_synthetic.jpg", "memae_digits.png", "family_weak_video.svg", "family_pixel_ood.svg"} <= pictures
+    assert all((DOCS / "images" / name).is_file() for name in pictures)
     commands_page = (tmp_path / "generated" / "command_line.md").read_text(encoding="utf-8")
     assert all(f"\n## {verb}\n" in commands_page for verb in ("fit", "test", "predict", "export", "extract-features"))
     api = (tmp_path / "generated" / "api" / "callbacks.md").read_text(encoding="utf-8")
