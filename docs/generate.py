@@ -34,6 +34,8 @@ API = {
     "callbacks": "What is done with the outputs of a method.",
     "metrics": "Functions of tensors, and torchmetrics classes.",
     "augment": "Changed images, which training calls anomalous.",
+    "adapters": "Models of other packages as methods.",
+    "testing": "Contract tests for methods and data modules of your own.",
     "errors": "What is raised where a user can be wrong.",
 }
 
@@ -69,7 +71,7 @@ def method_page(card: Card, entry: Entry, samples: list[Sample]) -> str:
     own = [each for each in samples if each.method == card.name]
     facts = [("family", f"`{card.family}`"), ("task", card.task), ("paper", card.citation), ("year", card.year)]
     facts += [("file", f"`{_file(entry).relative_to(ROOT)}`")]
-    parts = [f"# {card.name}", entry.summary, table(("", ""), facts), _module_text(entry), "## Results"]
+    parts = [f"# {card.name}", entry.summary, table(("", ""), facts), _figure(entry), _module_text(entry), "## Results"]
     parts += [table(("", "metric", "value", "of"), list(_figures(card, own))) or "No figure is published or measured."]
     parts += [
         "## Configurations",
@@ -256,6 +258,16 @@ def _configurations(own: list[Sample], known: dict[str, str] | None = None) -> I
     yield table(("configuration", "method", "data", "device"), rows)
 
 
+def _figure(entry: Entry) -> str:
+    """What the method makes, where a picture begins with its file's name; else how its family works."""
+    own = sorted(file for file in (DOCS / "images").glob(f"{_file(entry).stem}_*") if file.suffix in (".png", ".jpg"))
+    if own:
+        return f"![{entry.name}: {own[0].stem.replace('_', ' ')}](../../images/{own[0].name})"
+    name = f"family_{entry.family}.svg"
+    said = re.search("<title>(.*?)</title>", (DOCS / "images" / name).read_text(encoding="utf-8"))
+    return f"![{said[1] if said else entry.family}](../../images/{name})"
+
+
 def _file(entry: Entry) -> Path:
     return ROOT.joinpath(*entry.path.split(".")[:-1]).with_suffix(".py")
 
@@ -263,7 +275,7 @@ def _file(entry: Entry) -> Path:
 def _module_text(entry: Entry) -> str:
     """The docstring of a file, its sections as paragraphs; the paper stands in the table."""
     said = ast.get_docstring(ast.parse(_file(entry).read_text(encoding="utf-8"))) or ""
-    shown, *paragraphs = said.split("\n\n")
+    shown, *paragraphs = _escaped(said).split("\n\n")
     for paragraph in paragraphs:
         before, *rest = SECTIONS.split(paragraph)
         shown += f"\n\n{before}" if before.strip() else ""
@@ -271,6 +283,12 @@ def _module_text(entry: Entry) -> str:
             if name not in ("Paper", "Papers"):  # in the table
                 shown += f"\n\n**{name}.** {' '.join(text.split())}"
     return _rst(shown)
+
+
+def _escaped(text: str) -> str:
+    """Strokes and stars outside of literals as themselves."""
+    parts = text.split("``")
+    return "``".join(re.sub(r"([|*])", r"\\\1", part) if number % 2 == 0 else part for number, part in enumerate(parts))
 
 
 def _public(file: Path) -> list[str]:

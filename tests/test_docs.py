@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +25,16 @@ import yaml
 import anomaly_suite.callbacks
 import anomaly_suite.data
 import anomaly_suite.methods
+from anomaly_suite.benchmark.grid import read_grid
 from anomaly_suite.cli import lightning
 from anomaly_suite.cli.catalog import KINDS, catalog
-from anomaly_suite.cli.help import FUNCTIONS
+from anomaly_suite.cli.help import FUNCTIONS, help_for
 from anomaly_suite.cli.main import VERBS
 from anomaly_suite.cli.samples import find_config, find_configs, sample_names, samples_folder, stack_of
 from anomaly_suite.cli.signatures import signature
 from anomaly_suite.cli.stages import has_stages, split_stages
+from anomaly_suite.cli.verbs import benchmark, report
+from anomaly_suite.cli.verbs.benchmark import find_grid
 from anomaly_suite.cli.verbs.list import list_names
 from anomaly_suite.cli.verbs.predict import split_inputs
 from anomaly_suite.cli.verbs.run import taken
@@ -73,7 +77,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     """Words after ``anomaly-suite`` of every command; a line with ``[options]`` shows how a command is formed, and is none."""
     for block in blocks(page, "", "bash", "sh", "text"):
         for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
-            if (found := re.match(r"(?:srun )?anomaly-suite (.*)$", line)) and " [" not in found[1]:
+            if (found := re.match(r"(?:srun |\w+=\S+ )?anomaly-suite (.*)$", line)) and " [" not in found[1]:
                 yield [re.sub(r"\$\w+", "0", word) for word in shlex.split(found[1], comments=True)]
 
 
@@ -163,12 +167,14 @@ def test_verbs_are_known(page):
 @pytest.mark.parametrize("page", page_params(with_commands))
 def test_commands_parse(page, parser, desk, capsys):
     for verb, *words in commands(page):
-        if verb in ("fit", "train"):
+        if "--help" in words:
+            assert "all" in words or help_for(verb, words)
+        elif verb in ("fit", "train"):
             stages = split_stages("fit", words) if has_stages(words) else []
             for stage in [stage.words for stage in stages] or [words]:
                 parse(parser, "fit", find_configs(stage))
         elif verb in ("validate", "test", "predict", "calibrate"):
-            options, _ = split_inputs(words)
+            options, _ = split_inputs([word for word in words if word != "--undo"])
             for option in ("--output", "--on_error"):
                 _, options = taken(options, option, needs="")
             run, options = taken(options, "--run", needs="")
@@ -180,6 +186,12 @@ def test_commands_parse(page, parser, desk, capsys):
             known = signature(path).options
             assert given <= {option.name for option in known}
             assert {option.name for option in known if option.default is None} <= given | set(plain)
+        elif verb in ("benchmark", "compare"):
+            options = importlib.import_module(f"anomaly_suite.cli.verbs.{verb}")._parser().parse_args(words)
+            if verb == "benchmark" and "/" in options.config:
+                assert find_grid(options.config).is_file()
+        elif verb == "report":
+            assert report._options(words)[1]
         elif verb == "list" and words[0] in (*KINDS, "configs"):
             list_names(words)
             assert capsys.readouterr().out
@@ -200,14 +212,17 @@ def of_run(run):
 
 
 @pytest.mark.parametrize("page", page_params(with_yaml))
-def test_configurations_parse(page, parser, desk):
+def test_configurations_parse(page, parser, desk, monkeypatch):
     for number, block in enumerate(blocks(page, "yaml")):
         content = yaml.safe_load(block.text)
         assert isinstance(content, dict)
-        if not content.keys() & PARTS:
-            continue  # of another kind, such as a grid of a benchmark
         file = desk / f"block_{number}.yaml"
         file.write_text(block.text, encoding="utf-8")
+        if "methods" in content:
+            monkeypatch.setenv("MVTEC", str(desk))
+            assert read_grid(file, partial(benchmark._read_config, beside=desk)).cells
+        if "methods" in content or not content.keys() & PARTS:
+            continue  # of another kind
         other = [
             word
             for part, name in (("model", "PaDiM"), ("data", "Digits"))
@@ -244,6 +259,12 @@ def test_a_page_for_every_method_and_data_set(generate, tmp_path):
         assert part in text
     assert "```yaml\n# PaDiM on one MVTec AD category." in text
     assert ".. autoclass:: anomaly_suite.methods.PaDiM" in text
+    pictures = {
+        re.search(r"!\[[^]]+\]\(\.\./\.\./images/(\S+)\)", file.read_text(encoding="utf-8"))[1]
+        for file in (tmp_path / "generated" / "methods").glob("[A-Z]*.md")
+    }
+    assert {"padim_synthetic.jpg", "memae_digits.png", "family_weak_video.svg", "family_pixel_ood.svg"} <= pictures
+    assert all((DOCS / "images" / name).is_file() for name in pictures)
     commands_page = (tmp_path / "generated" / "command_line.md").read_text(encoding="utf-8")
     assert all(f"\n## {verb}\n" in commands_page for verb in ("fit", "test", "predict", "export", "extract-features"))
     api = (tmp_path / "generated" / "api" / "callbacks.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ BY_NAME = {known.name: known for known in cards()}
 @pytest.mark.parametrize("known", cards(), ids=lambda known: known.name)
 def test_every_method_has_family_task_paper_and_year(known):
     assert known.task == TASKS[known.family]
-    assert 2010 < int(known.year) < 2030
+    assert 1950 < int(known.year) < 2030
     assert known.paper.endswith(known.year)
     assert '"' not in known.paper
     assert len(known.paper) < 60
