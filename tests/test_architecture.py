@@ -52,7 +52,7 @@ ALLOWED = {
         *BOTTOM,
     },
 }
-LATE = {"matplotlib", "pandas", "pyarrow", "onnx", "onnxruntime", "ray", "tensorboard"}
+LATE = {"matplotlib", "pandas", "pyarrow", "onnx", "onnxruntime", "h5py", "ray", "tensorboard"}
 FOREIGN = {  # what a part does without
     "io": {"torch", "lightning", "torchvision", "timm"},
     "nn": {"lightning"},
