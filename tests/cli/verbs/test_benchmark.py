@@ -38,7 +38,9 @@ def write_grid(**content: Any) -> str:
     write("svdd.yaml", "DeepSVDD", SVDD)
     write("first.yaml", "KnowledgeDistillation", FIRST)
     write("second.yaml", "MSSSIMAutoencoder", {**ENCODER, "latent_dim": 4})
-    Path("grid.yaml").write_text(yaml.safe_dump({"folder": "out", "methods": ["svdd.yaml"], **content}), encoding="utf-8")
+    Path("grid.yaml").write_text(
+        yaml.safe_dump({"folder": "out", "methods": ["svdd.yaml"], **content}), encoding="utf-8"
+    )
     return "grid.yaml"
 
 
