@@ -199,7 +199,7 @@ class GCNAnomaly(BagModule):
         for layer in self.labeller.children():
             if isinstance(layer, nn.Dropout):
                 shape = (self.hparams["uncertainty_samples"], value.shape[-1])
-                kept = torch.rand(shape, generator=generator) >= layer.p
+                kept = torch.rand(shape, generator=generator, dtype=torch.float32) >= layer.p
                 scale = (kept / (1 - layer.p)).to(value)
                 value = value * scale.view(-1, *[1] * (features.ndim - 1), scale.shape[1])
             else:
