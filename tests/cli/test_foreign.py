@@ -73,6 +73,8 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "12",
             "--trainer.max_epochs",
             "2",
+            "--trainer.default_root_dir",
+            "runs",
             "--trainer.logger",
             "false",
             *QUIET,

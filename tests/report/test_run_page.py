@@ -177,6 +177,7 @@ def test_the_slider_moves_decisions_counts_and_plots(browser: Browser, pages: Pa
 def test_plots_show_the_areas_of_these_scores(browser: Browser, pages: Path) -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
+    browser.open(pages / "images.html")
     score, label, _ = scores()
     assert browser.run("document.getElementById('auroc').textContent") == f"AUROC {roc_auc_score(label, score):.4f}"
     assert browser.run("document.getElementById('ap').textContent") == f"AP {average_precision_score(label, score):.4f}"
