@@ -1039,7 +1039,6 @@ class_weights=(0.0, 0.0)
 class_weights=1.0
 class_weights=(-1.0, 1.0)
 generator_epochs=0
-self_training=2
 hidden=3
 """,
     "URDMU": """

@@ -59,7 +59,7 @@ ALLOWED = {
         *BOTTOM,
     },
 }
-LATE = {"anomalib", "matplotlib", "pandas", "pyarrow", "onnx", "onnxruntime", "ray", "tensorboard"}
+LATE = {"anomalib", "h5py", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow", "ray", "tensorboard"}
 FOREIGN = {  # what a part does without
     "io": {"torch", "lightning", "torchvision", "timm"},
     "nn": {"lightning"},

@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(42), duration(150), duration(7300)
-        ('42 s', '3 min', '2 h 2 min')
+        ('42 s', '2 min', '2 h 2 min')
     """
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,6 +1,7 @@
 """What happens with predictions: thresholds, metrics, pictures, plots and tables; for any Lightning trainer."""
 
 from anomaly_suite.callbacks.base import StageCallback, Step
+from anomaly_suite.callbacks.benchmark_maps import BenchmarkMaps
 from anomaly_suite.callbacks.calibrate import Calibrate
 from anomaly_suite.callbacks.embedding_plot import EmbeddingPlot
 from anomaly_suite.callbacks.heatmaps import HeatmapExport
@@ -22,6 +23,7 @@ from anomaly_suite.callbacks.tiles import TiledPrediction
 
 __all__ = [
     "AnomalyMetrics",
+    "BenchmarkMaps",
     "Calibrate",
     "ComponentMetrics",
     "EmbeddingPlot",

@@ -153,6 +153,7 @@ def of_data(
         "validates_anomalies",
         "validated_on",
         "frames",
+        "submission",
     ],
     default: Any,
 ) -> Any:

@@ -43,7 +43,7 @@ class RunFolder(ChecksOptions, Callback):
     """
 
     def __init__(
-        self, folder: str, *, results: str | None = None, data_set: str | None = None, linked: bool = False
+        self, *, folder: str, results: str | None = None, data_set: str | None = None, linked: bool = False
     ) -> None:
         self.folder = folder
         self.results = folder if results is None else results

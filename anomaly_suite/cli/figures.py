@@ -211,9 +211,12 @@ def compared(run: Path, *, before: Iterable[Path] = (), name: str = "", axes: It
     reference = name or reference_of(names, method, data)
     if reference is None:
         return {"reference": None, "published": {}, "differs": []}
+    known = sample(reference)
+    if name:  # whatever its method and data are called
+        method, data = known.method, known.data
     figures = chosen_figures(reference, method, data, config)
     # A pre-training's figure is that of the detector on its encoder: what belongs to the detector's own file is not known.
-    differs = differences(config, complete(reference), axes=axes) if sample(reference).method == method else []
+    differs = differences(config, complete(reference), axes=axes) if known.method == method else []
     holds = {option for figure in figures.values() for option in figure_options(figure)}
     return {
         "reference": reference,

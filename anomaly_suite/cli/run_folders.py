@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
     def callback(self) -> RunFolder:
         """What tells the trainer."""
-        return RunFolder(str(self.run), results=str(self.results), data_set=self.data_set, linked=self.is_linked)
+        return RunFolder(folder=str(self.run), results=str(self.results), data_set=self.data_set, linked=self.is_linked)
 
     def release(self) -> None:
         """Remove what was made for a command that did not begin."""

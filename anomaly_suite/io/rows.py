@@ -164,9 +164,8 @@ def _csv(path: Path, text: str) -> list[Row]:
                     "Quote paths that contain the separator."
                 )
             else:
-                rows.append(
-                    Row(reader.line_num, dict(zip_longest(columns, map(_cell, cells[: len(columns)]), fillvalue="")))
-                )
+                values = zip_longest(columns, map(_cell, cells[: len(columns)]), fillvalue="")
+                rows.append(Row(reader.line_num, {column: value for column, value in values if column}))
     except csv.Error as error:
         raise DatasetError(f"row {reader.line_num} of '{path}' cannot be read as CSV ({error}). Correct it.") from error
     return rows

@@ -37,8 +37,8 @@ def items_of(found: Results, limit: int, videos: Path | None = None) -> list[dic
         found.missing.append(f"{len(failed)} pictures could not be read, the first because: {failed[0]}")
     if not shown:
         found.missing.append(
-            "No picture is shown: the run folder has no panels that say what they show, and the table no paths of images that are there. "
-            f"Run: anomaly-suite test --run {found.folder}"
+            "No picture is shown: there are no panels of this test (a method without maps writes none, nor does --disable heatmaps), "
+            "and the table has no path of an image that is there."
         )
     pictures = encoded(list(shown.values()), BUDGET * max(len(shown), 1))
     return [

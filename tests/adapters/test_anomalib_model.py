@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from anomaly_suite.adapters import AnomalibModel
 from anomaly_suite.callbacks import AnomalyMetrics, Calibrate
-from anomaly_suite.data import SyntheticTextures
+from anomaly_suite.data import Folder, SyntheticTextures
 from anomaly_suite.errors import ConfigError
 
 MakeTrainer = Callable[..., Trainer]
@@ -174,6 +175,23 @@ def test_a_checkpoint_restores_the_scores_without_network(
         assert torch.equal(model.eval()(image)[0], restored(image)[0])
 
 
+@pytest.mark.parametrize("name", ["Fastflow", "Dinomaly"])
+def test_a_resumed_fit_ends_with_the_same_weights(
+    name: str, tmp_path: Path, trainer_in: MakeTrainer, stand_ins: None
+) -> None:
+    data, states = Fixed(2), []
+    for resumed in (False, True):
+        model = made(name, tmp_path)
+        if resumed:
+            seed_everything(5, verbose=False)
+        saver = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+        trainer = trainer_in(max_epochs=2, enable_checkpointing=True, callbacks=[saver])
+        trainer.fit(model, datamodule=data, ckpt_path=tmp_path / "epoch=0.ckpt" if resumed else None, weights_only=True)
+        states.append({key: value.clone() for key, value in model.inner.state_dict().items()})
+    for key, value in states[0].items():  # the same operations, but on memory laid out anew
+        torch.testing.assert_close(value, states[1][key], rtol=1e-5, atol=1e-6, msg=key)
+
+
 def test_maps_of_cut_images_lie_where_they_were_cut(tmp_path: Path, stand_ins: None) -> None:
     model = made("Dinomaly", tmp_path).eval()
     with torch.no_grad():
@@ -227,3 +245,30 @@ def test_sample_configurations_name_models_that_exist(file: Path) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["init_args"]
     AnomalibModel(**options)
+
+
+def test_their_table_of_samples_is_an_index(tmp_path: Path) -> None:
+    pytest.importorskip("anomalib")
+    import anomalib.data
+    import pandas
+
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        folder = ("good", "bad")[index % 2]
+        for name in (folder, "mask") if index % 2 else (folder,):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = (
+                np.full((8, 8), 255, np.uint8) if name == "mask" else rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            )
+            assert cv2.imwrite(str(tmp_path / name / f"{index}.png"), pixels)
+    theirs = anomalib.data.Folder(
+        "parts", "good", tmp_path, "bad", mask_dir="mask", val_split_mode="none", test_split_ratio=0.4, seed=0
+    )
+    theirs.setup()
+    train, test = theirs.train_data.samples.assign(split="train"), theirs.test_data.samples.assign(split="test")
+    pandas.concat([train, test]).to_csv(tmp_path / "samples.csv")
+    found = Folder(index=str(tmp_path / "samples.csv"), image_size=None, validation="none").require_splits()
+    for samples, part in ((train, found.train), (test, found.test)):
+        items = {(str(item.path), item.label) for item in part.items}  # type: ignore[attr-defined]
+        assert items == set(zip(samples.image_path, samples.label_index, strict=True))
+    assert all(item.mask for item in found.test.items if item.label)  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def test_all_cases_run_unless_some_are_chosen(
 ) -> None:
     monkeypatch.setattr(bench.core, "fresh", lambda command, *, threads: {"call_s": 1.0})
     assert bench.main([]) == 0
-    assert list(json.loads(capsys.readouterr().out)["cases"]) == ["train", "loops", "infer", "released"]
+    assert list(json.loads(capsys.readouterr().out)["cases"]) == ["train", "loops", "infer", "steps", "released"]
     monkeypatch.setattr(bench.core, "fresh", lambda command, *, threads: {"error": "no memory"})
     assert bench.main(["--only", "train"]) == 1
 

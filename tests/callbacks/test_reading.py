@@ -173,7 +173,12 @@ def test_every_callback_takes_a_key_map_and_uses_it(tmp_path: Path, trainer_in: 
     batch = {"photo": IMAGE, "broken": LABEL, "label": CLASSES, "where": MASK}
     module = Other(lambda batch: {"distance": SCORE, "heat": MAP})
     kinds = [kind for kind in CALLBACKS if "key_map" in inspect.signature(kind).parameters]
-    assert set(CALLBACKS) - set(kinds) <= {callbacks.Calibrate, callbacks.SplitTable, callbacks.TiledPrediction}
+    assert set(CALLBACKS) - set(kinds) <= {
+        callbacks.Calibrate,
+        callbacks.RunFolder,
+        callbacks.SplitTable,
+        callbacks.TiledPrediction,
+    }
     beside = [kind(key_map=key_map) for kind in kinds]
     trainer = trainer_in(callbacks=beside)
     trainer.test(module, DataLoader([batch], batch_size=None), verbose=False)  # type: ignore[arg-type] # a list of batches

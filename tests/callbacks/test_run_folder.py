@@ -23,7 +23,7 @@ from anomaly_suite.io.runs import find_checkpoint, read_record, state_of, update
 
 
 def fit(folder: Path, *callbacks: Any, **options: Any) -> tuple[Trainer, RunFolder]:
-    told = RunFolder(str(folder), linked=True)
+    told = RunFolder(folder=str(folder), linked=True)
     saving = ModelCheckpoint(filename="model", enable_version_counter=False)
     trainer = tiny_runs.make_trainer(
         callbacks=[told, saving, *callbacks], enable_checkpointing=True, limit_train_batches=1, max_epochs=1, **options
@@ -68,7 +68,7 @@ def test_what_ends_a_fit_is_said(tmp_path: Path, error: BaseException, state: st
 def test_a_run_that_goes_on_keeps_its_name(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
     names = []
     for checkpoint in (None, tmp_path / "model.ckpt", None):
-        told = RunFolder(str(tmp_path))
+        told = RunFolder(folder=str(tmp_path))
         trainer = trainer_in(callbacks=[told])
         trainer.ckpt_path = None if checkpoint is None else str(checkpoint)
         told.setup(trainer, LightningModule(), "fit")
@@ -92,7 +92,9 @@ def test_without_it_results_go_where_checkpoints_go(tmp_path: Path, trainer_in: 
     assert folder_of(trainer) == run_of(trainer) == tmp_path / "store" / "project" / "q5sci1nb"
     logger.version = 3
     assert folder_of(trainer) == tmp_path / "store" / "project" / "version_3"
-    told = trainer_in(logger=logger, callbacks=[RunFolder(str(tmp_path / "run"), results=str(tmp_path / "results"))])
+    told = trainer_in(
+        logger=logger, callbacks=[RunFolder(folder=str(tmp_path / "run"), results=str(tmp_path / "results"))]
+    )
     assert (folder_of(told), run_of(told)) == (tmp_path / "results", tmp_path / "run")
 
 
@@ -100,7 +102,7 @@ def test_the_record_is_plain_text(tmp_path: Path, trainer_in: Callable[..., Trai
     logger = Central()
     logger.save_dir, logger.name, logger.version = str(tmp_path), "project", "q5sci1nb"
     logger._tracking_uri = "file:store"  # type: ignore[attr-defined]
-    told = RunFolder(str(tmp_path), data_set="Own/part")
+    told = RunFolder(folder=str(tmp_path), data_set="Own/part")
     told.setup(trainer_in(logger=logger, callbacks=[told]), LightningModule(), "fit")
     record = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert record["data"] == "Own/part"
@@ -113,7 +115,7 @@ def test_a_fit_that_does_not_begin_leaves_an_older_run_alone(
     for folder, state in ((tmp_path / "old", "finished"), (tmp_path / "new", "failed")):
         if state == "finished":
             update_record(folder, id="0f3c", state="finished")
-        told = RunFolder(str(folder))
+        told = RunFolder(folder=str(folder))
         trainer = trainer_in(callbacks=[told])
         trainer.state.fn = TrainerFn.FITTING
         told.on_exception(trainer, LightningModule(), DatasetNotFoundError("no folder 'x'"))
@@ -124,7 +126,7 @@ def test_a_fit_that_does_not_begin_leaves_an_older_run_alone(
 def test_a_file_that_cannot_be_written_at_the_end_makes_no_failed_fit(
     tmp_path: Path, trainer_in: Callable[..., Trainer]
 ) -> None:
-    told = RunFolder(str(tmp_path))
+    told = RunFolder(folder=str(tmp_path))
     trainer = trainer_in(callbacks=[told])
     trainer.state.fn = TrainerFn.FITTING
     told.setup(trainer, LightningModule(), "fit")
@@ -155,7 +157,7 @@ def test_two_processes_agree_on_the_folder_of_the_first(tmp_path: Path, two_proc
     saving = ModelCheckpoint(filename="model", enable_version_counter=False)
     trainer = tiny_runs.make_trainer(
         **two_processes,
-        callbacks=[AsInAnotherProcess(folder), RunFolder(str(folder)), SplitTable(), saving],
+        callbacks=[AsInAnotherProcess(folder), RunFolder(folder=str(folder)), SplitTable(), saving],
         **{"enable_checkpointing": True, "limit_train_batches": 1, "limit_val_batches": 0, "max_epochs": 1},
         use_distributed_sampler=False,
     )

@@ -76,7 +76,7 @@ def test_a_run_folder_that_cannot_be_written_to_is_one_sentence_at_once(cwd):
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_checkpoints_are_read_without_running_code(verb):
-    said = " ".join(succeed(verb, "--help").out.split())
+    said = " ".join(succeed(verb, "--help", "all").out.split())
     option = said.rpartition(" --weights_only {true,false,null} ")[2]
     assert option.partition(" default: ")[2].startswith("True)")
 

@@ -20,7 +20,7 @@ from anomaly_suite.options import UnknownOptionError
 
 WRONG_WORDS = {
     "verb": (["fitt"], "unknown verb 'fitt'; known are fit, .* Did you mean 'fit'?"),
-    "list": (["list", "method"], "list needs one of methods, data, metrics, callbacks, configs; got method."),
+    "list": (["list", "method"], "list needs one of methods, data, metrics, callbacks, configs, runs; got method."),
     "list_nothing": (["list"], "got nothing."),
     "report": (["report"], "report needs one run folder; got nothing."),
     "method": (["fit", "--model", "ADCL", "--data", "Digits"], "no method 'ADCL'.* Did you mean 'ADACL'?"),

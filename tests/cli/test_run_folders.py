@@ -227,7 +227,7 @@ def test_several_data_sets_of_one_run_through_the_command_line(cwd: Path) -> Non
     assert "must be of one run" in one_sentence(done, CheckpointError)
 
 
-LOGGERS = {
+LOGGERS: dict[str, Any] = {
     "none": False,
     "csv": {"class_path": CSV, "init_args": {"save_dir": "logs"}},
     "tensorboard": {"class_path": TB, "init_args": {"save_dir": "logs"}},
@@ -246,6 +246,8 @@ def test_one_folder_a_run_whatever_the_loggers(names: list[str], cwd: Path, monk
     for name in {"wandb", "mlflow", "tensorboard"} & set(names):
         pytest.importorskip(name)
     monkeypatch.setenv("WANDB_SILENT", "true")
+    # One process keeps MLflow's relative stores by their name, whatever folder it is in.
+    LOGGERS["mlflow"] = {"class_path": MLFLOW, "init_args": {"tracking_uri": f"file:{cwd / 'mlruns'}"}}
     wanted = [LOGGERS[name] for name in names]
     Path("logger.yaml").write_text(yaml.safe_dump({"trainer": {"logger": wanted if len(wanted) > 1 else wanted[0]}}))
     places = []

@@ -82,7 +82,7 @@ def test_every_image_module_prepares_pictures(tmp_path: Path) -> None:
 
 
 def test_videos_have_no_pictures() -> None:
-    with pytest.raises(ConfigError, match=r"SyntheticVideos cannot prepare new pictures: it defines no preparation"):
+    with pytest.raises(ConfigError, match=r"SyntheticVideos gives snippet features of videos.*take no pictures"):
         data.SyntheticVideos().preparation()
 
 

@@ -65,8 +65,8 @@ def test_without_any_picture_one_sentence_says_so(tmp_path: Path) -> None:
     found = read(make_run(tmp_path, panels=0))
     assert items_of(found, 100) == []
     assert found.missing == [
-        "No picture is shown: the run folder has no panels that say what they show, and the table no paths of images that are there. "
-        f"Run: anomaly-suite test --run {tmp_path}"
+        "No picture is shown: there are no panels of this test (a method without maps writes none, nor does --disable heatmaps), "
+        "and the table has no path of an image that is there."
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bare = make_run(folder / "bare", panels=0, calibration={})
     (bare / "test_scores.csv").write_text("anomaly_score,label\n1,\nnan,\ninf,\n2,\n", encoding="utf-8")
     (folder / "bare.html").write_text(page_of(bare), encoding="utf-8")
+    for name, threshold in (("all", -math.inf), ("none", math.inf)):
+        record = {"image": {**RESULT["calibration"]["image"], "threshold": threshold}}
+        content = page_of(make_run(folder / name, panels=0, calibration=record))
+        (folder / f"{name}.html").write_text(content, encoding="utf-8")
     return folder
 
 
@@ -276,3 +281,9 @@ def test_samples_without_label_and_scores_that_are_no_numbers(browser: Browser, 
     said = browser.run("document.getElementById('counts').textContent")
     assert "of 3 without label called anomalous · 1 without a score" in said
     assert "need normal and anomalous samples" in browser.run("document.getElementById('plot-roc').textContent")
+
+
+@pytest.mark.parametrize(("name", "found"), [("all", [8, 0, 4, 0]), ("none", [0, 8, 0, 4])])
+def test_thresholds_that_are_infinite(browser: Browser, pages: Path, name: str, found: list[int]) -> None:
+    browser.open(pages / f"{name}.html")
+    assert counts(browser) == found

@@ -1,19 +1,21 @@
 """Post-hoc scores of a trained segmenter: of its logits, of standardised logits, or of its features.
 
 Papers: Hendrycks and Gimpel, ICLR 2017 (softmax); Hendrycks et al., ICML 2022 (largest logit); Liu et al., NeurIPS 2020 (energy); Lee et
-    al., NeurIPS 2018, arXiv:1807.03888 (Mahalanobis); Jung et al., "Standardized Max Logits", ICCV 2021, arXiv:2107.11264 (SML).
+    al., NeurIPS 2018, arXiv:1807.03888 (Mahalanobis); Jung et al., "Standardized Max Logits", ICCV 2021, arXiv:2107.11264 (SML); Blum et
+    al., IJCV 2021 (kNN).
 Reference: described by our notes; no code was read.
 Differs: SML takes its statistics from the whole training set as the data module gives it, where the release stops after 50 batches.
     Mahalanobis takes the features before the last convolution, at the scale of the low-level map; only the score is enlarged. See
-    ``standardized_max_logits.py`` and ``mahalanobis.py`` for what else differs.
+    ``standardized_max_logits.py``, ``mahalanobis.py`` and ``embedding_distance.py`` for what else differs.
 Axes: B batch, Y classes, D features, H and W pixels, h and w cells, N sampled cells.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from anomaly_suite.contract import OUTLIER, Batch
 from anomaly_suite.errors import CheckpointError, ConfigError, DatasetError
+from anomaly_suite.methods.pixel_ood.embedding_distance import nearest_cell_distance, uniform_keys
 from anomaly_suite.methods.pixel_ood.mahalanobis import class_sums, fit_gaussians, nearest_class_distance
 from anomaly_suite.methods.pixel_ood.scores import LOGIT_SCORES, LogitScore, energy
 from anomaly_suite.methods.pixel_ood.segmenter import SegmenterModule
@@ -33,27 +36,32 @@ from anomaly_suite.methods.pixel_ood.standardized_max_logits import (
     suppress_boundaries,
 )
 from anomaly_suite.nn.deeplab import DeepLabNetwork
+from anomaly_suite.nn.feature_bank import FeatureSample
 from anomaly_suite.nn.segmenter_adapter import SegmenterAdapter
 from anomaly_suite.nn.size import ImageSize
 from anomaly_suite.nn.sliding_window import Blend
 
 log = logging.getLogger(__name__)
 
-Score = Literal["energy", "msp", "max_logit", "entropy", "mahalanobis", "sml"]
+Score = Literal["energy", "msp", "max_logit", "entropy", "mahalanobis", "sml", "knn"]
+OF_FEATURES = ("mahalanobis", "knn")
 
 
 class PostHocScore(SegmenterModule):
     """Scores pixels by the outputs of a trained segmenter, without training it.
 
-    ``mahalanobis`` and ``sml`` are fitted in one pass over the training scenes, the first one with their classes. The others need no fit:
+    ``mahalanobis``, ``sml`` and ``knn`` are fitted in one pass over the training scenes, the first one with their classes. The others need no fit:
     ``test`` loads ``segmenter_weights`` by itself.
 
     Args:
         score: ``energy``, ``msp`` (1 - the largest probability), ``max_logit``, ``entropy``, ``mahalanobis`` (squared distance of
-            the features to the nearest class), or ``sml`` (largest logit, standardised by class, smoothed at borders).
+            the features to the nearest class), ``sml`` (largest logit, standardised by class, smoothed at borders), or ``knn``
+            (distance of the features to the nearest of a sample of training cells with a class).
         temperature: T of ``energy``.
-        sample: Share of the cells of every training scene that ``mahalanobis`` is fitted to, in (0, 1].
+        sample: Share of the cells of every training scene that ``mahalanobis`` and ``knn`` are fitted to, in (0, 1].
         per_class: A covariance for each class.
+        neighbours: Of ``knn``, whose distances are averaged.
+        bank_size: Most cells that ``knn`` keeps, a uniform sample of those of ``sample``; time and memory of a score grow with it.
         boundary_width: Of ``sml``: pixels around borders of predicted classes whose score is replaced by that of their neighbours; 0
             leaves borders.
         boundary_steps: In how many steps; must divide ``boundary_width``.
@@ -63,7 +71,7 @@ class PostHocScore(SegmenterModule):
             :class:`~anomaly_suite.nn.segmenter_adapter.SegmenterAdapter`, which says what it must return.
             ``segmenter_weights`` may name a file of its weights.
         own_segmenter: The former name of ``segmenter_adapter``.
-        feature_layer: Of your network, the layer whose input ``mahalanobis`` scores, by its dotted name.
+        feature_layer: Of your network, the layer whose input ``mahalanobis`` and ``knn`` score, by its dotted name.
         standardized: Your network takes images standardised by ImageNet's statistics, not images in [0, 1].
         backbone: ``wide_resnet38``, or a timm network that can be dilated.
         num_classes: Y, the classes of the training scenes.
@@ -89,6 +97,7 @@ class PostHocScore(SegmenterModule):
     mean: Tensor
     variance: Tensor
     whitening: Tensor
+    bank: Tensor
 
     def __init__(
         self,
@@ -97,6 +106,8 @@ class PostHocScore(SegmenterModule):
         temperature: float = 1.0,
         sample: float = 0.01,
         per_class: bool = False,
+        neighbours: int = 1,
+        bank_size: int = 1000,
         boundary_width: int = 4,
         boundary_steps: int = 4,
         dilated_smoothing: bool = True,
@@ -137,29 +148,33 @@ class PostHocScore(SegmenterModule):
         self.temperature = temperature
         self.sample = sample
         self.per_class = per_class
+        self.neighbours, self.bank_size = neighbours, bank_size
         self.boundary_width = boundary_width
         self.boundary_steps = boundary_steps
         self.dilated_smoothing = dilated_smoothing
-        if given is not None and feature_layer is None and score == "mahalanobis":
+        if given is not None and feature_layer is None and score in OF_FEATURES:
             raise ConfigError(
-                "mahalanobis scores features of the segmenter. Set feature_layer to the name of its last convolution."
+                f"{score} scores features of the segmenter. Set feature_layer to the name of its last convolution."
             )
         if abstention:
             self.network.extend_head()
         self.network.eval()
-        self.fits = score in ("mahalanobis", "sml")
-        for name in ("count", "mean", "variance", "whitening"):
+        self.fits = score in (*OF_FEATURES, "sml")
+        for name in ("count", "mean", "variance", "whitening", *(["bank"] if score == "knn" else [])):
             self.register_buffer(name, torch.empty(0))
         self._sums: list[Tensor] = []
+        self._cells: FeatureSample | None = None
 
     @property
     def is_fitted(self) -> bool:
         """Whether the statistics are there, where the score needs any."""
-        return not self.fits or self.mean.numel() > 0
+        return not self.fits or (self.bank if self.score == "knn" else self.mean).numel() > 0
 
     def statistics_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of what the fit fills, by class; the segmenter decides the width of features."""
         by_class = (self.num_classes,)
+        if self.score == "knn":
+            return {"bank": (None, None)}
         if self.score == "mahalanobis":
             return {"count": by_class, "mean": (*by_class, None), "whitening": (None, None, None)}
         return dict.fromkeys(("count", "mean", "variance"), by_class)
@@ -205,8 +220,8 @@ class PostHocScore(SegmenterModule):
     # Scoring -----------------------------------------------------------------------------------------------------
 
     def network_output(self, image: Tensor) -> Tensor:
-        """Logits of images (B, C, H, W), shape (B, Y, H, W), with ``mahalanobis`` followed by the distance: (B, Y + 1, H, W)."""
-        if self.score != "mahalanobis":
+        """Logits of images (B, C, H, W), shape (B, Y, H, W), of a score of features followed by the distance: (B, Y + 1, H, W)."""
+        if self.score not in OF_FEATURES:
             return super().network_output(image)[:, : self.num_classes]
         logits, feature = self.network.with_feature(image)  # B K H W, B D h w
         with torch.autocast(image.device.type, enabled=False):
@@ -220,17 +235,18 @@ class PostHocScore(SegmenterModule):
             NotFittedError: a score that is fitted, before that.
         """
         self.require_fitted()
-        if self.score == "mahalanobis":
+        if self.score in OF_FEATURES:
             return logits[:, -1:]
         if self.score == "sml":
             return -self._standardized(logits)
         if self.score == "energy":
             return self.temperature * energy(logits / self.temperature)
-        logit_score: LogitScore = self.score
-        return LOGIT_SCORES[logit_score](logits)
+        return LOGIT_SCORES[cast(LogitScore, self.score)](logits)
 
     def distance(self, feature: Tensor) -> Tensor:
-        """Squared Mahalanobis distance to the nearest class: shape (B, D, h, w) to (B, 1, h, w)."""
+        """Squared Mahalanobis distance to the nearest class, or that of ``knn``: shape (B, D, h, w) to (B, 1, h, w)."""
+        if self.score == "knn":
+            return nearest_cell_distance(feature, self.bank, neighbours=self.neighbours)
         return nearest_class_distance(feature, self.mean, self.whitening, self.count > 0)
 
     def _standardized(self, logits: Tensor) -> Tensor:
@@ -245,6 +261,7 @@ class PostHocScore(SegmenterModule):
     def on_train_epoch_start(self) -> None:
         """Forget the sums of an earlier pass."""
         self._sums = []
+        self._cells = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the sums, in float64."""
@@ -252,6 +269,9 @@ class PostHocScore(SegmenterModule):
             return
         kept = ~batch["padding"] if "padding" in batch else torch.ones(len(batch["image"]), dtype=torch.bool)
         with torch.no_grad():
+            if self.score == "knn":
+                self._keep_cells(batch["image"][kept], self.target(batch)[kept], batch_idx)
+                return
             if self.score == "sml":
                 parts = max_logit_sums(self.segment(batch["image"][kept]))  # from windows where they are scored so
             else:
@@ -259,9 +279,9 @@ class PostHocScore(SegmenterModule):
         self.watch("a feature", *parts)
         self._sums = [total + part for total, part in zip(self._sums, parts, strict=True)] if self._sums else parts
 
-    def _feature_sums(self, image: Tensor, target: Tensor, batch_idx: int) -> list[Tensor]:
-        """Number (Y,), sum (Y, D) and products (1 or Y, D, D) of the features of sampled cells by class."""
-        generator, parts = self.step_generator(batch_idx), []
+    def _sampled_cells(self, image: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and classes (N,) of sampled cells with a class."""
+        parts = []
         for place in self.places((image.shape[2], image.shape[3])):  # features of the windows that will be scored
             feature = self.network.with_feature(image[place])[1].movedim(1, -1)  # B h w D
             size = (feature.shape[1], feature.shape[2])
@@ -271,9 +291,30 @@ class PostHocScore(SegmenterModule):
                 known &= (
                     torch.rand(label.shape, generator=generator, dtype=torch.float32, device=label.device) < self.sample
                 )
-            parts.append((feature[known].double(), label[known]))
-        feature, label = (torch.cat(kind) for kind in zip(*parts, strict=True))  # N D, N
-        return class_sums(feature, label, num_classes=self.num_classes, per_class=self.per_class)
+            parts.append((feature[known], label[known]))
+        feature, label = (torch.cat(kind) for kind in zip(*parts, strict=True))
+        return feature, label
+
+    def _feature_sums(self, image: Tensor, target: Tensor, batch_idx: int) -> list[Tensor]:
+        """Number (Y,), sum (Y, D) and products (1 or Y, D, D) of the features of sampled cells by class."""
+        feature, label = self._sampled_cells(image, target, self.step_generator(batch_idx))
+        return class_sums(feature.double(), label, num_classes=self.num_classes, per_class=self.per_class)
+
+    def _keep_cells(self, image: Tensor, target: Tensor, batch_idx: int) -> None:
+        """Add sampled cells to those of ``knn``."""
+        generator = self.step_generator(batch_idx)
+        feature, _ = self._sampled_cells(image, target, generator)
+        self.watch("a feature", feature)
+        self._cells = FeatureSample(self.bank_size) if self._cells is None else self._cells
+        self._cells.add(uniform_keys(len(feature), generator, feature.device), feature.float())
+
+    def _fit_cells(self, cells: FeatureSample) -> None:
+        self.stop_if_not_finite()
+        gather = cast(Callable[[Tensor], Tensor], self.all_gather)
+        width = gather(torch.tensor(cells.features.shape[-1], device=self.device)).max()
+        self.bank = cells.merge(int(width), all_gather=gather, device=self.device)
+        if not len(self.bank):
+            raise DatasetError("the training scenes have no pixel of a known class. Check the labels, or raise sample.")
 
     def fit_statistics(self) -> None:
         """Turn the sums of all processes into statistics.
@@ -281,6 +322,8 @@ class PostHocScore(SegmenterModule):
         Raises:
             DatasetError: the training scenes have no known pixel, or too few for a covariance.
         """
+        if self._cells is not None:
+            self._fit_cells(self._cells)
         if not self.fits or not self._sums:
             return
         # Summing overwrites its argument, but an epoch that is validated half-way goes on collecting: hence the clones.
@@ -307,7 +350,7 @@ def _one_network(segmenter_adapter: nn.Module | None, own_segmenter: nn.Module |
 
 
 def _check_score(score: Score, temperature: float, sample: float) -> None:
-    if score not in (*LOGIT_SCORES, "mahalanobis", "sml"):
-        raise ConfigError(f"score must be {', '.join(LOGIT_SCORES)}, mahalanobis or sml; got {score!r}.")
+    if score not in (*LOGIT_SCORES, *OF_FEATURES, "sml"):
+        raise ConfigError(f"score must be {', '.join(LOGIT_SCORES)}, mahalanobis, sml or knn; got {score!r}.")
     if temperature <= 0 or not 0 < sample <= 1:
         raise ConfigError(f"temperature must be above 0 and sample in (0, 1]; got {temperature} and {sample}.")

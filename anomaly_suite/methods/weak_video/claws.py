@@ -60,7 +60,7 @@ class Suppression(nn.Module):
             return weight * (logit.shape[-2] / size)
         there = held.unsqueeze(-1)
         # The least finite number, and not minus infinity: a run of padding alone has no softmax.
-        weight = logit.masked_fill(~there, torch.finfo(logit.dtype).min).softmax(-2) * there
+        weight = logit.masked_fill(~there, torch.finfo(logit.dtype).min).softmax(-2)
         count = there.sum(-2, keepdim=True)
         scaled: Tensor = weight * (count / size)
         return scaled

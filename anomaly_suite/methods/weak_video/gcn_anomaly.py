@@ -199,7 +199,7 @@ class GCNAnomaly(BagModule):
         for layer in self.labeller.children():
             if isinstance(layer, nn.Dropout):
                 shape = (self.hparams["uncertainty_samples"], value.shape[-1])
-                kept = torch.rand(shape, generator=generator) >= layer.p
+                kept = torch.rand(shape, generator=generator, dtype=torch.float32) >= layer.p
                 scale = (kept / (1 - layer.p)).to(value)
                 value = value * scale.view(-1, *[1] * (features.ndim - 1), scale.shape[1])
             else:
@@ -215,7 +215,7 @@ class GCNAnomaly(BagModule):
         length = self.classifier_epochs + self.cleaner_epochs
         number, since = divmod(epoch - self.classifier_epochs, length)
         if number >= self.rounds:
-            return self.rounds, False, epoch - self.classifier_epochs - self.rounds * length + self.classifier_epochs
+            return self.rounds, False, epoch - self.rounds * length
         cleans = since < self.cleaner_epochs
         return number + 1, cleans, since if cleans else since - self.cleaner_epochs
 

@@ -82,6 +82,12 @@ def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     return loss
 
 
+def draw(mean: Tensor, log_variance: Tensor, generator: Generator) -> Tensor:
+    """Draw from Gaussians: means and logarithms of variances of one shape to that shape."""
+    noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32, device=mean.device)
+    return mean + noise.to(mean.dtype) * (0.5 * log_variance).exp()
+
+
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Of Gaussians from the standard one: two (S, T, W), a sum over time, a mean over sequences and channels."""
     each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
@@ -255,8 +261,7 @@ class URDMU(BagModule):
             )
         )
         mean, log_variance = self.mean(calm_read), self.log_variance(calm_read)
-        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32, device=mean.device)
-        drawn = mean + noise.to(mean.dtype) * (0.5 * log_variance).exp()
+        drawn = draw(mean, log_variance, generator)
         own_mean = self.mean(own_read)
         distance = distance_loss(
             of_videos(top_snippets(drawn, calm))[:pairs],

@@ -285,7 +285,7 @@ function start() {
   const asked = new URLSearchParams(location.hash.slice(1));
   if (SORTS[asked.get("sort")]) state.sort = asked.get("sort");
   makeFilters(); makeGallery(); makeViewer(); applyFilter();
-  const chosen = DATA.threshold ?? bestThreshold(ranked(score, label, rows)), finite = Number.isFinite(chosen) ? chosen : stops[stops.length - 1];
+  const chosen = DATA.threshold ?? bestThreshold(ranked(score, label, rows)), finite = Number.isFinite(chosen) ? chosen : stops[chosen < 0 ? 0 : stops.length - 1];
   const reset = byId("reset");
   reset.textContent = DATA.threshold === null ? `best F1 (${short(finite)})` : `calibrated (${short(finite)})`;
   reset.addEventListener("click", () => setThreshold(finite));

@@ -56,7 +56,7 @@ def test_callbacks_may_have_files_of_their_own(tmp_path: Path, trainer_in: Calla
 
 def test_tests_on_several_data_sets_stand_beside_each_other(tmp_path: Path, trainer_in: Callable[..., Trainer]) -> None:
     for name, value in (("A", 0.5), ("B", 0.6), ("A", 0.7)):
-        trainer = trainer_in(callbacks=[RunFolder(str(tmp_path), data_set=name)])
+        trainer = trainer_in(callbacks=[RunFolder(folder=str(tmp_path), data_set=name)])
         begin_result(trainer)
         write_section(trainer, LightningModule(), "metrics.json", "components", {"metrics": {"SIoU": value}})
         write_section(trainer, LightningModule(), "metrics.json", None, {"metrics": {"pixel_AP": value}})
@@ -77,7 +77,7 @@ def test_results_of_another_test_folder_go_into_the_one_file(
     tmp_path: Path, trainer_in: Callable[..., Trainer]
 ) -> None:
     trainer = trainer_in(
-        callbacks=[RunFolder(str(tmp_path / "run"), results=str(tmp_path / "run" / "data_sets" / "A"))]
+        callbacks=[RunFolder(folder=str(tmp_path / "run"), results=str(tmp_path / "run" / "data_sets" / "A"))]
     )
     write_section(trainer, LightningModule(), "metrics.json", None, {"metrics": {}})
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.json")] == ["run/metrics.json"]

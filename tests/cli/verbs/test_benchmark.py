@@ -35,64 +35,64 @@ def write(name: str, method: str, model: dict[str, Any]) -> str:
 
 
 def write_grid(**content: Any) -> str:
-    methods = [
-        {
-            "name": "Deep SVDD",
-            "config": write("svdd.yaml", "DeepSVDD", SVDD),
-            "published": "one_class/deep_svdd_mnist.yaml",
-        },
-        {
-            "name": "KD, MS-SSIM",
-            "stages": [
-                write("first.yaml", "KnowledgeDistillation", FIRST),
-                {"config": write("second.yaml", "MSSSIMAutoencoder", {**ENCODER, "latent_dim": 4})},
-            ],
-        },
-    ]
-    Path("grid.yaml").write_text(yaml.safe_dump({"methods": methods, "folder": "out", **content}), encoding="utf-8")
+    write("svdd.yaml", "DeepSVDD", SVDD)
+    write("first.yaml", "KnowledgeDistillation", FIRST)
+    write("second.yaml", "MSSSIMAutoencoder", {**ENCODER, "latent_dim": 4})
+    Path("grid.yaml").write_text(
+        yaml.safe_dump({"folder": "out", "methods": ["svdd.yaml"], **content}), encoding="utf-8"
+    )
     return "grid.yaml"
 
 
 def test_cells_are_the_runs_of_the_command_line(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_grid(classes={"data.normal_class": [3]}, seeds=[5], options={"trainer.limit_test_batches": 1.0})
+    method = {"name": "Deep SVDD", "config": "svdd.yaml", "published": "one_class/deep_svdd_mnist.yaml"}
+    file = write_grid(methods=[method], classes={"data.normal_class": [3]}, seeds=[5])
     done = succeed("benchmark", "--config", file)
     assert done.out.splitlines()[-1].startswith("tables and plots: out (results.md")
     with Path("out/cells.csv").open(encoding="utf-8", newline="") as opened:
+        (row,) = csv.DictReader(opened)
+    run = Path("out/cells") / row["name"] / "run"
+    record = json.loads((run.parent / "record.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (5, 5)
+    result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert record["metrics"]["image_AUROC"] == result["metrics"]["image_AUROC"] == float(row["image_AUROC"])
+    assert (record["method_class"], record["data_class"], record["kept"]) == ("DeepSVDD", "Digits", False)
+    assert not (run / "checkpoints").exists()
+    assert (run / "test_scores.csv").is_file()
+    assert not (run / "plots").exists()
+    assert min(record["seconds"].values()) > 0
+    lines = Path("out/results.md").read_text(encoding="utf-8")
+    assert "| 0.9480 |" in lines
+    assert "data Digits instead of MNIST; " in lines
+    assert "trainer.max_epochs 1 instead of 300; " in lines
+
+    monkeypatch.setattr(cells, "_fit", pytest.fail)
+    assert "1 of 1 cells finished; seeds 5." in succeed("benchmark", "--config", file).out
+    listed = succeed("benchmark", "--config", file, "--list").out.splitlines()
+    assert [line.split()[0] for line in listed] == ["finished", "1"]
+
+
+@pytest.mark.matrix
+def test_a_chain_hands_its_encoder_over(cwd: Path) -> None:
+    file = write_grid(methods=[{"name": "KD, MS-SSIM", "stages": ["first.yaml", "second.yaml"]}])
+    succeed("benchmark", "--config", file)
+    with Path("out/cells.csv").open(encoding="utf-8", newline="") as opened:
         rows = {row["method"]: row for row in csv.DictReader(opened)}
     assert [(name, row["status"], row["tested"]) for name, row in rows.items()] == [
-        ("Deep SVDD", "finished", "True"),
         ("first", "finished", "False"),
         ("KD, MS-SSIM", "finished", "True"),
     ]
-    runs = {name: Path("out/cells") / row["name"] / "run" for name, row in rows.items()}
-    record = json.loads((runs["Deep SVDD"].parent / "record.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((runs["Deep SVDD"] / "config.yaml").read_text(encoding="utf-8"))
-    assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (5, 5)
-    result = json.loads((runs["Deep SVDD"] / "metrics.json").read_text(encoding="utf-8"))
-    assert (
-        record["metrics"]["image_AUROC"] == result["metrics"]["image_AUROC"] == float(rows["Deep SVDD"]["image_AUROC"])
-    )
-    assert (record["method_class"], record["data_class"], record["kept"]) == ("DeepSVDD", "Digits", False)
-    assert not (runs["Deep SVDD"] / "checkpoints").exists()
-    assert (runs["Deep SVDD"] / "test_scores.csv").is_file()
-    assert not (runs["Deep SVDD"] / "plots").exists()
-    assert min(record["seconds"].values()) > 0
-
-    given = weights(runs["first"] / "checkpoints" / "model.ckpt")  # which stays, for others
-    second = yaml.safe_load((runs["KD, MS-SSIM"] / "config.yaml").read_text(encoding="utf-8"))
-    assert second["model"]["init_args"]["encoder_weights"] == str(runs["first"].absolute())
+    first, second = (Path("out/cells") / row["name"] / "run" for row in rows.values())
+    given = weights(first / "checkpoints" / "model.ckpt")  # which stays, for others
     assert any(key.startswith("encoder.") for key in given)
-
-    monkeypatch.setattr(cells, "_fit", pytest.fail)
-    again_said = succeed("benchmark", "--config", file)
-    assert "3 of 3 cells finished; seeds 5." in again_said.out
-    listed = succeed("benchmark", "--config", file, "--list").out.splitlines()
-    assert [line.split()[0] for line in listed[:-1]] == ["finished"] * 3
+    config = yaml.safe_load((second / "config.yaml").read_text(encoding="utf-8"))
+    assert config["model"]["init_args"]["encoder_weights"] == str(first.absolute())
 
 
 @pytest.mark.matrix
 def test_the_command_of_a_record_gives_the_same_numbers(cwd: Path) -> None:
-    file = write_grid(methods=[write("svdd.yaml", "DeepSVDD", SVDD)], seeds=[5])
+    file = write_grid(methods=["svdd.yaml"], seeds=[5])
     succeed("benchmark", "--config", file, "--keep", "all")
     (folder,) = Path("out/cells").iterdir()
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def test_the_command_of_a_record_gives_the_same_numbers(cwd: Path) -> None:
 
 
 def test_a_failing_cell_ends_in_one_sentence_and_is_retried(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_grid(methods=[write("svdd.yaml", "DeepSVDD", SVDD)], seeds=[0, 1], run={"threads": 1})
+    file = write_grid(methods=["svdd.yaml"], seeds=[0, 1], run={"threads": 1})
     monkeypatch.setattr(benchmark, "check", lambda cells, folder: None)
     tried: list[int] = []
 
@@ -145,20 +145,22 @@ def test_a_failing_cell_ends_in_one_sentence_and_is_retried(cwd: Path, monkeypat
             {"methods": ["svdd.yaml"], "vary": {"model.lr": [0.1, "x"]}},
             "svdd, lr x, seed 0: ",
         ),
-        (
+        pytest.param(
             ["--config", "grid.yaml"],
             {"methods": ["svdd.yaml"], "options": {"trainer.devices": 2}},
             "a cell runs on one device",
+            marks=pytest.mark.matrix,
         ),
         (
             ["--config", "grid.yaml"],
             {"methods": ["svdd.yaml"], "options": {"data.root": "$NONE_SUCH"}},
             "no such variable",
         ),
-        (
+        pytest.param(
             ["--config", "grid.yaml"],
             {"methods": [{"name": "a", "stages": ["first.yaml", "svdd.yaml"], "options": {"model": "DAE"}}]},
             "DAE has none of local_encoder_weights, encoder_weights, segmenter_weights",
+            marks=pytest.mark.matrix,
         ),
     ],
 )

@@ -42,7 +42,7 @@ def video_run(tmp_path_factory) -> Path:
         succeed("extract-features", "old", "features", "--network", "motion_energy")
         options = ["--model", "DeepMIL", "--model.feature_dim", "256", "--data", "my_videos.Mine"]
         options += ["--data.standardize", "true", "--data.train_batch_size", "2", "--data.validation", "test"]
-        options += ["--trainer.max_epochs", "1", "--trainer.logger", "false"]
+        options += ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "runs"]
         succeed("fit", *options, *QUIET)
     return root
 

@@ -45,7 +45,7 @@ def fit(model: PostHocScore, image: torch.Tensor, target: torch.Tensor | None = 
     batch = {"image": image} if target is None else {"image": image, "target": target}
     model._sums = []
     model.training_step(batch, 0)
-    model.sum_over_ranks = lambda value: value  # there is no trainer
+    model.sum_over_ranks = model.all_gather = lambda value: value  # there is no trainer
     model.fit_statistics()
     return model
 
@@ -339,3 +339,33 @@ def test_the_former_name_of_the_option_is_an_alias_and_neither_is_a_hyper_parame
 def test_options_out_of_range(options, message):
     with pytest.raises(ConfigError, match=message):
         tiny(**options)
+
+
+# kNN -------------------------------------------------------------------------------------------------------------
+
+
+def test_knn_scores_the_distance_to_sampled_cells_with_a_class():
+    generator = torch.Generator().manual_seed(0)
+    features, target = (
+        torch.randn(2, CLASSES, 6, 8, generator=generator),
+        torch.randint(0, 3, (2, 6, 8), generator=generator),
+    )
+    target[0, :3] = 255
+    features[0, :, :3] = 100.0  # void cells are not kept
+    model = tiny(score="knn", sample=1.0, bank_size=500, neighbours=2)
+    with pytest.raises(NotFittedError):
+        model.score_map(features)
+    model = fit(model, features, target)
+    known = features.movedim(1, -1)[target != 255]
+    assert torch.equal(model.bank.sort(0).values, known.sort(0).values)
+    model.network.resize = lambda value, image: value
+    found = model.score_map(model.network_output(features))
+    expected = torch.cdist(features.movedim(1, -1).flatten(0, 2), known).topk(2, largest=False).values.mean(1)
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=2e-3)  # a root of rounding at distance 0
+    assert (found[0, 0, :3] > 50).all()
+    bounded = fit(tiny(score="knn", sample=0.5, bank_size=7), features, target)
+    assert bounded.bank.shape == (7, CLASSES)
+    with pytest.raises(DatasetError, match="no pixel of a known class"):
+        fit(tiny(score="knn", sample=1.0), features, torch.full_like(target, 255))
+    with pytest.raises(ConfigError, match=r"knn scores features of the segmenter\. Set feature_layer"):
+        PostHocScore(segmenter_adapter=torch.nn.Conv2d(3, 3, 1), num_classes=3, score="knn")

@@ -99,6 +99,18 @@ def test_cluster_losses_equal_a_loop() -> None:
         assert found.tolist() == pytest.approx(slow, abs=1e-8)
 
 
+def test_no_gradient_goes_through_centers() -> None:
+    hidden = (torch.tensor([1.0, 0, 2]) + 0.3 * torch.rand(1, 5, 3)).requires_grad_()
+    cluster_losses(hidden, torch.tensor([0])).sum().backward()
+    rows = hidden.detach()[0]
+    members = two_means(((rows - rows.mean(0)) / rows.std(0, correction=0)).unsqueeze(0))[0]
+    middle = (rows[members].mean(0) + rows[~members].mean(0)) / 2
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    toward = middle / middle.norm()
+    expected = -(toward - (unit @ toward).unsqueeze(1) * unit) / rows.norm(dim=1, keepdim=True) / 5
+    assert torch.allclose(hidden.grad[0], expected, atol=1e-5)  # type: ignore[index]
+
+
 def test_clusters_are_the_best_of_all_partitions() -> None:
     points = torch.cat([torch.randn(1, 4, 3), 4 + torch.randn(1, 3, 3)], 1)
     found = two_means(points)[0]

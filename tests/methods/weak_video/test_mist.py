@@ -155,6 +155,7 @@ def test_the_first_network_rests_while_the_second_learns(tmp_path: Any) -> None:
     class Note(Callback):
         def on_train_batch_end(self, *args: Any) -> None:
             states.append({name: [w.detach().clone() for w in getattr(model, name).parameters()] for name in names})
+            assert model.generator.training == (model.current_epoch < 1)
 
     trainer = make_trainer(max_epochs=2, limit_val_batches=0, callbacks=[Note()], default_root_dir=tmp_path)
     trainer.fit(model, datamodule=make_data("MIST", batches_per_epoch=2))

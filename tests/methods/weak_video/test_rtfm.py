@@ -52,7 +52,12 @@ def terms(model: RTFM, embedded: Tensor, score: Tensor, *, normal: int = 4) -> d
     label = (torch.arange(len(score)) >= normal).long()
     logit = score.logit().unsqueeze(1).expand(-1, embedded.shape[1], -1)
     found = model._magnitude_terms(
-        embedded, logit, Bags(embedded, label, normal, len(score) - normal), Generator().manual_seed(0)
+        embedded,
+        logit,
+        Bags(
+            embedded, label, normal, len(score) - normal, torch.full_like(label, embedded.shape[2], dtype=torch.int64)
+        ),
+        Generator().manual_seed(0),
     )
     return {name: value for name, (_, value) in found.items()}
 

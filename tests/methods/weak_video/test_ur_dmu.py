@@ -15,6 +15,7 @@ from anomaly_suite.methods.weak_video.ur_dmu import (
     cross_entropy,
     distance_loss,
     divergence,
+    draw,
     memory_loss,
     selected,
     top_snippets,
@@ -89,6 +90,12 @@ def test_divergence_equals_a_loop() -> None:
         slow -= 0.5 * (1 + v - m**2 - math.exp(v)) / (2 * 4)
     assert float(divergence(mean, log_variance)) == pytest.approx(slow, abs=1e-8)
     assert float(divergence(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))) == 0
+
+
+def test_draws_have_the_mean_and_the_variance() -> None:
+    found = draw(torch.full((1, 20_000), 2.0), torch.full((1, 20_000), math.log(9.0)), torch.Generator().manual_seed(0))
+    assert float(found.mean()) == pytest.approx(2, abs=0.1)  # five standard errors
+    assert float(found.std()) == pytest.approx(3, abs=0.1)
 
 
 def test_distance_loss_equals_a_loop() -> None:
