@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 import yaml
+from torchvision.io import write_png
 
 import anomaly_suite.callbacks
 import anomaly_suite.data
@@ -29,7 +31,7 @@ from anomaly_suite.benchmark.grid import read_grid
 from anomaly_suite.cli import lightning
 from anomaly_suite.cli.catalog import KINDS, catalog
 from anomaly_suite.cli.help import FUNCTIONS, help_for
-from anomaly_suite.cli.main import VERBS
+from anomaly_suite.cli.main import VERBS, main
 from anomaly_suite.cli.samples import find_config, find_configs, sample_names, samples_folder, stack_of
 from anomaly_suite.cli.signatures import signature
 from anomaly_suite.cli.stages import has_stages, split_stages
@@ -38,6 +40,7 @@ from anomaly_suite.cli.verbs.benchmark import find_grid
 from anomaly_suite.cli.verbs.list import list_names
 from anomaly_suite.cli.verbs.predict import split_inputs
 from anomaly_suite.cli.verbs.run import taken
+from anomaly_suite.io.runs import find_run
 from anomaly_suite.methods import PaDiM
 
 ROOT = Path(__file__).parents[1]
@@ -147,8 +150,33 @@ def test_python_fits_the_code(page):
                 assert keywords <= set(inspect.signature(known[node.func.id]).parameters), ast.unparse(node)
 
 
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """What the commands of the quickstart leave, in a shorter training, and two new pictures."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for verb, *words in commands(DOCS / "quickstart.md"):
+            main([verb, *words, *(["--trainer.max_epochs", "2"] if verb == "fit" else [])])
+    (folder / "new").mkdir()
+    for number in range(2):
+        write_png(torch.full((1, 8, 8), 40 * number, dtype=torch.uint8), str(folder / "new" / f"{number}.png"))
+    return folder
+
+
+@pytest.mark.matrix
+def test_the_commands_of_the_quickstart_run(quickstart):
+    run = find_run(str(quickstart / "runs" / "quickstart"))
+    assert '"image_AUROC": 0.' in (run / "metrics.json").read_text(encoding="utf-8")
+    assert (run / "test_scores.csv").is_file()
+    assert list((run / "heatmaps").rglob("*.png"))
+    assert (run / "predict_scores.csv").is_file()
+
+
 @pytest.mark.parametrize("page", page_params(running))
-def test_marked_python_runs(page, desk):
+def test_marked_python_runs(page, desk, request, monkeypatch):
+    if page.stem == "new_pictures":  # needs a run
+        monkeypatch.chdir(request.getfixturevalue("quickstart"))
     names: dict[str, object] = {"__name__": "docs"}
     for number, block in enumerate(blocks(page, "python")):
         if block.mark:
