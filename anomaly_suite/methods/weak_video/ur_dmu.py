@@ -1,8 +1,8 @@
 """UR-DMU: a memory of normal and one of anomalous snippets enlarge the features of a transformer; normal ones are drawn from a Gaussian.
 
 Paper: Zhou, Yu and Yang, "Dual Memory Units with Uncertainty Regulation for Weakly Supervised Video Anomaly Detection", AAAI 2023.
-Reference: henrryzh1/UR-DMU at 152c4dc (MIT); read, not copied. The paper leaves open the weights of the dual memory's four terms, what is averaged over
-    crops, and over what the divergence is summed; there the release is followed (the divergence is summed over time, and averaged over channels).
+Reference: henrryzh1/UR-DMU at 152c4dc (MIT); read, not copied. The weights of the dual memory's four terms, what is averaged over crops, and over what
+    the divergence is summed follow the release (it is summed over time, and averaged over channels); the paper's text was not at hand in full.
 Differs: a row of the local attention sums to 1, where the release divides by the sums of columns, which differ near the ends of a video alone.
     Cross-entropies of means of scores are bounded at 1e-7. Padding is neither attended to nor counted. Classes may have unequal numbers of videos: the
     triplet and the distance take the i-th normal with the i-th anomalous one.
