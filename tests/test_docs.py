@@ -53,8 +53,10 @@ PAGES = [
 QUICK = {"callbacks", "metrics", "few_shot"}
 """Pages whose blocks ``make test`` runs and parses; ``make test-all`` does all."""
 BLOCK = re.compile(r"(?:^<!-- (run[^>]*?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-OWN = "seed_everything: 0\nmodel: {class_path: SupervisedHead}\ndata: {class_path: Digits}\ntrainer: {max_epochs: 1}\n"
+OWN = "seed_everything: 0\nmodel: {class_path: SupervisedHead}\ndata: {class_path: DATA}\ntrainer: {max_epochs: 1}\n"
 """What stands for a user's own configuration, such as ``run.yaml``."""
+DATA = {"folder.yaml": "SceneFolder", "segmenter.yaml": "SyntheticStreets"}
+"""Whose data is not that of digits."""
 PARTS = {"model", "data", "trainer", "seed_everything", "checkpoint", "disable", *lightning.LAYER}
 SUBCOMMANDS = {"train": "fit", "calibrate": "validate"}
 
@@ -81,7 +83,12 @@ def commands(page: Path) -> Iterator[list[str]]:
     for block in blocks(page, "", "bash", "sh", "text"):
         for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
             if (found := re.match(r"(?:srun |\w+=\S+ )?anomaly-suite (.*)$", line)) and " [" not in found[1]:
-                yield [re.sub(r"\$\w+", "0", word) for word in shlex.split(found[1], comments=True)]
+                words = shlex.split(found[1], comments=True)  # a variable alone stands for further options
+                yield [
+                    re.sub(r"\$\w+", "0", word)
+                    for word, before in zip(words, ["", *words], strict=False)
+                    if before.startswith("--") or not re.fullmatch(r"\$[A-Z]", word)
+                ]
 
 
 def page_params(pages: list[Path]) -> list:
@@ -108,7 +115,7 @@ def desk(tmp_path, monkeypatch):
         word for page in with_commands for words in commands(page) for word in words if word.endswith(".yaml")
     }:
         if "/" not in file and file not in sample_names():
-            (tmp_path / file).write_text(OWN, encoding="utf-8")
+            (tmp_path / file).write_text(OWN.replace("DATA", DATA.get(file, "Digits")), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
