@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from anomaly_suite.cli import help as helps
-from anomaly_suite.cli.cards import TASKS, Card, cards
+from anomaly_suite.cli.cards import Card, cards
 from anomaly_suite.cli.catalog import Entry, catalog
 from anomaly_suite.cli.main import VERBS
 from anomaly_suite.cli.samples import Figure, Sample, condition, sample, sample_names, samples_folder
@@ -100,7 +100,7 @@ def index_page(title: str, names: Iterable[str], text: str) -> str:
 def methods_by_family() -> str:
     """A table of methods for each family, below what the family knows in training."""
     parts = []
-    for family in TASKS:
+    for family in sorted({card.family for card, _ in _methods()}):
         said = ast.get_docstring(ast.parse((PACKAGE / "methods" / family / "__init__.py").read_text(encoding="utf-8")))
         rows = [
             (f"[{card.name}]({card.name}.md)", entry.summary, card.paper)

@@ -1,5 +1,7 @@
 """AnomalibModel: an image model of anomalib in a plain Trainer, with the data modules, callbacks and calibration of this package.
 
+Paper: Akcay et al., "Anomalib: A Deep Learning Library for Anomaly Detection", ICIP 2022, arXiv:2202.08341; and that of the model that is run.
+
 Their Engine, post-processor, evaluator and visualizer are not used; their pre-processor is, since it is part of a model: it resizes, crops and
 normalises. Needs anomalib 2.7 or newer (``pip install "anomaly-suite[anomalib]"``).
 Axes: B batch, C channels, H and W pixels.

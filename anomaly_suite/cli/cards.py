@@ -16,6 +16,7 @@ _YEAR = re.compile(r"(?<![:./\d])(?:19|20)\d\d(?!\.?\d)")
 _TITLE = re.compile(r',? "[^"]*",?')
 _ASIDE = re.compile(r" \([^)]*\)|\(")
 TASKS = {
+    "anomalib_model": "images, normal only",
     "few_shot": "images, a few labelled",
     "one_class": "images, normal only",
     "pixel_ood": "scenes, unknown objects",
