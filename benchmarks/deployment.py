@@ -21,14 +21,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "contract"), str(TESTS / "deploy"), str(TESTS)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "contract"))
 
 import pytest
 import test_compile
 import tiny_runs
 import torch
 
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 _SPEC = importlib.util.spec_from_file_location(
     "deployed", TESTS / "deploy" / "test_export.py"
 )  # one of several of the name
