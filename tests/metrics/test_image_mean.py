@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from torchmetrics import MetricCollection
 
 from anomaly_suite.errors import ConfigError, MetricUndefinedError
 from anomaly_suite.metrics.image_mean import ImageMean, OfImage
@@ -55,3 +56,14 @@ def test_what_has_no_value() -> None:
         ImageMean(metric="F1Max")  # type: ignore[arg-type] # on purpose
     with pytest.raises(ConfigError, match="kept with metric=AUROC; got metric=AP"):
         ImageMean(metric="AUROC").merge_state(metric)
+
+
+def test_in_one_collection_each_has_a_state_of_its_own() -> None:
+    """States are equal after a scene without an anomaly, by which torchmetrics would take them for the same."""
+    names: tuple[OfImage, ...] = ("AUROC", "AP", "FPR95")
+    together = MetricCollection({name: ImageMean(metric=name) for name in names})
+    for rows in (slice(3, 4), slice(0, 3), slice(4, 5)):
+        together.update(MAPS[rows], MASKS[rows])
+    assert {name: float(value) for name, value in together.compute().items()} == pytest.approx(
+        {name: theirs(name) for name in names}, abs=1e-12
+    )
