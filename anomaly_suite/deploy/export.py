@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".pt"}
 EXAMPLE = 96  # side of the pictures that a network of any size is recorded with
 LEAST = 32  # and what it takes at least, in a captured graph
 OPSET = 18
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in what exporters say to a terminal
 LIMIT = 2**31 - 1  # bytes that a file of ONNX holds in itself
 
 
@@ -95,8 +97,9 @@ def export(
             recorded = _recorded(model.cpu(), preparation, metadata or {})
             content = _onnx(recorded, exporter) if format == "onnx" else _WRITERS[format](recorded)
     except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(COLOURS.sub("", str(error)).split())[:300]
         raise ConfigError(
-            f"{type(model).__name__} cannot be written as {format} by this torch ({torch.__version__}): {' '.join(str(error).split())[:300]} "
+            f"{type(model).__name__} cannot be written as {format} by this torch ({torch.__version__}): {reason} "
             "Choose another format."
         ) from error
     finally:

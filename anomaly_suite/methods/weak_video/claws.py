@@ -213,7 +213,8 @@ class CLAWS(BagModule):
         count = (snippets + size - 1) // size  # runs of every video
         every = torch.arange(batch * count, device=device)
         video = every // count
-        position = size * (every % count).unsqueeze(1) + torch.arange(size, device=device)  # S n
+        run = every - video * count  # of its video; one exporter of ONNX has no remainder of a number that is not fixed
+        position = size * run.unsqueeze(1) + torch.arange(size, device=device)  # S n
         held = position < length[video].unsqueeze(1)
         runs = features[video.unsqueeze(1), :, position.clamp(max=snippets - 1)].transpose(1, 2)  # S C n D
         held = held.unsqueeze(1)
