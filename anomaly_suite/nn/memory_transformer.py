@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.nn.exporting import is_exporting
 from anomaly_suite.nn.patch_tokens import sine_cosine_positions
 
 EPS = 1e-6  # of layer normalisation
@@ -78,6 +79,8 @@ class MemoryAttention(nn.Module):
     def _extend(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Keys or values (S, h, N, d) with those of the memory (M, D) behind them, (S, h, N + M, d)."""
         slots = memory.to(tokens.dtype).view(memory.shape[0], self.heads, -1).transpose(0, 1)  # h M d
+        if is_exporting():  # a traced ONNX takes the number of sequences, by which slots are repeated, for fixed
+            return F.pad(tokens, (0, 0, 0, len(memory))) + F.pad(slots, (0, 0, tokens.shape[2], 0))
         return torch.cat([tokens, slots.expand(tokens.shape[0], -1, -1, -1)], 2)
 
 

@@ -197,10 +197,10 @@ class URDMU(BagModule):
     def encode(self, snippet_features: Tensor, length: Tensor) -> Tensor:
         """Embed snippets, each crop as a sequence of its own: shape (B, C, T, D) and lengths (B,) to (S, T, W), anything in padding."""
         crops, snippets = snippet_features.shape[1:3]
-        held = valid_snippets(length, snippets).repeat_interleave(crops, 0)  # S T
-        x = snippet_features.flatten(0, 1).masked_fill(~held.unsqueeze(2), 0)
+        held = valid_snippets(length, snippets).unsqueeze(1)  # B 1 T
+        x = snippet_features.masked_fill(~held.unsqueeze(3), 0).flatten(0, 1)
         x = self.embed(x.transpose(1, 2)).relu().transpose(1, 2)
-        encoded: Tensor = self.transformer(x, held)
+        encoded: Tensor = self.transformer(x, held.expand(-1, crops, -1).flatten(0, 1))
         return encoded
 
     def snippet_scores(self, snippet_features: Tensor, length: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def write_grid(**content: Any) -> str:
     return "grid.yaml"
 
 
+@pytest.mark.matrix
 def test_cells_are_the_runs_of_the_command_line(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = {"name": "Deep SVDD", "config": "svdd.yaml", "published": "one_class/deep_svdd_mnist.yaml"}
     file = write_grid(methods=[method], classes={"data.normal_class": [3]}, seeds=[5])

@@ -81,6 +81,7 @@ def test_from_video_files_to_curves_and_overlays(video_run, moved, monkeypatch):
     assert "1 scored in" in again.out
 
 
+@pytest.mark.matrix
 def test_scores_are_those_of_the_data_set(video_run, monkeypatch):
     """A test video gets as a file what it has as a member of the data set; a second prediction extracts anew."""
     monkeypatch.chdir(video_run)
