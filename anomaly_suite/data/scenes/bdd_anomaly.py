@@ -54,7 +54,7 @@ class BDDAnomaly(SceneModule):
         flip: Probability of a mirror image.
         scales: Factors by which training scenes are resized; one is drawn for each.
         scale_range: Smallest and largest factor, drawn uniformly, instead of ``scales``.
-        train_transform: Albumentations steps on training crops, such as ``{class: ColorJitter, p: 0.5}``.
+        train_transform: Steps of albumentations or torchvision v2 on training crops, such as ``{class: ColorJitter, p: 0.5}``.
         outliers: Where outliers come from: ``shapes``, a COCO annotation file, or a folder of cut-outs; see
             :class:`~anomaly_suite.data.scenes.module.SceneModule`. None pastes nothing.
         outlier_fraction: Scenes with outliers in an epoch, as a fraction of the training scenes.
@@ -90,7 +90,7 @@ class BDDAnomaly(SceneModule):
         flip: float = 0.5,
         scales: Sequence[float] = (1.0,),
         scale_range: tuple[float, float] | None = None,
-        train_transform: list[dict[str, Any]] | None = None,
+        train_transform: list[Any] | None = None,
         outliers: str | None = None,
         outlier_fraction: float = 0.1,
         outlier_exclude: Exclusion | list[str] = "released",

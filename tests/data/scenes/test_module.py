@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
+from torchvision.transforms import v2
 
 from anomaly_suite import data as data_modules
 from anomaly_suite.data import SyntheticStreets
@@ -106,3 +108,19 @@ def test_options_for_testing_have_their_defaults_and_arrive(name: str) -> None:
     assert {key: parameters[key].default for key in shared} == {key: each.default for key, each in shared.items()}
     module = kind(eval_batch_size=3, num_workers=2)
     assert (module.eval_batch_size, module.num_workers, module.validation) == (3, 2, "none")
+
+
+TRAINED = [
+    kind
+    for kind in (getattr(data_modules, name) for name in data_modules.__all__)
+    if isinstance(kind, type)
+    and issubclass(kind, SceneModule)
+    and "train_transform" in inspect.signature(kind).parameters
+]
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_every_set_to_train_on_takes_steps_as_objects(kind: type[SceneModule]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    pipeline = kind(train_transform=[v2.RandomInvert(p=1.0)]).crop.pipeline  # type: ignore[call-arg]
+    np.testing.assert_array_equal(pipeline(image, None, source="made", seed_parts=(0,))[0], 255 - image)
