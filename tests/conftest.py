@@ -87,6 +87,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         ) or (file in ("test_notebooks.py", "cli/test_samples.py") and any(part in item.name for part in LEFT)):
             item.add_marker("matrix")
+        if (
+            file.startswith("contract/") or file == "test_notebooks.py"
+        ):  # fits whose lines other tests run: tracing them costs half of their time
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,11 +6,13 @@ commands of the page find it. Pages of other files are made from the code (``doc
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import inspect
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -91,6 +93,14 @@ def commands(page: Path) -> Iterator[list[str]]:
                 ]
 
 
+def scripts(page: Path) -> list[tuple[Path, list[str]]]:
+    """Every ``python benchmarks/NAME.py`` of a page, in blocks and in sentences: the file and the words after it."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8")).replace("<Name>", "PaDiM")
+    text = re.sub(r"<[^>\n]+>", "0", text)
+    found = re.findall(r"python (benchmarks/\w+\.py)([^`\n]*)", text)
+    return [(ROOT / file, shlex.split(words, comments=True)) for file, words in found]
+
+
 def page_params(pages: list[Path]) -> list:
     """Pages as parameters; those that take long are left to ``make test-all``."""
     marks = {True: (), False: (pytest.mark.matrix,)}
@@ -100,6 +110,7 @@ def page_params(pages: list[Path]) -> list:
 with_python = [page for page in PAGES if blocks(page, "python")]
 running = [page for page in PAGES if any(block.mark for block in blocks(page, "python"))]
 with_commands = [page for page in PAGES if any(commands(page))]
+with_scripts = [page for page in (*PAGES, ROOT / "benchmarks" / "README.md") if scripts(page)]
 with_yaml = [page for page in PAGES if blocks(page, "yaml")]
 
 
@@ -230,6 +241,27 @@ def test_commands_parse(page, parser, desk, capsys):
         elif verb == "list" and words[0] in (*KINDS, "configs"):
             list_names(words)
             assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", with_scripts, ids=name_of)
+def test_lines_of_benchmarks_parse(page, monkeypatch):
+    """With options that the script has, though nothing is measured."""
+
+    class ParsedError(Exception):
+        """Before anything is run."""
+
+    def stop(parser, args=None, namespace=None):
+        parse_args(parser, args, namespace)
+        raise ParsedError
+
+    parse_args = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    for file, words in scripts(page):
+        pytest.importorskip("anomalib") if file.stem == "anomalib_models" else None
+        monkeypatch.setattr(sys, "argv", [str(file), *words])
+        with pytest.raises(ParsedError):
+            runpy.run_path(str(file), run_name="__main__")
 
 
 def parse(parser, subcommand, words):

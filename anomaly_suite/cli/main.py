@@ -38,6 +38,10 @@ def main(args: list[str] | None = None) -> None:
             print(f"anomaly-suite {__version__}")
         else:
             _dispatch(verb, rest)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of a reader that has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more when it ends
+        raise SystemExit(128 + 13) from None  # as of a program that the signal ends
     except ConfigError as error:
         _stop(error, 2)
     except AnomalySuiteError as error:

@@ -170,14 +170,21 @@ def find_configs(words: list[str]) -> list[str]:
         words: Command-line words.
 
     Raises:
-        ConfigError: neither a file nor a sample configuration has the name.
+        ConfigError: neither a file nor a sample configuration has the name; or the first is one that is stacked on others.
     """
-    found = list(words)
+    found, configs = list(words), []
     for position, word in enumerate(words):
         if word == "--config" and position + 1 < len(words):
-            found[position + 1] = find_config(words[position + 1])
+            configs.append(find_config(words[position + 1]))
+            found[position + 1] = configs[-1]
         elif word.startswith("--config="):
-            found[position] = f"--config={find_config(word.partition('=')[2])}"
+            configs.append(find_config(word.partition("=")[2]))
+            found[position] = f"--config={configs[-1]}"
+    if configs and Path(configs[0]).is_file() and (stack := stack_of(Path(configs[0]))):
+        raise ConfigError(
+            f"{Path(configs[0]).name} is a few lines that are stacked on another configuration; got no other before it. "
+            f"Give {' '.join(f'--config {name}' for name in stack)}."
+        )
     return found
 
 

@@ -294,7 +294,7 @@ class PRAUC(RankMetric):
 
 
 class FPR95(RankMetric):
-    """False-positive rate at a true-positive rate of at least ``tpr``. See :func:`fpr_at_tpr`.
+    """False-positive rate at a true-positive rate of at least 0.95 (``tpr``). See :func:`fpr_at_tpr`.
 
     Args:
         tpr: Wanted true-positive rate, in (0, 1].

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from cli_parts import command
 
@@ -19,3 +22,15 @@ def test_the_traceback_can_be_had(monkeypatch):
 def test_help_and_version_answer():
     assert command().out == command("--help").out == command("-h").out
     assert command("--version").out == f"anomaly-suite {anomaly_suite.__version__}\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(monkeypatch, capsys):
+    """As ``head`` does, which closes its end of the pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as ended:
+            main(["--help"])
+    assert ended.value.code == 141
+    assert not capsys.readouterr().err

@@ -184,6 +184,18 @@ def test_a_stacked_file_is_short_and_names_its_base(name):
     assert len((samples_folder() / name).read_text(encoding="utf-8").splitlines()) <= 10
 
 
+def test_a_stacked_file_alone_names_its_stack(tmp_path):
+    name = next(name for name in NAMES if stack_of(samples_folder() / name))
+    below = stack_of(samples_folder() / name)[0]
+    for words in (["--config", name], [f"--config={samples_folder() / name}"], ["--config", name, "--config", below]):
+        with pytest.raises(ConfigError, match=rf"Give --config {re.escape(below)} .*--config {re.escape(name)}\.$"):
+            find_configs(words)
+    own = tmp_path / "own.yaml"
+    own.write_text("seed_everything: 1\n")
+    for first in (below, str(own)):
+        assert find_configs(["--config", first, "--config", name])[-1] == str(samples_folder() / name)
+
+
 def test_a_complete_file_says_what_it_is():
     for name in NAMES:
         content = yaml.safe_load((samples_folder() / name).read_text(encoding="utf-8"))
