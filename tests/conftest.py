@@ -42,7 +42,7 @@ KEPT = {
     "contract/test_run_ends.py": {*USUAL, "ADGAN"},
     "contract/test_state_dict.py": {"ADACL", "CTMIL", "DeepSVDD", "FSADNet", "IGD", "PaDiM"},
     "contract/test_unreadable.py": {"ADACL", "CTMIL", "DAE", "IGD", "PaDiM"},
-    "test_contract.py": {*USUAL, "ADGAN", "DeepLabV3Plus", "PMSACL"},
+    "test_contract.py": {*USUAL, "ADGAN", "DeepLabV3Plus"} - {"DAE", "DeepMIL"},
 }
 """By file the methods that ``make test`` tries: they go every way that there is. The others are tried with ``make test-all`` alone."""
 SKIPPED = {
@@ -60,16 +60,31 @@ SKIPPED = {
     *("PostHocScore", "SimCLR", "SupCon"),
 }
 """Methods that share all but a loss or a score with others, or learn in tests of their own: ``make test`` leaves out their whole fits."""
-LEFT = (
-    "draws[driving_scenes",
-    "draws[own_method",
-    "draws[video",
-    "_ablation_",
-    "_contaminated",
-    "_small",
-)  # parts of names of notebooks and sample configurations
-
-
+LEFT = {
+    "benchmarks/test_mutations.py": ("faults_of_a_small_package",),
+    "cli/test_samples.py": ("_ablation_", "_contaminated", "_small"),
+    "test_notebooks.py": ("draws[driving_scenes", "draws[own_method", "draws[video"),
+}
+"""By file parts of the names of tests that ``make test`` leaves out."""
+UNTRACED = (
+    *(
+        "cli/test_lightning.py",
+        "cli/test_parser_errors.py",
+        "cli/test_samples.py",
+        "cli/verbs/test_chain.py",
+        "cli/verbs/test_run.py",
+    ),
+    *(
+        "contract/",
+        "test_architecture.py",
+        "test_contract.py",
+        "test_docs.py",
+        "test_golden.py",
+        "test_notebooks.py",
+        "test_readme.py",
+    ),
+)
+"""Whole commands and fits, whose lines tests of the parts run as well: coverage would double their time, of which the parser takes most."""
 TESTS = Path(__file__).parent
 METHODS = {file.stem for file in (TESTS / "configs").glob("*.yaml")}
 
@@ -85,11 +100,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 name not in KEPT.get(file, METHODS)
                 or (file in ("test_contract.py", "test_golden.py") and name in SKIPPED)
             )
-        ) or (file in ("test_notebooks.py", "cli/test_samples.py") and any(part in item.name for part in LEFT)):
+        ) or any(part in item.name for part in LEFT.get(file, ())):
             item.add_marker("matrix")
-        if (
-            file.startswith("contract/") or file == "test_notebooks.py"
-        ):  # fits whose lines other tests run: tracing them costs half of their time
+        if file.startswith(UNTRACED):
             item.add_marker("no_cover")
 
 

@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -137,7 +137,7 @@ ACROSS = {  # tests of more than one module
 }
 
 
-@lru_cache
+@cache  # of every file: five tests walk all
 def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
