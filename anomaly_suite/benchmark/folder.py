@@ -27,7 +27,7 @@ PLAN, RECORD, BEGUN, FITTED, LOG, RUN = "grid.json", "record.json", "begun.json"
 class GridFolder:
     """Cells and records of one grid.
 
-    A record is written once, whole. A cell without one was not run or was cut, and is run from its beginning. Whoever runs a cell holds
+    A record is written once, whole. A cell without one was not run or was cut, and is run again. Whoever runs a cell holds
     the lock of a file, which the system lets go of when its process ends, however it ends.
 
     Args:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ from anomaly_suite.cli.figures import compared, read_config
 from anomaly_suite.cli.samples import find_config
 from anomaly_suite.cli.verbs.report import sections_of
 from anomaly_suite.cli.verbs.run import of_run
-from anomaly_suite.errors import CheckpointError, ConfigError
+from anomaly_suite.errors import CheckpointError, ConfigError, DatasetNotFoundError
 from anomaly_suite.io.atomic import printable, save_json
-from anomaly_suite.io.runs import find_run
+from anomaly_suite.io.runs import FAILED, find_checkpoint, find_run, state_of
 
 TAKERS = ("local_encoder_weights", "encoder_weights", "segmenter_weights")
 """Options that take over the run of an earlier stage; the first for encoders of patches alone."""
+CUT = "cut.ckpt"
+"""In the folder of a cell: how far an attempt came that was killed."""
 QUIET = ["--trainer.enable_progress_bar", "false"]
 LEFT_OUT: dict[Keep, tuple[str, ...]] = {
     "results": ("heatmaps", "plots", "curves", "splits"),
@@ -50,7 +52,7 @@ class RunCell:
         self.keep = keep
 
     def __call__(self, cell: Cell, folder: GridFolder) -> Record:
-        """Fit, unless an earlier attempt got that far, then test.
+        """Fit, unless an earlier attempt got that far, then test; a fit that was killed goes on behind its last checkpoint.
 
         Args:
             cell: Held by this process.
@@ -70,9 +72,9 @@ class RunCell:
         marker = folder.of(cell) / FITTED
         fitted = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
         if fitted is None:
-            folder.clear_run(cell)
-            fitted = _fit(words)
+            fitted = self._fitted(words, cell, folder)
             save_json(marker, fitted)
+            (folder.of(cell) / CUT).unlink(missing_ok=True)
         run = find_run(folder.run_of(cell))
         names = dict(zip(map(find_config, cell.configs), cell.configs, strict=True))
         record = {**_facts(read_config(run)), **fitted, "command": _command([names.get(word, word) for word in words])}
@@ -88,6 +90,33 @@ class RunCell:
             shutil.rmtree(run / "checkpoints", ignore_errors=True)
             marker.unlink(missing_ok=True)
         return record
+
+    def _fitted(self, words: list[str], cell: Cell, folder: GridFolder) -> Record:
+        """Fit behind the last checkpoint of a cut attempt, or from the beginning."""
+        cut = folder.of(cell) / CUT
+        _set_aside(folder.run_of(cell), cut)
+        folder.clear_run(cell)
+        if not cut.is_file():
+            return _fit(words)
+        try:
+            fitted = {**_fit([*words, "--ckpt_path", str(cut.absolute())]), "continued": True}
+            find_checkpoint(find_run(folder.run_of(cell)))  # a fit with nothing left to do saves none
+        except CheckpointError as error:
+            cut.unlink()
+            print(f"{error} The fit begins anew, not behind the checkpoint of the attempt that was cut.")
+            folder.clear_run(cell)
+            return _fit(words)
+        return fitted
+
+
+def _set_aside(run: Path, cut: Path) -> None:
+    """Move the checkpoint of an attempt that was killed out of its run; one that failed leaves none, for it may hold what went wrong."""
+    with suppress(DatasetNotFoundError, CheckpointError):
+        found = find_run(run)
+        if state_of(found) == FAILED:
+            cut.unlink(missing_ok=True)
+        else:
+            os.replace(find_checkpoint(found), cut)
 
 
 def fit_words(cell: Cell, folder: GridFolder) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,8 +16,17 @@ from anomaly_suite.benchmark.cells import Cell
 from anomaly_suite.benchmark.folder import GridFolder, Record
 from anomaly_suite.benchmark.settings import Keep
 from anomaly_suite.cli import cells
-from anomaly_suite.cli.cells import RunCell, fit_words, logged, taker
-from anomaly_suite.errors import ConfigError
+from anomaly_suite.cli.cells import CUT, RunCell, fit_words, logged, taker
+from anomaly_suite.errors import CheckpointError, ConfigError
+from anomaly_suite.methods import DAE
+
+CONFIG = """
+model: {class_path: DAE, init_args: {in_channels: 1, image_size: 16, widths: [4, 4], latent_dim: 4}}
+data: {class_path: Digits, init_args: {normal_class: 3, image_size: 16, train_batch_size: 32}}
+trainer: {max_epochs: 4}
+"""
+KILLED_IN = 2
+"""The epoch of whose beginning a fit does not see the end."""
 
 
 @pytest.fixture
@@ -96,6 +109,81 @@ def test_what_is_kept_and_what_is_not_fitted_again(
     assert (record["method_class"], record["metrics"], record["kept"]) == ("PaDiM", {"AP": 0.5}, kept)
     assert record["command"] == "anomaly-suite fit --config 'a b.yaml'"
     assert (run / "checkpoints").exists() == kept
+
+
+class Fits(NamedTuple):
+    """A cell of four epochs, and epochs in which fits of it began."""
+
+    cell: Cell
+    begun: list[int]
+
+
+@pytest.fixture
+def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fits:
+    config = tmp_path / "dae.yaml"
+    config.write_text(CONFIG, encoding="utf-8")
+    begun: list[int] = []
+
+    def began(self: DAE) -> None:
+        begun.append(self.current_epoch)
+        if os.getpid() != parent and self.current_epoch == KILLED_IN:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    parent = os.getpid()
+    monkeypatch.setattr(DAE, "on_train_epoch_start", began)
+    return Fits(Cell({"method": "DAE"}, {}, {}, 0, (str(config),), {}, ""), begun)
+
+
+def test_a_fit_that_was_killed_goes_on(tmp_path: Path, fits: Fits) -> None:
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs fork")
+    whole, folder = GridFolder(tmp_path / "whole"), GridFolder(tmp_path / "cut")
+    for each in (whole, folder):
+        each.of(fits.cell).mkdir(parents=True)
+    wanted = RunCell("results")(fits.cell, whole)
+    assert fits.begun == [0, 1, 2, 3]
+    fits.begun.clear()
+    child = multiprocessing.get_context("fork").Process(target=RunCell("results"), args=(fits.cell, folder))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    record = RunCell("results")(fits.cell, folder)
+    assert fits.begun == [2, 3]
+    assert record["continued"]
+    assert record["metrics"] == wanted["metrics"]
+    assert record["command"].replace("/cut/", "/whole/") == wanted["command"]
+    assert not (folder.of(fits.cell) / CUT).exists()
+
+
+@pytest.mark.parametrize("state", ["failed", "running", "finished"])
+def test_what_a_fit_does_not_go_on_behind(state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a fit that failed, one that cannot be read, and one of the last epoch, behind which none is saved."""
+    cell = Cell({"method": "a"}, {}, {}, 0, ("one_class/padim_mvtec.yaml",), {}, "")
+    folder, tried = GridFolder(tmp_path), []
+    run = folder.run_of(cell)
+
+    def fit(words: list[str]) -> Record:
+        tried.append(words[1:])
+        if words[1:] and state == "running":
+            raise CheckpointError("it cannot be read.")
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        return {"seconds": {}}
+
+    monkeypatch.setattr(cells, "fit_words", lambda cell, folder: ["--config"])
+    monkeypatch.setattr(cells, "_fit", fit)
+    monkeypatch.setattr(cells, "_test", lambda run, keep: ({"metrics": {}}, {}))
+    monkeypatch.setattr(cells, "compared", lambda run, **options: {})
+    monkeypatch.setattr(cells, "read_config", lambda run: {})
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "model.ckpt").touch()
+    (run / "config.yaml").touch()
+    (run / "run.json").write_text(json.dumps({"state": state}), encoding="utf-8")
+    record = RunCell("results")(cell, folder)
+    cut = ["--ckpt_path", str(folder.of(cell) / CUT)]
+    assert tried == ([[]] if state == "failed" else [cut, []])
+    assert "continued" not in record
+    assert not (folder.of(cell) / CUT).exists()
 
 
 def test_all_output_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
