@@ -37,7 +37,7 @@ from anomaly_suite.callbacks import (
 )
 from anomaly_suite.callbacks.tiles import keep_size
 from anomaly_suite.cli.catalog import options_of
-from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of
+from anomaly_suite.cli.parser_errors import SuiteParser, is_of_libraries, own_error, reason_of, whole_sentence
 from anomaly_suite.cli.placed import PlacedCLI
 from anomaly_suite.cli.plugins import load_plugins
 from anomaly_suite.cli.run_config import RunConfig
@@ -141,7 +141,9 @@ def telling(subcommand: str) -> Iterator[None]:
         own = own_error(error)
         if own is error or (own is None and not is_of_libraries(error)):
             raise
-        raise own or ConfigError(f"{subcommand}: {reason_of(error)} Change the option that it names.") from error
+        reason = reason_of(error)
+        said = whole_sentence(reason) or f"{subcommand}: {reason} Change the option that it names."
+        raise own or ConfigError(said) from error
 
 
 def _require_validation(done: SuiteCLI) -> None:

@@ -142,6 +142,20 @@ def reason_of(error: BaseException) -> str:
     return " ".join(text.split()).rstrip(".") + "."
 
 
+def whole_sentence(reason: str) -> str | None:
+    """What this package said, where a parser kept no more of its error than the text; None if it is not whole without more words.
+
+    Args:
+        reason: As :func:`reason_of` returns it.
+
+    Example:
+        >>> whole_sentence("DAE: lr must be above 0; got -1.0. Give DAE such a value."), whole_sentence("DAE: no such thing.")
+        ('lr must be above 0; got -1.0. Give DAE such a value.', None)
+    """
+    found = re.fullmatch(r"(?:\w+: )?([\w.]+ must .+?; got .+?\. .+)", reason)
+    return found[1] if found else None
+
+
 LIBRARIES = ("lightning", "jsonargparse", "torch/optim")
 
 

@@ -99,9 +99,10 @@ class RankMetric(SuiteMetric):
         self.exact = exact
         self.bins = bins
         self.regions = regions
+        # The first state: older torchmetrics compares no other when it looks for metrics that can share theirs.
+        self._keep(exact=exact, regions=regions, **({} if exact else {"bins": bins}))
         for name in self._types():
             self.add_state(name, [], dist_reduce_fx="cat")
-        self._keep(exact=exact, regions=regions, **({} if exact else {"bins": bins}))
 
     def _types(self) -> dict[str, torch.dtype]:
         """What a process gathers from the others; one without data gathers empty tensors of the same types."""

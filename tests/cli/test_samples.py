@@ -37,6 +37,7 @@ from anomaly_suite.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 NAMES = sample_names()
 DATA = {  # data set in a file's name, and its data module
+    "bdd_anomaly": "BDDAnomaly",
     "camvid": "CamVid",
     "cifar10": "CIFAR10",
     "cityscapes": "Cityscapes",
@@ -55,6 +56,7 @@ DATA = {  # data set in a file's name, and its data module
     "mvtec": "MVTecAD",
     "polyp_video": "PolypVideo",
     "shanghaitech": "ShanghaiTech",
+    "street_hazards": "StreetHazards",
     "synthetic_streets": "SyntheticStreets",
     "synthetic_textures": "SyntheticTextures",
     "synthetic_videos": "SyntheticVideos",

@@ -95,7 +95,7 @@ def test_again_replaces_what_was_there(dae_run, new, monkeypatch, tmp_path):
         (["a.png", "--output"], "--output needs a folder for the results"),
         (["a.png", "--run", "gone"], "no run (a folder with config.yaml) in 'gone'"),
         (["a.png", "--data.imagesize", "8", "--run", "runs"], "imagesize"),
-        (["a.png"], "data"),
+        (["a.png"], "are required: "),
     ],
 )
 def test_what_cannot_be_predicted(dae_run, new, monkeypatch, tmp_path, words, says):
