@@ -476,5 +476,12 @@ MUTANTS: list[tuple[str, ...]] = [
     ("benchmark/summary.py", "mean - published", "published - mean", "benchmark/test_tables.py"),
     ("benchmark/ranks.py", "sign = 1 if is_lower_better(metric) else -1", "sign = 1", "benchmark/test_ranks.py"),
     ("cli/figures.py", "len(options) > found[metric][0]", "len(options) < found[metric][0]", "cli/test_figures.py"),
+    ("cli/cells.py", "if state_of(found) == FAILED:", "if False:"),
+    ("cli/cells.py", "            cut.unlink()\n", ""),
+    ("cli/cells.py", '[*words, "--ckpt_path", str(cut.absolute())]', "words"),
+    ("cli/samples.py", "stack_of(Path(configs[0]))", "stack_of(Path(configs[-1]))"),
+    ("nn/resample.py", "exact = (out * PARTS).round() / PARTS", "exact = out"),
+    ("nn/resample.py", "(exact + 0.5).floor(), even)", "even, even)"),
+    ("metrics/state.py", '{} if exact else {"bins": bins}', "{}", "metrics/test_base.py"),
 ]
 # fmt: on

@@ -346,7 +346,8 @@ def test_merged_states_are_not_shared() -> None:
     with pytest.raises(ConfigError, match=r"AUROC merges the state of another AUROC; got AP\."):
         AUROC().merge_state(AP())
     with pytest.raises(
-        ConfigError, match=r"AUROC merges states with kept, score, target, weight; got kept, score, target, weight, row_low"
+        ConfigError,
+        match=r"AUROC merges states with kept, score, target, weight; got kept, score, target, weight, row_low",
     ):
         AUROC().merge_state(AUROC(exact=False))
 
