@@ -69,6 +69,7 @@ FOREIGN = {  # what a part does without
     "methods": {"torchmetrics", "cv2", "albumentations"},
 }
 LONGEST = 400  # lines of a file
+MOST = 60  # of a function
 OPEN_CONSTRUCTORS = {"NewPicturesCLI", "SuiteCLI", "SuiteParser"}  # they pass on what Lightning's own classes take
 
 TESTED_ELSEWHERE = {  # modules without a test file at the mirrored path, and where they are tested
@@ -254,6 +255,20 @@ def test_files_are_read_in_one_sitting() -> None:
         return lines if lines > LONGEST else 0
 
     assert files_with(too_long) == {}, "each knows more than one thing: cut it there"
+
+
+def test_no_function_is_long() -> None:
+    """Less its docstring, for that tells of every option."""
+
+    def too_long(file: Path) -> list[str]:
+        found = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.FunctionDef)]
+        lines = [
+            (node.name, (node.end_lineno or 0) - node.lineno + 1 - (ast.get_docstring(node) or "").count("\n"))
+            for node in found
+        ]
+        return [name for name, count in lines if count > MOST]
+
+    assert files_with(too_long) == {}, "cut it into parts with names, or pack what is only handed on (# fmt: skip)"
 
 
 def test_errors_are_raised_not_asserted() -> None:

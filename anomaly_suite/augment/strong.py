@@ -106,7 +106,7 @@ def rotate(image: Tensor, version: Tensor, draws: Draws | None = None) -> Tensor
 
 
 def cut_out(image: Tensor, version: Tensor, draws: Draws) -> Tensor:
-    """Set k squares, a quarter of the side long, to 0 at random places, which may overlap."""
+    """Set k squares, a quarter of the side long, to 0 at random places of images (B, C, H, W), which may overlap; k is ``version`` (B,)."""
     height, width = image.shape[2:]
     most = int(version.max()) if len(version) else 0
     if not most:
@@ -123,7 +123,7 @@ def cut_out(image: Tensor, version: Tensor, draws: Draws) -> Tensor:
 
 
 def add_noise(image: Tensor, version: Tensor, draws: Draws) -> Tensor:
-    """Scale every image to [0, 1]; then none, Gaussian noise, speckle, or salt and pepper."""
+    """Scale every image (B, C, H, W) to [0, 1]; then none, Gaussian noise, speckle, or salt and pepper, by ``version`` (B,)."""
     low, high = (extreme.view(-1, 1, 1, 1) for extreme in image.flatten(1).aminmax(dim=1))
     scaled = (image - low) / (high - low).clamp_min(1e-6)
     uniform = draws(len(image), 2, *image.shape[1:])

@@ -43,6 +43,7 @@ def run_processes(
     context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
 
     def start(place: str | None) -> BaseProcess:
+        """A new worker, on a GPU or none."""
         process = context.Process(target=_worker, args=(cells, root, work, place, threads))
         process.start()  # no daemon: loaders of data are its children
         return process

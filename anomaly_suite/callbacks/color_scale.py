@@ -79,7 +79,7 @@ class ColorScale:
 
 
 def range_of(score: Tensor) -> tuple[float, float]:
-    """Smallest and largest of the scores that are finite; 0 and 1 where none is."""
+    """Smallest and largest of the scores, of any shape, that are finite; 0 and 1 where none is."""
     finite = score[score.isfinite()].double()
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
 

@@ -59,6 +59,7 @@ class Tiling:
             )
 
         def of_tile(part: Tensor) -> tuple[Tensor, Tensor | None]:
+            """Scores (B,) and maps of tiles (B, C, h, w)."""
             found: Prediction = predict({"image": part})
             if "pred_target" in found or "anomaly_score" not in found:
                 raise ConfigError(

@@ -45,6 +45,7 @@ class _Note(NamedTuple):
     ready: torch.cuda.Event | None  # when ``fine`` has arrived on the host
 
     def is_fine(self) -> bool:
+        """Whether all values were finite; waits for the device."""
         if self.ready is not None:
             self.ready.synchronize()
         return bool(self.fine)

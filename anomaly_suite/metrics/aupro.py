@@ -86,17 +86,10 @@ class AUPRO(RankMetric):
         compute_with_cache: bool = True,
     ) -> None:
         super().__init__(
-            exact=exact,
-            bins=bins,
-            regions=True,
-            compute_on_cpu=compute_on_cpu,
-            dist_sync_on_step=dist_sync_on_step,
-            process_group=process_group,
-            dist_sync_fn=dist_sync_fn,
-            distributed_available_fn=distributed_available_fn,
-            sync_on_compute=sync_on_compute,
-            compute_with_cache=compute_with_cache,
-        )
+            exact=exact, bins=bins, regions=True, compute_on_cpu=compute_on_cpu, dist_sync_on_step=dist_sync_on_step,
+            process_group=process_group, dist_sync_fn=dist_sync_fn, distributed_available_fn=distributed_available_fn,
+            sync_on_compute=sync_on_compute, compute_with_cache=compute_with_cache,
+        )  # fmt: skip
         self.max_fpr = check_share(max_fpr, "max_fpr")
 
     def _check_kept(self) -> None:

@@ -27,7 +27,7 @@ def real_scores(score: Tensor) -> Tensor:
 
 
 def check_integers(score: Tensor) -> Tensor:
-    """Return ``score`` if float64 holds all of its integers, so that they can be compared with scores of any type.
+    """Return ``score``, of any shape, if float64 holds all of its integers, so that they can be compared with scores of any type.
 
     Raises:
         LabelError: an integer above 2**53 or below -2**53.

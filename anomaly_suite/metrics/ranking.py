@@ -277,17 +277,11 @@ class PRAUC(RankMetric):
                 "PRAUC needs every score; got exact=False. Use exact=True, or AP, whose error a sketch bounds."
             )
         super().__init__(
-            exact=exact,
-            bins=bins,
-            regions=regions,
-            compute_on_cpu=compute_on_cpu,
-            dist_sync_on_step=dist_sync_on_step,
-            process_group=process_group,
-            dist_sync_fn=dist_sync_fn,
-            distributed_available_fn=distributed_available_fn,
-            sync_on_compute=sync_on_compute,
+            exact=exact, bins=bins, regions=regions, compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step, process_group=process_group, dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn, sync_on_compute=sync_on_compute,
             compute_with_cache=compute_with_cache,
-        )
+        )  # fmt: skip
 
     def _value(self, curve: Curve) -> Tensor:
         return _precision_recall_area(curve)
@@ -321,17 +315,11 @@ class FPR95(RankMetric):
         compute_with_cache: bool = True,
     ) -> None:
         super().__init__(
-            exact=exact,
-            bins=bins,
-            regions=regions,
-            compute_on_cpu=compute_on_cpu,
-            dist_sync_on_step=dist_sync_on_step,
-            process_group=process_group,
-            dist_sync_fn=dist_sync_fn,
-            distributed_available_fn=distributed_available_fn,
-            sync_on_compute=sync_on_compute,
+            exact=exact, bins=bins, regions=regions, compute_on_cpu=compute_on_cpu,
+            dist_sync_on_step=dist_sync_on_step, process_group=process_group, dist_sync_fn=dist_sync_fn,
+            distributed_available_fn=distributed_available_fn, sync_on_compute=sync_on_compute,
             compute_with_cache=compute_with_cache,
-        )
+        )  # fmt: skip
         self.tpr = check_share(tpr, "tpr")
 
     def _value(self, curve: Curve) -> Tensor:

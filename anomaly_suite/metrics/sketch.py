@@ -119,7 +119,7 @@ def scores_of(key: Tensor) -> Tensor:
 
 
 def keys_of(score: Tensor, *, wide: bool = False) -> Tensor:
-    """Keys of finite scores of any type: int32 if float32 holds each of them, int64 if not or if they are to be ``wide``."""
+    """Keys of finite scores of any type and shape: int32 if float32 holds each of them, int64 if not or if they are to be ``wide``."""
     short = score.element_size() <= 2 or score.dtype == torch.float32
     if not wide and short:
         return sort_keys(score)

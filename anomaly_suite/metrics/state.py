@@ -309,7 +309,7 @@ def spread(weight: Tensor, target: Tensor) -> Tensor:
 
 
 def unit_rows(score: Tensor, target: Tensor, weight: Tensor) -> Rows:
-    """Rows of one sample each."""
+    """Rows of one sample each, from scores and targets (N,) and weights of the anomalous ones."""
     key, target = keys_of(score), target.bool()
     return Rows(
         key,

@@ -25,7 +25,7 @@ def to_signed(image: Tensor) -> Tensor:
 
 
 def to_unit(signed: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], the inverse of :func:`to_signed`, in float32."""
+    """[-1, 1] to [0, 1], any shape, the inverse of :func:`to_signed`, in float32."""
     return (signed.float() + 1) / 2
 
 

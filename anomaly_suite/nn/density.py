@@ -46,7 +46,7 @@ def squared_distances(feature: Tensor, rows: Tensor) -> Tensor:
 
 
 def spread_gamma(rows: Tensor, *, scale: float = 1.0) -> Tensor:
-    """``scale`` over the variance of all entries and the number of columns, a number (); rows of NaN are empty."""
+    """``scale`` over the variance of all entries of rows (N, D) and the number of columns, a number (); rows of NaN are empty."""
     columns = rows.shape[1]
     known = ~rows[:, :1].isnan()
     count = known.sum() * columns

@@ -152,6 +152,7 @@ class MultiLevelDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * TOKEN_STD)
 
         def cross() -> GatedLevels | None:
+            """How one block reads the levels of the encoder, if it does."""
             options = {"width": width, "heads": heads, "levels": levels}
             return GatedLevels(**options, gate=gate, scaled=scaled, cosine=cosine) if levels else None
 

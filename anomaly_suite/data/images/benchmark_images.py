@@ -92,25 +92,12 @@ class BenchmarkImages(ImageFileModule):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            image_size=image_size,
-            center_crop=center_crop,
-            channels=channels,
-            bit_depth=bit_depth,
-            exif=exif,
-            transform=transform,
-            train_transform=train_transform,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            image_size=image_size, center_crop=center_crop, channels=channels, bit_depth=bit_depth, exif=exif,
+            transform=transform, train_transform=train_transform, train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed, num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list, anomalous_types=anomalous_types, anomalous_seed=anomalous_seed,
+            balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         self.subset = subset
         self.threshold_set = threshold_set
         self.threshold_images = threshold_images

@@ -143,28 +143,13 @@ class BMAD(BenchmarkImages):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            subset=subset,
-            localisation_groups=localisation_groups,
-            localisation_size=localisation_size,
-            image_size=image_size,
-            center_crop=center_crop,
-            channels=channels,
-            bit_depth=bit_depth,
-            exif=exif,
-            transform=transform,
-            train_transform=train_transform,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            subset=subset, localisation_groups=localisation_groups, localisation_size=localisation_size,
+            image_size=image_size, center_crop=center_crop, channels=channels, bit_depth=bit_depth, exif=exif,
+            transform=transform, train_transform=train_transform, train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed, num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list, anomalous_types=anomalous_types, anomalous_seed=anomalous_seed,
+            balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         self.root = data_root(root, "bmad")
         self.dataset = dataset
 

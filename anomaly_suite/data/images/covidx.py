@@ -128,28 +128,13 @@ class COVIDx(BenchmarkImages):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            subset=subset,
-            threshold_set=threshold_set,
-            threshold_images=threshold_images,
-            image_size=image_size,
-            center_crop=center_crop,
-            channels=channels,
-            bit_depth=bit_depth,
-            exif=exif,
-            transform=transform,
-            train_transform=train_transform,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
+            subset=subset, threshold_set=threshold_set, threshold_images=threshold_images, image_size=image_size,
+            center_crop=center_crop, channels=channels, bit_depth=bit_depth, exif=exif, transform=transform,
+            train_transform=train_transform, train_batch_size=train_batch_size, eval_batch_size=eval_batch_size,
+            num_workers=num_workers, seed=seed, num_anomalous=num_anomalous, anomalous_list=anomalous_list,
+            anomalous_types=anomalous_types, anomalous_seed=anomalous_seed, balanced=balanced, validation=validation,
             val_size=val_size,
-        )
+        )  # fmt: skip
         if negatives == "normal_only" and version in BINARY:
             several = [name for name in get_args(Version) if name not in BINARY]
             raise ConfigError(

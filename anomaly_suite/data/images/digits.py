@@ -70,25 +70,12 @@ class Digits(OneVsRest):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            normal_class=normal_class,
-            protocol="pooled_2to1",
-            train_fraction=train_fraction,
-            contamination=contamination,
-            image_size=image_size,
-            pad=pad,
-            train_transform=train_transform,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            normal_class=normal_class, protocol='pooled_2to1', train_fraction=train_fraction,
+            contamination=contamination, image_size=image_size, pad=pad, train_transform=train_transform,
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
+            num_anomalous=num_anomalous, anomalous_list=anomalous_list, anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed, balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
 
     def load(self) -> Pool:
         """Unpack scikit-learn's copy."""

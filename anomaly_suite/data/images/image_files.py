@@ -212,18 +212,10 @@ class ImageFileModule(ImageDataModule):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
+            num_anomalous=num_anomalous, anomalous_list=anomalous_list, anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed, balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         self.image_size: Size | None = image_size
         self.center_crop: Size | None = center_crop
         self.channels = channels

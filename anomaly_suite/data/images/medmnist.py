@@ -130,18 +130,10 @@ class MedMNIST(ImageDataModule):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
+            num_anomalous=num_anomalous, anomalous_list=anomalous_list, anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed, balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         published = SETS[flag]
         self.normal = published.normal if normal_class is None else normal_class
         known = range(0 if flag == "chestmnist" else published.classes)

@@ -147,18 +147,10 @@ class OneVsRest(ImageDataModule):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
+            num_anomalous=num_anomalous, anomalous_list=anomalous_list, anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed, balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         self.normal_class = self._class_index(normal_class)
         self.protocol = protocol
         self.train_fraction = train_fraction

@@ -80,18 +80,10 @@ class SyntheticTextures(ImageDataModule):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
+            num_anomalous=num_anomalous, anomalous_list=anomalous_list, anomalous_types=anomalous_types,
+            anomalous_seed=anomalous_seed, balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         sizes = {"train_size": (train_size, 1), "test_size": (test_size, 2), "val_anomalies": (val_anomalies, 0)}
         for name, (value, least) in {**sizes, "image_size": (image_size, 16)}.items():
             if value < least:

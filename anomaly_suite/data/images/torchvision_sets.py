@@ -84,25 +84,12 @@ class TorchvisionOneVsRest(OneVsRest):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            normal_class=normal_class,
-            protocol=protocol,
-            train_fraction=train_fraction,
-            contamination=contamination,
-            image_size=image_size,
-            pad=pad,
-            train_transform=train_transform,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            num_anomalous=num_anomalous,
-            anomalous_list=anomalous_list,
-            anomalous_types=anomalous_types,
-            anomalous_seed=anomalous_seed,
-            balanced=balanced,
-            validation=validation,
-            val_size=val_size,
-        )
+            normal_class=normal_class, protocol=protocol, train_fraction=train_fraction, contamination=contamination,
+            image_size=image_size, pad=pad, train_transform=train_transform, train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed, num_anomalous=num_anomalous,
+            anomalous_list=anomalous_list, anomalous_types=anomalous_types, anomalous_seed=anomalous_seed,
+            balanced=balanced, validation=validation, val_size=val_size,
+        )  # fmt: skip
         self.root = data_root(root, self.folder)
         self.download = download
 

@@ -107,26 +107,13 @@ class BDDAnomaly(SceneModule):
         validation: SceneValidation = "holdout",
     ) -> None:
         super().__init__(
-            crop_size=crop_size,
-            flip=flip,
-            scales=scales,
-            scale_range=scale_range,
-            train_transform=train_transform,
-            outliers=outliers,
-            outlier_fraction=outlier_fraction,
-            outlier_exclude=outlier_exclude,
-            outlier_share=outlier_share,
-            outlier_class_share=outlier_class_share,
-            outlier_min_size=outlier_min_size,
-            outlier_single=outlier_single,
-            outlier_rescale=outlier_rescale,
-            outlier_on_road=outlier_on_road,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
+            crop_size=crop_size, flip=flip, scales=scales, scale_range=scale_range, train_transform=train_transform,
+            outliers=outliers, outlier_fraction=outlier_fraction, outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share, outlier_class_share=outlier_class_share, outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single, outlier_rescale=outlier_rescale, outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
             validation=validation,
-        )
+        )  # fmt: skip
         self.variant = variant
         self.classes: Sequence[str] = [name for name in NAMES if name not in VARIANTS[variant]]
         self.root = data_root(root, "bdd100k")
@@ -186,6 +173,7 @@ def _have(
     """Which scenes have one of some numbers in their labels; those ``allowed`` (256,) are looked for anywhere."""
 
     def look(scene: Scene) -> bool:
+        """Whether a scene has an anomalous class."""
         found = np.flatnonzero(np.bincount(read_label(scene.label).ravel(), minlength=256))
         if not allowed[found].all():
             foreign = found[~allowed[found]]

@@ -116,26 +116,13 @@ class CamVid(SceneModule):
         validation: SceneValidation = "holdout",
     ) -> None:
         super().__init__(
-            crop_size=crop_size,
-            flip=flip,
-            scales=scales,
-            scale_range=scale_range,
-            train_transform=train_transform,
-            outliers=outliers,
-            outlier_fraction=outlier_fraction,
-            outlier_exclude=outlier_exclude,
-            outlier_share=outlier_share,
-            outlier_class_share=outlier_class_share,
-            outlier_min_size=outlier_min_size,
-            outlier_single=outlier_single,
-            outlier_rescale=outlier_rescale,
-            outlier_on_road=outlier_on_road,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
+            crop_size=crop_size, flip=flip, scales=scales, scale_range=scale_range, train_transform=train_transform,
+            outliers=outliers, outlier_fraction=outlier_fraction, outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share, outlier_class_share=outlier_class_share, outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single, outlier_rescale=outlier_rescale, outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
             validation=validation,
-        )
+        )  # fmt: skip
         self.classes = _remaining(anomalous_classes)
         if training_anomalies not in ("void", "drop"):
             raise ConfigError(f"training_anomalies is void or drop; got {training_anomalies!r}.")

@@ -125,26 +125,13 @@ class Cityscapes(SceneModule):
         validation: SceneValidation = "holdout",
     ) -> None:
         super().__init__(
-            crop_size=crop_size,
-            flip=flip,
-            scales=scales,
-            scale_range=scale_range,
-            train_transform=train_transform,
-            outliers=outliers,
-            outlier_fraction=outlier_fraction,
-            outlier_exclude=outlier_exclude,
-            outlier_share=outlier_share,
-            outlier_class_share=outlier_class_share,
-            outlier_min_size=outlier_min_size,
-            outlier_single=outlier_single,
-            outlier_rescale=outlier_rescale,
-            outlier_on_road=outlier_on_road,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
+            crop_size=crop_size, flip=flip, scales=scales, scale_range=scale_range, train_transform=train_transform,
+            outliers=outliers, outlier_fraction=outlier_fraction, outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share, outlier_class_share=outlier_class_share, outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single, outlier_rescale=outlier_rescale, outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
             validation=validation,
-        )
+        )  # fmt: skip
         if split not in ("cv0", "cv2") or labels not in ("labelIds", "labelTrainIds"):
             raise ConfigError(
                 f"split is cv0 or cv2, and labels is labelIds or labelTrainIds; got split: {split}, labels: {labels}."

@@ -127,27 +127,13 @@ class SceneFolder(SceneModule):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            crop_size=crop_size,
-            flip=flip,
-            scales=scales,
-            scale_range=scale_range,
-            train_transform=train_transform,
-            outliers=outliers,
-            outlier_fraction=outlier_fraction,
-            outlier_exclude=outlier_exclude,
-            outlier_share=outlier_share,
-            outlier_class_share=outlier_class_share,
-            outlier_min_size=outlier_min_size,
-            outlier_single=outlier_single,
-            outlier_rescale=outlier_rescale,
-            outlier_on_road=outlier_on_road,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            validation=validation,
-            val_size=val_size,
-        )
+            crop_size=crop_size, flip=flip, scales=scales, scale_range=scale_range, train_transform=train_transform,
+            outliers=outliers, outlier_fraction=outlier_fraction, outlier_exclude=outlier_exclude,
+            outlier_share=outlier_share, outlier_class_share=outlier_class_share, outlier_min_size=outlier_min_size,
+            outlier_single=outlier_single, outlier_rescale=outlier_rescale, outlier_on_road=outlier_on_road,
+            train_batch_size=train_batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed,
+            validation=validation, val_size=val_size,
+        )  # fmt: skip
         self.root = on_disk(Path(root).expanduser())
         self.ids = read_id_table(ids) if isinstance(ids, dict) else None
         self._ids_file = ids if isinstance(ids, str) else None

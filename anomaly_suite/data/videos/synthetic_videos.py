@@ -80,19 +80,11 @@ class SyntheticVideos(VideoFeatures):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            segments=segments,
-            layout=layout,
-            length_rule=length_rule,
-            standardize=standardize,
-            batches_per_epoch=batches_per_epoch,
-            cache=cache,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            validation=validation,
+            segments=segments, layout=layout, length_rule=length_rule, standardize=standardize,
+            batches_per_epoch=batches_per_epoch, cache=cache, train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed, validation=validation,
             val_size=val_size,
-        )
+        )  # fmt: skip
         sizes = {"train_size": train_size, "test_size": test_size, "feature_dim": feature_dim, "crops": crops}
         for name, value in sizes.items():
             if value < 1:

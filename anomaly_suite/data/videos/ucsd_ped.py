@@ -95,19 +95,11 @@ class UCSDPedWeak(VideoFeatures):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            segments=segments,
-            layout=layout,
-            length_rule=length_rule,
-            standardize=standardize,
-            batches_per_epoch=batches_per_epoch,
-            cache=cache,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            validation=validation,
+            segments=segments, layout=layout, length_rule=length_rule, standardize=standardize,
+            batches_per_epoch=batches_per_epoch, cache=cache, train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed, validation=validation,
             val_size=val_size,
-        )
+        )  # fmt: skip
         if split < 0:
             raise ConfigError(f"split must be at least 0; got {split}. Published figures are means over ten splits.")
         self.root = data_root(root, "ucsd/UCSD_Anomaly_Dataset.v1p2")

@@ -90,19 +90,11 @@ class XDViolence(VideoFeatures):
         val_size: int | float = 0.1,
     ) -> None:
         super().__init__(
-            segments=segments,
-            layout=layout,
-            length_rule=length_rule,
-            standardize=standardize,
-            batches_per_epoch=batches_per_epoch,
-            cache=cache,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            validation=validation,
+            segments=segments, layout=layout, length_rule=length_rule, standardize=standardize,
+            batches_per_epoch=batches_per_epoch, cache=cache, train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed, validation=validation,
             val_size=val_size,
-        )
+        )  # fmt: skip
         self.root = data_root(root, "xd_violence")
         self.features = features
         self.train_folders = self._chosen(train_rgb, train_flow)

@@ -229,7 +229,7 @@ class FSADNet(LabelledScorer):
         return mutual_information(judge(local, code), judge(local[of_local], code[of_code]), self.estimator)
 
     def encoder_loss(self, local: Tensor, code: Tensor) -> Tensor:
-        """What encoder, global and local discriminator minimise, given local features and codes."""
+        """What encoder, global and local discriminator minimise, given local features (B, C, h, w) and codes (B, Z)."""
         found = {name: self.information(name, local, code) for name in ("whole", "cells")}
         match = prior_losses(self._of_prior(code))
         self.log_dict(

@@ -147,28 +147,18 @@ class DeepSVDD(AnomalyModule):
         self.ae_epochs = (AE_EPOCHS if backbone == "lenet" else 0) if ae_epochs is None else ae_epochs
         self.weights = weights if encoder_weights is None else encoder_weights
         self.objective, self.score = objective, score
-        if backbone == "lenet" and encoder_weights is not None:
-            raise ConfigError("encoder_weights need the backbone of a pre-training; got lenet. Set the same backbone.")
         self.nu, self.warmup_epochs, self.reconstruction_weight = nu, warmup_epochs, reconstruction_weight
         self.lr_decay, self.betas = lr_decay, betas
         self.schedule = (lr, lr_milestones, weight_decay)
         self.ae_schedule = (ae_lr, ae_lr_milestones, ae_weight_decay)
-        self._check_options(backbone)
-        if backbone != "lenet" and in_channels not in (1, 3):
-            raise ConfigError(
-                f"in_channels must be 1 or 3 for the backbone {backbone}; got {in_channels}. Give grey or RGB images, or use lenet."
-            )
+        self._check_options(backbone, in_channels, encoder_weights)
         latent_dim = latent_dim or (GREY_LATENT_DIM if backbone == "lenet" and in_channels == 1 else LATENT_DIM)
         size = height_width(image_size)
         if backbone == "lenet":
             self.encoder, self.decoder = build_lenets(
-                channels=in_channels,
-                image_size=size,
-                widths=widths,
-                latent_dim=latent_dim,
-                with_decoder=bool(self.ae_epochs),
-                initialization=initialization,
-            )
+                channels=in_channels, image_size=size, widths=widths, latent_dim=latent_dim,
+                with_decoder=bool(self.ae_epochs), initialization=initialization,
+            )  # fmt: skip
         else:
             self.encoder, self.decoder = ImageEncoder(backbone, image_size=size, width=width), None
         self.head = nn.Linear(self.encoder.out_features, latent_dim, bias=False)
@@ -183,7 +173,13 @@ class DeepSVDD(AnomalyModule):
         """Shapes of what the fit fills."""
         return {"center": (self.head.out_features,), "input_range": (2,)}
 
-    def _check_options(self, backbone: str) -> None:
+    def _check_options(self, backbone: str, in_channels: int, encoder_weights: str | None) -> None:
+        if backbone == "lenet" and encoder_weights is not None:
+            raise ConfigError("encoder_weights need the backbone of a pre-training; got lenet. Set the same backbone.")
+        if backbone != "lenet" and in_channels not in (1, 3):
+            raise ConfigError(
+                f"in_channels must be 1 or 3 for the backbone {backbone}; got {in_channels}. Give grey or RGB images, or use lenet."
+            )
         if not 0 < self.nu <= 1:
             raise ConfigError(f"nu must be above 0 and at most 1; got {self.nu}. The paper uses 0.1 and 0.01.")
         if self.ae_epochs and backbone != "lenet":

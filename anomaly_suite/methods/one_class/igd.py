@@ -211,8 +211,8 @@ class IGD(AnomalyModule):
         _check_options({"xi_global": xi_global, "xi_local": xi_local, "beta": beta, "zeta": zeta or 0.0}, e_step_every)
         self.gaussian_weight, self.interpolation_weight = gaussian_weight, interpolation_weight
         self.zeta, self.e_step_every = zeta, e_step_every
-        self.clamp_center, self.variance_floor = clamp_center, variance_floor
-        self.beta, self.lr, self.weight_decay = beta, lr, weight_decay
+        self.clamp_center, self.variance_floor, self.beta = clamp_center, variance_floor, beta
+        self.lr, self.weight_decay = lr, weight_decay
 
         def build(it: ScopeOptions) -> Descriptor:
             """The networks of one scope."""
@@ -220,9 +220,8 @@ class IGD(AnomalyModule):
             compare = PixelComparison(
                 image_size=it.image_size, rho=rho, space=pixel_space, scales=ssim_scales, window_size=ssim_window
             )
-            critic = None
-            if interpolation_weight:
-                critic = InterpolationCritic(it.image_size, width=width, norm=critic_norm, activation=critic_activation)
+            new_critic = partial(InterpolationCritic, it.image_size, width=width)
+            critic = new_critic(norm=critic_norm, activation=critic_activation) if interpolation_weight else None
             return Descriptor(autoencoder, compare, critic, xi=xi_global if it.name == "global" else xi_local)
 
         self.descriptors = Scopes(

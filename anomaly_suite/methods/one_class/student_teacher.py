@@ -189,13 +189,9 @@ class StudentTeacher(AnomalyModule):
         self.teacher_epochs = teacher_epochs
         self.teacher_weights = teacher_weights if encoder_weights is None else encoder_weights
         self.patches_per_image = patches_per_image
-        self.distillation_weight = distillation_weight
-        self.compactness_weight = compactness_weight
-        self.triplet_weight = triplet_weight
-        self.teacher_lr = teacher_lr
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.pool = pool
+        self.distillation_weight, self.compactness_weight = distillation_weight, compactness_weight
+        self.triplet_weight, self.pool = triplet_weight, pool
+        self.teacher_lr, self.lr, self.weight_decay = teacher_lr, lr, weight_decay
         neutral = torch.tensor([0.0, 1.0]).view(1, 2, 1)
         self.register_buffer("target_statistics", neutral.repeat(len(patch_sizes), 1, width))  # mean, deviation
         self.register_buffer("score_statistics", neutral.repeat(len(patch_sizes), 1, 2))  # of error and disagreement

@@ -142,20 +142,12 @@ class PostHocScore(SegmenterModule):
         self.automatic_optimization = False
         if adapted is not None and not standardized:
             self.image_channels = None  # whatever the network takes
-        _check_score(score, temperature, sample)
+        _check_score(score, temperature, sample, has_features=given is None or feature_layer is not None)
         boundary_schedule(boundary_width, boundary_steps)
         self.score: Score = score
-        self.temperature = temperature
-        self.sample = sample
-        self.per_class = per_class
-        self.neighbours, self.bank_size = neighbours, bank_size
-        self.boundary_width = boundary_width
-        self.boundary_steps = boundary_steps
-        self.dilated_smoothing = dilated_smoothing
-        if given is not None and feature_layer is None and score in OF_FEATURES:
-            raise ConfigError(
-                f"{score} scores features of the segmenter. Set feature_layer to the name of its last convolution."
-            )
+        self.temperature, self.sample, self.per_class = temperature, sample, per_class
+        self.neighbours, self.bank_size, self.dilated_smoothing = neighbours, bank_size, dilated_smoothing
+        self.boundary_width, self.boundary_steps = boundary_width, boundary_steps
         if abstention:
             self.network.extend_head()
         self.network.eval()
@@ -349,8 +341,12 @@ def _one_network(segmenter_adapter: nn.Module | None, own_segmenter: nn.Module |
     return own_segmenter if segmenter_adapter is None else segmenter_adapter
 
 
-def _check_score(score: Score, temperature: float, sample: float) -> None:
+def _check_score(score: Score, temperature: float, sample: float, *, has_features: bool) -> None:
     if score not in (*LOGIT_SCORES, *OF_FEATURES, "sml"):
         raise ConfigError(f"score must be {', '.join(LOGIT_SCORES)}, mahalanobis, sml or knn; got {score!r}.")
     if temperature <= 0 or not 0 < sample <= 1:
         raise ConfigError(f"temperature must be above 0 and sample in (0, 1]; got {temperature} and {sample}.")
+    if score in OF_FEATURES and not has_features:
+        raise ConfigError(
+            f"{score} scores features of the segmenter. Set feature_layer to the name of its last convolution."
+        )

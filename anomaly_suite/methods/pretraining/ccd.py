@@ -126,7 +126,7 @@ class CCD(ContrastivePretraining):
         self.temperature = temperature
 
     def terms(self, feature: Tensor, views: Views) -> dict[str, Tensor]:
-        """Contrast and cross-entropy of the augmentation."""
+        """Contrast and cross-entropy of the augmentation, from features (A, D) of the views."""
         terms = {}
         if "contrast" in self.weights:
             candidates = self.candidates(F.normalize(self.projection(feature).float(), dim=1), views)

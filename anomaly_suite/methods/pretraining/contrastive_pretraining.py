@@ -197,7 +197,7 @@ class ContrastivePretraining(EncoderPretraining):
         return Views(self.weaken(changed, draws), label, many)
 
     def pseudo_class_images(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """Every strong version of every image, or of a patch of it, without weak views; None without strong versions."""
+        """Every strong version of every image (B, C, H, W), or of a patch of it, without weak views; None without strong versions."""
         if self.strong is None:
             return None
         if self.grid is not None:
@@ -207,7 +207,7 @@ class ContrastivePretraining(EncoderPretraining):
         return self.strengthen(image[own], label, GeneratorDraws(generator), pool=image, own=own), label
 
     def strengthen(self, image: Tensor, label: Tensor, draws: Draws, *, pool: Tensor, own: Tensor) -> Tensor:
-        """Each image in the version of its label; see :func:`~anomaly_suite.augment.strong.strong_versions`."""
+        """Each image (B, C, H, W) in the version of its label (B,); see :func:`~anomaly_suite.augment.strong.strong_versions`."""
         if self.strong is None:
             return image
         return strong_versions(image, label, draws, kind=self.strong, pool=pool, own=own)

@@ -128,7 +128,7 @@ class CSI(ContrastivePretraining):
                 self.register_buffer(name, torch.full((ROTATIONS,), math.nan, dtype=torch.float32))
 
     def terms(self, feature: Tensor, views: Views) -> dict[str, Tensor]:
-        """Contrast and cross-entropy of the rotation."""
+        """Contrast and cross-entropy of the rotation, from features (A, D) of the views."""
         terms = {}
         if "contrast" in self.weights:
             candidates = self.candidates(F.normalize(self.projection(feature).float(), dim=1), views)

@@ -88,6 +88,6 @@ class DROC(ContrastivePretraining):
         self.temperature = temperature
 
     def terms(self, feature: Tensor, views: Views) -> dict[str, Tensor]:
-        """The contrast."""
+        """The contrast of features (A, D) of the views."""
         candidates = self.candidates(F.normalize(self.projection(feature).float(), dim=1), views)
         return {"contrast": one_way_contrast(candidates, temperature=self.temperature)}

@@ -157,7 +157,7 @@ class PMSACL(ContrastivePretraining):
             self.register_buffer("centers", torch.full((num_strong, PROJECTION), math.nan, dtype=torch.float32))
 
     def terms(self, feature: Tensor, views: Views) -> dict[str, Tensor]:
-        """Contrast, distance to the centres, and cross-entropy of the lesion count; this alone while there are no centres."""
+        """Of features (A, D): contrast, distance to the centres, and cross-entropy of the lesion count; this alone while there are no centres."""
         terms = {}
         if "augmentation" in self.weights:
             terms["augmentation"] = self.augmentation_loss(feature, views)

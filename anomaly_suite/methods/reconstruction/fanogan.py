@@ -170,24 +170,9 @@ class FAnoGAN(AnomalyModule):
         self.save_hyperparameters()
         self.image_channels = (in_channels,)
         self.automatic_optimization = False
-        if gan_epochs < 1 or patches_per_step < 1:
-            raise ConfigError(
-                f"gan_epochs and patches_per_step must be at least 1; got {gan_epochs} and {patches_per_step}. "
-                "An encoder has nothing to invert before the generator is trained."
-            )
-        if in_channels not in (1, 3):
-            raise ConfigError(
-                f"in_channels must be 1 or 3, which the encoder takes; got {in_channels}. Give grey or RGB images."
-            )
-        self.variant = variant
-        self.gan_epochs = gan_epochs
-        self.kappa = kappa
-        self.feature = feature
-        if not 0 <= encoder_alpha < 1 or encoder_eps <= 0:
-            raise ConfigError(
-                f"encoder_alpha must be in [0, 1) and encoder_eps above 0; got {encoder_alpha} and {encoder_eps}. Released: 0.9 and 1e-5."
-            )
-        self.score = score
+        _check_options(gan_epochs, patches_per_step, in_channels, encoder_alpha, encoder_eps)
+        self.variant, self.gan_epochs, self.kappa = variant, gan_epochs, kappa
+        self.feature, self.score = feature, score
         self.lr, self.encoder_lr = lr, encoder_lr
         self.encoder_alpha, self.encoder_eps = encoder_alpha, encoder_eps
 
@@ -198,11 +183,8 @@ class FAnoGAN(AnomalyModule):
                 in_channels=in_channels, image_size=size, latent_dim=latent_dim, width=width, encoder=it.encoder
             )
             if initialization == "released":
-                for net in (
-                    part.generator,
-                    part.critic,
-                    *([part.encoder, part.head] if it.encoder == "residual" else []),
-                ):
+                own = [part.encoder, part.head] if it.encoder == "residual" else []
+                for net in (part.generator, part.critic, *own):
                     glorot_weights(net)
             return part
 
@@ -355,3 +337,21 @@ class FAnoGAN(AnomalyModule):
             Adam(critics, lr=self.lr, betas=BETAS),
             RMSprop(encoders, lr=self.encoder_lr, alpha=self.encoder_alpha, eps=self.encoder_eps),
         ]
+
+
+def _check_options(
+    gan_epochs: int, patches_per_step: int, in_channels: int, encoder_alpha: float, encoder_eps: float
+) -> None:
+    if gan_epochs < 1 or patches_per_step < 1:
+        raise ConfigError(
+            f"gan_epochs and patches_per_step must be at least 1; got {gan_epochs} and {patches_per_step}. "
+            "An encoder has nothing to invert before the generator is trained."
+        )
+    if in_channels not in (1, 3):
+        raise ConfigError(
+            f"in_channels must be 1 or 3, which the encoder takes; got {in_channels}. Give grey or RGB images."
+        )
+    if not 0 <= encoder_alpha < 1 or encoder_eps <= 0:
+        raise ConfigError(
+            f"encoder_alpha must be in [0, 1) and encoder_eps above 0; got {encoder_alpha} and {encoder_eps}. Released: 0.9 and 1e-5."
+        )
