@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test test-all test-oldest lint docs docs-links notebooks dist clean
+.PHONY: quickstart test test-all test-oldest lint docs docs-run docs-links notebooks dist clean
 
 define QUICKSTART
 	$(1)/anomaly-suite fit --config sample_configs/quickstart.yaml --trainer.default_root_dir $(2)
@@ -39,6 +39,10 @@ lint: $(VENV)/.ready-test
 # The site, strictly: a broken link between pages or a fault in a docstring is an error. External links: on a machine with a network.
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -q docs site
+
+# What pages and notebooks show, run: those that `make test` leaves out.
+docs-run: $(VENV)/.ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "matrix and not slow" tests/test_docs.py tests/test_notebooks.py
 
 docs-links: $(VENV)/.ready-docs
 	$(BIN)/python -m sphinx -b linkcheck -q docs site/links
