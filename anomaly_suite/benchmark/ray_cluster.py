@@ -119,7 +119,7 @@ def _connect(ray: Any, settings: RunSettings) -> bool:
             if address or start + 1 == STARTS:
                 raise ConfigError(
                     f"run.address must be that of a Ray cluster; {address or 'a cluster on this machine'} gave: "
-                    f"{' '.join(str(error).split())[:200]}. Start one with ray start --head, or leave address out."
+                    f"{' '.join(str(error).split())[:200]}. Start one with ray start --head, set RAY_AUTH_MODE=token for one with tokens, or leave address out."
                 ) from error
     return True
 
