@@ -14,6 +14,7 @@ from cli_parts import QUIET, command, one_sentence, succeed
 
 from anomaly_suite.cli.plugins import broken, offered
 from anomaly_suite.errors import ConfigError
+from anomaly_suite.io.runs import find_run
 
 METHOD = '''
 """Mean of an image."""
@@ -277,4 +278,4 @@ def test_a_package_that_pip_installs(tmp_path: Path) -> None:
         *QUIET,
     ]
     subprocess.run([*run, *words], cwd=tmp_path, env=environment, capture_output=True, check=True)
-    assert (tmp_path / "runs" / "config.yaml").is_file()
+    assert find_run(tmp_path / "runs").is_relative_to(tmp_path / "runs" / "AcmeMean" / "AcmeSpots")
