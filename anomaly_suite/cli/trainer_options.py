@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from typing import Any
 
 from jsonargparse import Namespace
@@ -27,6 +28,9 @@ RANGES = {
     "gradient_clip_val": NOT_NEGATIVE,
 }
 
+PER_CORE = 4
+"""Processes that a CPU is asked for at most, by core."""
+
 
 def check_trainer(settings: Any) -> None:
     """Check the options that are numbers.
@@ -35,13 +39,18 @@ def check_trainer(settings: Any) -> None:
         settings: Options of ``Trainer`` by name, as parsed.
 
     Raises:
-        ConfigError: one that is out of its range, or a smallest number of epochs or steps above the largest.
+        ConfigError: one that is out of its range, more devices than any machine of this size has, or a smallest number of epochs or steps above the largest.
     """
     require_mapping("trainer", settings)
     for name, wanted in RANGES.items():
         value = settings.get(name)
         if isinstance(value, numbers.Real) and not wanted.holds(value):
             raise ConfigError(f"trainer.{name} must be {wanted.wants(value)}; got {value}. Give it such a value.")
+    most_devices, given = max(16, PER_CORE * (os.cpu_count() or 1)), str(settings.get("devices"))
+    if given.isdecimal() and int(given) > most_devices:  # on a CPU each is a process, and Lightning starts them all
+        raise ConfigError(
+            f"trainer.devices must be at most {most_devices} on this machine; got {given}. Give as many as there are GPUs, or a few processes."
+        )
     for what in ("epochs", "steps"):
         least, most = settings.get(f"min_{what}") or 0, settings.get(f"max_{what}")
         if most is not None and 0 <= most < least:

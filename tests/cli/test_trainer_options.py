@@ -35,6 +35,16 @@ def test_what_works_passes() -> None:
     )
 
 
+@pytest.mark.parametrize("devices", [99999, "99999"])
+def test_no_machine_has_so_many_devices(devices: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^trainer\.devices must be at most \d+ on this machine; got 99999\. Give as many"
+    ):
+        check_trainer(Namespace(devices=devices))
+    for there in (2, "2", "0,1", [0, 1], -1, "auto", None):
+        check_trainer(Namespace(devices=there))
+
+
 def test_the_least_is_not_above_the_most() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.min_epochs must be at most trainer\.max_epochs; got 5 and 2"):
         check_trainer(Namespace(min_epochs=5, max_epochs=2))
