@@ -107,7 +107,7 @@ MUTANTS: list[tuple[str, ...]] = [
     # Reconstruction and pre-training ------------------------------------------------------------------------------------
     ("methods/pretraining/knowledge_distillation.py", "1).amax(1), None", "1).mean(1), None"),
     ("methods/pretraining/knowledge_distillation.py", "weight_decay: float = 1e-5", "weight_decay: float = 1e-4"),
-    ("methods/reconstruction/adgan.py", "self.encoder.train(joint)", "self.encoder.train()"),
+    ("methods/reconstruction/adgan.py", "self.encoder.train(joint)", "self.encoder.eval()"),
     ("methods/reconstruction/adgan.py", "fake.detach() if self.detach_visual else fake", "fake"),
     ("methods/reconstruction/adgan.py", "self.turn < self.critic_steps", "self.turn <= self.critic_steps"),
     ("methods/reconstruction/adgan.py", "losses=[self._discriminator_loss(found.detach()", "losses=[self._discriminator_loss(code.detach()"),

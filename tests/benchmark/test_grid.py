@@ -41,7 +41,7 @@ def test_every_combination_is_a_cell(tmp_path: Path) -> None:
         "data.normal_class": "cat",
     }
     assert last.name == f"second_CIFAR_contamination_0.1_normal_class_cat_seed_4-{last.digest}"
-    assert len({cell.name for cell in grid.cells}) == 24
+    assert len({cell.name for cell in grid.cells}) == len({cell.digest for cell in grid.cells}) == 24
 
 
 def test_a_name_changes_with_what_is_run_and_not_with_what_it_is_called(

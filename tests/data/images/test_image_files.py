@@ -102,6 +102,18 @@ def test_normals_set_apart_make_holding_out_needless(found: Found) -> None:
     assert sizes(only_bad, "augmented") == (7, 6)
 
 
+def test_anomalies_that_are_trained_on_are_not_held_out(found: Found, write: Write) -> None:
+    class Labelled(Listed):
+        trains_on_anomalies = True
+
+    anomalous = [Item(write(f"train/bad {index}.png"), 1, defect="cut") for index in range(2)]
+    for validation, kept in (("holdout", 7), ("none", 10)):
+        data = Labelled(Found([*found.train, *anomalous], [], found.test), validation=validation, val_size=3)
+        data.setup()
+        assert data.splits is not None
+        assert len(data.splits.train) == kept + 2  # type: ignore[arg-type] # sized
+
+
 def test_what_a_data_set_may_not_hold(found: Found, write: Write) -> None:
     with pytest.raises(DatasetError, match=r"val/bad\.png' is anomalous, but one-class training takes normal"):
         split(found._replace(train=[*found.train, found.val[1]]))
