@@ -149,6 +149,15 @@ class TestTraining:
         assert watch.changes("discriminator") == watch.changes("encoder")
         assert model.is_fitted
 
+    def test_the_encoder_counts_batches_in_the_second_phase_alone(self, trainer_in: Make) -> None:
+        model, watch = make(image_size=16, widths=[4, 8], gan_epochs=1, critic_steps=1), Watch()
+        counts = [key for key in model.state_dict() if key.startswith("encoder.") and key.endswith("batches_tracked")]
+        trainer_in(max_epochs=2, callbacks=[watch]).fit(model, loader(16, size=16))
+        counted = [max(int(state[key]) for key in counts) for state in watch.states]
+        assert counted[:5] == [0] * 5
+        assert counted[4:] == sorted(set(counted))  # more after each
+        assert model.encoder.training
+
     def test_the_joint_step_moves_neither_critic_nor_discriminator(
         self, monkeypatch: pytest.MonkeyPatch, trainer_in: Make
     ) -> None:

@@ -138,6 +138,8 @@ class TestTraining:
         # Running statistics of the autoencoder move once, as it reconstructs, before the first step.
         assert steps[0] == {"classifier", "encoder", "decoder"}
         assert steps[1:] == [{"code_discriminator", "image_discriminator"}, {"encoder", "decoder"}]
+        counts = {key: int(value) for key, value in model.state_dict().items() if key.endswith("batches_tracked")}
+        assert {value for key, value in counts.items() if key.startswith(("encoder", "decoder"))} == {1}
 
     def test_discriminator_steps_leave_the_weights_of_the_autoencoder(self, trainer_in: Make) -> None:
         model = make(latent_weight=0.0, reconstruction_weight=0.0)
@@ -235,6 +237,9 @@ class TestScore:
         torch.testing.assert_close(torch.cat([model(one[None])[0] for one in image]), score)
         torch.testing.assert_close(model.reconstruct(image).image, (made + 1) / 2)
         model.score = "visual"
+        model.image_discriminator = nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * 8 * 8, 1)
+        )  # whose values are no mere rounding
         torch.testing.assert_close(model(image)[0], -model.image_discriminator(made)[:, 0])
         with pytest.raises(ShapeError, match="built for images of shape"):
             model(torch.rand(1, 3, 16, 16))
