@@ -177,6 +177,31 @@ class TestTraining:
         ]  # fmt: skip
 
     @pytest.mark.parametrize("detach", [False, True])
+    def test_what_the_joint_step_compares(
+        self, detach: bool, monkeypatch: pytest.MonkeyPatch, trainer_in: Make
+    ) -> None:
+        seen: dict[str, Any] = {}
+        discriminator_loss, latent_losses = ADGAN._discriminator_loss, ADGAN._latent_losses
+
+        def discriminator(self: ADGAN, found: Tensor, drawn: Tensor) -> Tensor:
+            seen.update(shown=found, drawn=drawn)
+            return discriminator_loss(self, found, drawn)
+
+        def latent(self: ADGAN, x: Tensor, code: Tensor, found: Tensor) -> list[Tensor]:
+            weights = list(self.generator.parameters())
+            reached = torch.autograd.grad(found.sum(), weights, retain_graph=True, allow_unused=True)
+            seen.update(code=code, found=found.detach(), reached=any(each is not None for each in reached))
+            return latent_losses(self, x, code, found)
+
+        monkeypatch.setattr(ADGAN, "_discriminator_loss", discriminator)
+        monkeypatch.setattr(ADGAN, "_latent_losses", latent)
+        trainer_in(max_epochs=2).fit(make(critic_steps=1, detach_visual=detach), loader(4))
+        assert torch.equal(seen["shown"], seen["found"])  # codes of made images against drawn ones
+        assert not torch.equal(seen["drawn"], seen["code"])
+        assert not torch.equal(seen["found"], seen["code"])
+        assert seen["reached"] != detach
+
+    @pytest.mark.parametrize("detach", [False, True])
     @pytest.mark.parametrize("izi_weight", [0.0, 1.0])
     def test_latent_losses_reach_the_generator_unless_it_is_detached(
         self, detach: bool, izi_weight: float, trainer_in: Make

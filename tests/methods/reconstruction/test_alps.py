@@ -125,6 +125,15 @@ def test_4_a_step_of_the_autoencoder_lowers_its_loss_and_leaves_the_distorter(cl
     assert not same(state(net.encoder, net.decoder), ours)
 
 
+@pytest.mark.parametrize(("perturbed_weight", "clean_weight"), [(1.0, 0.0), (0.5, 3.0)])
+def test_both_errors_count_by_their_weights(perturbed_weight: float, clean_weight: float) -> None:
+    net, x = playing(epoch=1, perturbed_weight=perturbed_weight, clean_weight=clean_weight), 2 * IMAGE - 1
+    with torch.no_grad():
+        found = copy.deepcopy(net)._autoencoder_loss(x, torch.Generator())
+        clean, perturbed = (error.mean() for error in net.errors(x, net.encoder(x), net.perturb(x)))
+    torch.testing.assert_close(found, perturbed_weight * perturbed + clean_weight * clean)
+
+
 def test_the_autoencoder_does_not_learn_to_weaken_the_distorter() -> None:
     net, x = playing(), 2 * IMAGE - 1
     net._autoencoder_loss(x, torch.Generator()).backward()
