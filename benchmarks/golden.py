@@ -63,7 +63,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {  # options that take another 
     },
     "IGD": {
         "local": {"scope": "local", **_PATCHES},
-        "both": {"scope": "both", **_PATCHES, "pixel_space": "input", "critic_norm": "group"},
+        "both": {"scope": "both", **_PATCHES, "pixel_space": "unit", "critic_norm": "group"},
     },
     "PaDiM": {"raw": {"score": "raw", "normalization": "none", "layers": (2, 3), "num_channels": 48}},
     "StudentTeacher": {"max": {"pool": "max", "triplet_weight": 1.0, "patch_sizes": [17, 33]}},

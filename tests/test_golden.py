@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from tiny_runs import METHODS, fitted, group
+from tiny_runs import METHODS, config, fitted, group, make_model
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,6 +35,12 @@ def test_names_and_shapes_are_those_written_down(golden: ModuleType, name: str) 
     expected, found = json.loads(file.read_text(encoding="utf-8")), golden.portable(fitted(name))
     for part in expected.keys() | found.keys():
         assert found[part] == expected[part], part
+
+
+def test_variants_are_options_of_their_methods(golden: ModuleType) -> None:
+    for name, variants in golden.VARIANTS.items():
+        for changes in variants.values() if "pretrain" not in config(name) else ():  # those need a segmenter
+            assert make_model(name, **changes)
 
 
 def test_there_is_no_file_without_its_method() -> None:
