@@ -69,13 +69,27 @@ def _submit_all(
             try:
                 if not ray.get(reference):
                     time.sleep(WAIT_S)  # another driver is at it
+            except (
+                ray.exceptions.RayTaskError
+            ) as error:  # raised on the worker, which lives: another one would raise it, too
+                reason = str(error).strip().splitlines()[-1].strip().rstrip(".")[:300]
+                _fail(
+                    folder,
+                    cell,
+                    f"a worker could not begin this cell: {reason}. Give all machines of the cluster the same packages and PYTHONPATH.",
+                )
             except ray.exceptions.RayError as error:
                 deaths[cell.name] = deaths.get(cell.name, 0) + 1
                 if deaths[cell.name] >= DEATHS:
-                    with folder.taking(cell) as held:
-                        if held:
-                            folder.fail(cell, died(sentence(error)[:200]))
+                    _fail(folder, cell, died(sentence(error)[:200]))
         told()
+
+
+def _fail(folder: GridFolder, cell: Cell, why: str) -> None:
+    """Write that a cell failed, unless another driver is at it."""
+    with folder.taking(cell) as held:
+        if held:
+            folder.fail(cell, why)
 
 
 def _task(cell: Cell, root: Path, work: Work, threads: int, place: str) -> bool:

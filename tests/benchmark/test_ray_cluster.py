@@ -32,7 +32,8 @@ def dying(cell: Cell, folder: GridFolder) -> Record:
 def test_a_worker_is_killed_and_the_grid_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[dying.__module__])
+    for module in (dying, record_of):  # which workers do not find
+        ray.cloudpickle.register_pickle_by_value(sys.modules[module.__module__])
     grid = grid_of(tmp_path, methods=["first.yaml", "second.yaml"], seeds=[0, 1, 2])
     looks: list[int] = []
     settings = RunSettings(executor="ray", workers=2)
@@ -76,6 +77,29 @@ def test_which_cluster_is_used(
     assert len(tries) == (ray_cluster.STARTS if address == "local" else 1)
     assert tries[0]["address"] == address
     assert tries[0].get("num_cpus") == (6 if address == "local" else None)
+
+
+class TaskError(Exception):
+    """What a task raises."""
+
+
+def test_what_a_worker_raises_is_no_death(tmp_path: Path) -> None:
+    grid, submitted = grid_of(tmp_path, methods=["first.yaml"]), []
+
+    def get(reference: object) -> None:
+        raise TaskError("ray::_task() (pid=1)\nModuleNotFoundError: No module named 'mine'\n")
+
+    exceptions = SimpleNamespace(RayTaskError=TaskError, RayError=Exception)
+    ray = SimpleNamespace(wait=lambda references, timeout: (references, []), get=get, exceptions=exceptions)
+    ray_cluster._submit_all(
+        ray, grid.cells, grid.folder, lambda cell: submitted.append(cell) or cell.name, lambda: None
+    )
+    assert submitted == list(grid.cells)  # once
+    record = GridFolder(grid.folder).record(grid.cells[0]) or {}
+    assert record["status"] == "failed"
+    assert record["error"].startswith(
+        "a worker could not begin this cell: ModuleNotFoundError: No module named 'mine'. Give all"
+    )
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
