@@ -69,15 +69,10 @@ def _submit_all(
             try:
                 if not ray.get(reference):
                     time.sleep(WAIT_S)  # another driver is at it
-            except (
-                ray.exceptions.RayTaskError
-            ) as error:  # raised on the worker, which lives: another one would raise it, too
+            except ray.exceptions.RayTaskError as error:  # the worker lives, and another one would raise it, too
                 reason = str(error).strip().splitlines()[-1].strip().rstrip(".")[:300]
-                _fail(
-                    folder,
-                    cell,
-                    f"a worker could not begin this cell: {reason}. Give all machines of the cluster the same packages and PYTHONPATH.",
-                )
+                advice = "Give all machines of the cluster the same packages and PYTHONPATH."
+                _fail(folder, cell, f"a worker could not begin this cell: {reason}. {advice}")
             except ray.exceptions.RayError as error:
                 deaths[cell.name] = deaths.get(cell.name, 0) + 1
                 if deaths[cell.name] >= DEATHS:

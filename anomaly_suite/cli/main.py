@@ -7,6 +7,7 @@ or configuration is reported before anything slow is loaded. Each verb imports i
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import NoReturn
 
@@ -39,7 +40,9 @@ def main(args: list[str] | None = None) -> None:
         else:
             _dispatch(verb, rest)
         sys.stdout.flush()
-    except BrokenPipeError:  # of a reader that has seen enough, such as head
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more when it ends
         raise SystemExit(128 + 13) from None  # as of a program that the signal ends
     except ConfigError as error:
@@ -108,6 +111,15 @@ def _dispatch(verb: str, words: list[str]) -> None:
             run("fit" if verb == "train" else verb, words)
     else:
         raise ConfigError(f"unknown verb {verb!r}; known are {', '.join(VERBS)}.{did_you_mean(verb, VERBS)}")
+
+
+def _is_unread() -> bool:
+    """Whether the reader of stdout has seen enough, as ``head`` has; other pipes lead to processes that are needed."""
+    if not hasattr(select, "poll"):  # on Windows, where a pipe that nobody reads is another error
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _stop(error: Exception, status: int) -> NoReturn:

@@ -166,9 +166,8 @@ def test_what_a_fit_does_not_go_on_behind(state: str, tmp_path: Path, monkeypatc
         tried.append(words[1:])
         if words[1:] and state == "running":
             raise CheckpointError("it cannot be read.")
-        assert (
-            bool(words[1:]) == (folder.of(cell) / CUT).exists()
-        )  # an attempt that is cut now must not come back to it
+        # An attempt that is cut now must not come back to it.
+        assert bool(words[1:]) == (folder.of(cell) / CUT).exists()
         run.mkdir(parents=True)
         (run / "config.yaml").touch()
         return {"seconds": {}}

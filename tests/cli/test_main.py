@@ -34,3 +34,12 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(monkeypatch, capsys):
             main(["--help"])
     assert ended.value.code == 141
     assert not capsys.readouterr().err
+
+
+def test_a_pipe_to_another_process_that_breaks_is_an_error(monkeypatch):
+    def broken(verb, words):
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr(sys.modules["anomaly_suite.cli.main"], "_dispatch", broken)
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        main(["list"])

@@ -48,9 +48,8 @@ def test_halves_go_one_way_in_whatever_order_sums_are_taken(before: tuple[int, i
     image = torch.from_numpy(noise(*before)).permute(2, 0, 1)[None]
     for rule in ("opencv", "antialias"):
         differ = resample(image.float(), after, rule) != resample(image.double(), after, rule)
-        assert (
-            differ.float().mean() < 1e-4
-        )  # none of small images; of large ones few sums come near a half without being one
+        # None of small images; of large ones few sums come near a half without being one.
+        assert differ.float().mean() < 1e-4
 
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
